@@ -1,0 +1,120 @@
+"""The one file you edit: backbones, datasets, experiments.
+
+Each experiment is five sections of fields; what a field means and its default stands in m2clip_lib/config.py. Paths are absolute,
+start with ~, or are relative to the root of the repository. On the command line any field can be set once with
+`-o section.field=value`, for example `python train.py demo --run quick -o train.epochs=2`.
+"""
+
+DEFAULT_EXPERIMENT = "demo"
+
+# --- Backbones: the frozen CLIP ---------------------------------------------------------------------------------------------
+
+DEMO_CLIP = {"source": "demo"}  # 64 px, patch 16, 4 layers; trained in a minute by the backbone step, no download
+VIT_B_32 = {"source": "ViT-B-32-quickgelu/openai"}  # 224 px; open_clip downloads the weights once (about 600 MB)
+VIT_B_16 = {"source": "ViT-B-16-quickgelu/openai"}  # the same; or the path of a downloaded file: {"source": "~/weights/ViT-B-16.pt"}
+
+# --- Adapters: the published configurations ---------------------------------------------------------------------------------
+
+SMALL_ADAPTERS = {  # for the demonstration's CLIP: 4 visual blocks, 2 text blocks + the masked-word block
+    "vision_adapter_layers": 4,
+    "vision_adapter_width": 48,
+    "text_adapter_layers": 3,
+    "text_adapter_width": 48,
+    "dropout": 0.3,
+}
+B16_12X384 = {"vision_adapter_layers": 12, "vision_adapter_width": 384, "text_adapter_layers": 2, "text_adapter_width": 384}
+B16_24X384 = {
+    "vision_adapter_layers": 12,
+    "vision_adapter_width": 384,
+    "vision_adapter_pre_attn": True,
+    "text_adapter_layers": 13,
+    "text_adapter_width": 384,
+    "text_adapter_pre_attn": True,
+}
+B32_12X384 = B16_12X384 | {"text_adapter_layers": 1}  # the masked-word block only: class texts stay CLIP's
+
+# --- Datasets ---------------------------------------------------------------------------------------------------------------
+
+DEMO_VIDEOS = {"layout": "synthetic", "prepared": "demo", "num_frames": 8, "stride": 0}
+OWN_FOLDER = {
+    "layout": "folder",
+    "root": "data/videos",  # data/videos/<class>/<video>, or .../<train|val|test>/<class>/<video>
+    "prepared": "own_folder",
+    "num_frames": 8,
+    "stride": 0,
+}
+KINETICS_400 = {
+    "layout": "kinetics",
+    "root": "data/kinetics400/videos",  # fill in: your copy of the videos
+    "train_list": "data/kinetics400/train.csv",  # fill in: label, youtube_id, time_start, time_end, split
+    "val_list": "data/kinetics400/validate.csv",
+    "prepared": "kinetics400",
+    "num_frames": 8,
+    "stride": 16,
+    "mirror": True,
+}
+SSV2 = {
+    "layout": "ssv2",
+    "root": "data/ssv2/videos",  # fill in: the folder of <id>.webm
+    "train_list": "data/ssv2/something-something-v2-train.json",  # fill in
+    "val_list": "data/ssv2/something-something-v2-validation.json",
+    "names_file": "data/ssv2/labels.json",
+    "prepared": "ssv2",
+    "num_frames": 8,
+    "stride": 0,
+    "random_resized_crop": True,
+    "rand_augment": True,  # and no mirror: left and right are labels
+}
+
+# --- Experiments ------------------------------------------------------------------------------------------------------------
+
+EXPERIMENTS = {
+    # No download, no GPU: moving shapes that differ only in motion, and a CLIP trained on the spot.
+    "demo": {
+        "backbone": DEMO_CLIP,
+        "model": SMALL_ADAPTERS,
+        "data": DEMO_VIDEOS | {"cache_frames": True, "workers": 0},
+        "train": {"epochs": 12, "batch_size": 32, "lr": 1e-2, "threads": 1},
+        "eval": {"backwards": True, "batch_size": 64},
+    },
+    # The demonstration's videos with a real CLIP at 224 px: needs the network once, and better a GPU.
+    "demo_vit_b32": {
+        "backbone": VIT_B_32,
+        "model": B32_12X384 | {"text_adapter_layers": 2},
+        "data": DEMO_VIDEOS,
+        "train": {"epochs": 8, "batch_size": 32, "lr": 1e-3, "precision": "bf16"},
+        "eval": {"backwards": True},
+    },
+    # Your own videos, one folder a class, on the demonstration's small CLIP: fast on any machine. For real accuracy set
+    # backbone to VIT_B_32 or VIT_B_16, model to B16_12X384 and lr to 1e-3.
+    "own_folder": {
+        "backbone": DEMO_CLIP,
+        "model": SMALL_ADAPTERS,
+        "data": OWN_FOLDER | {"workers": 2},
+        "train": {"epochs": 12, "batch_size": 16, "lr": 5e-3},
+    },
+    # The published Kinetics-400 recipe: 8 frames, stride 16, batch 256 in all; test on 4 spatial x 3 temporal views.
+    "k400_b16": {
+        "backbone": VIT_B_16,
+        "model": B16_12X384,
+        "data": KINETICS_400 | {"short_side": (224, 258), "workers": 12},
+        "train": {"epochs": 12, "batch_size": 256, "lr": 1e-3, "warmup": 2 / 12, "precision": "bf16"},
+        "eval": {"split": "val", "spatial_views": 4, "temporal_views": 3, "batch_size": 4},
+    },
+    # The published Something-Something v2 recipe: 50 epochs, 3 x 1 views, 24 adapters.
+    "ssv2_b16": {
+        "backbone": VIT_B_16,
+        "model": B16_24X384,
+        "data": SSV2 | {"workers": 12},
+        "train": {"epochs": 50, "batch_size": 256, "lr": 1e-3, "warmup": 2 / 50, "precision": "bf16"},
+        "eval": {"split": "val", "spatial_views": 3, "batch_size": 8},
+    },
+    # One 16 GB GPU, as the seed project trained: batch 32, 12 epochs, 8 frames, 1 x 1 views. lr = 1e-3 * 32 / 256.
+    "k400_b32_16gb": {
+        "backbone": VIT_B_32,
+        "model": B32_12X384,
+        "data": KINETICS_400 | {"short_side": (224, 258), "workers": 8},
+        "train": {"epochs": 12, "batch_size": 32, "lr": 1.25e-4, "warmup": 2 / 12, "precision": "bf16"},
+        "eval": {"split": "val"},
+    },
+}

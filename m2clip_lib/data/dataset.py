@@ -1,0 +1,155 @@
+"""Clips for training and evaluation. All randomness of an item is f(seed, epoch, index): workers and their number do not matter."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from m2clip_lib.data.sampling import test_indices, train_indices
+from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip, test_crops
+from m2clip_lib.data.video import VideoError, fit_short_side, read_frames
+
+log = logging.getLogger(__name__)
+
+FrameReader = Callable[[int, Sequence[int], int], np.ndarray]  # (row, frame indices, short side) -> (t, h, w, 3) uint8
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video's clip or views; `error` is set, and the clip None, when it could not be read."""
+
+    index: int
+    label: int
+    clip: Tensor | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """clips: training (b, t, 3, s, s), evaluation (b, v, t, 3, s, s), uint8 RGB. indices: rows of the table.
+
+    failed: (row, reason) of the videos of this batch that could not be read; they are not in clips.
+    """
+
+    clips: UInt8[Tensor, "b ..."]
+    labels: Int[Tensor, "b"]
+    indices: list[int]
+    failed: list[tuple[int, str]]
+
+
+class VideoReader:
+    """Reads frames of a manifest's rows from their files."""
+
+    def __init__(self, table: pd.DataFrame, decoder: str):
+        self.paths, self.decoder = table.path.tolist(), decoder
+        self.sizes = list(zip(table.width, table.height, strict=True))
+
+    def __call__(self, row: int, indices: Sequence[int], short_side: int) -> np.ndarray:
+        size = fit_short_side(*self.sizes[row], short_side)
+        return read_frames(self.paths[row], indices, size, self.decoder)[0]
+
+
+class TrainClips(Dataset):
+    """One random clip a video; indexed by (epoch, row)."""
+
+    def __init__(
+        self, table: pd.DataFrame, reader: FrameReader, clip_len: int, stride: int, side: int, augmentation: Augmentation, seed: int
+    ):
+        self.num_frames, self.labels = table.num_frames.tolist(), table.label.tolist()
+        self.reader, self.clip_len, self.stride, self.side = reader, clip_len, stride, side
+        self.augmentation, self.seed = augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, row = key
+        rng = np.random.default_rng([self.seed, epoch, row])
+        indices = train_indices(self.num_frames[row], self.clip_len, self.stride, rng)
+        least, most = self.augmentation.short_side
+        short_side, draw = int(rng.integers(least, most + 1)), int(rng.integers(2**31))
+        try:
+            frames = self.reader(row, indices, short_side)
+        except VideoError as error:
+            return Item(row, self.labels[row], None, str(error))
+        return Item(row, self.labels[row], augment(frames_to_clip(frames), self.side, self.augmentation, draw))
+
+
+class TestViews(Dataset):
+    """All views of a video, temporal x spatial; indexed by row. backwards: play every clip in reverse."""
+
+    __test__ = False  # not a pytest class
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        reader: FrameReader,
+        clip_len: int,
+        stride: int,
+        side: int,
+        temporal_views: int = 1,
+        spatial_views: int = 1,
+        backwards: bool = False,
+    ):
+        self.num_frames, self.labels = table.num_frames.tolist(), table.label.tolist()
+        self.reader, self.clip_len, self.stride, self.side = reader, clip_len, stride, side
+        self.temporal_views, self.spatial_views, self.backwards = temporal_views, spatial_views, backwards
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> Item:
+        views = test_indices(self.num_frames[row], self.clip_len, self.stride, self.temporal_views)
+        needed = sorted({index for view in views for index in view})  # views overlap: decode each frame once
+        try:
+            frames = self.reader(row, needed, self.side)
+        except VideoError as error:
+            return Item(row, self.labels[row], None, str(error))
+        place = {index: i for i, index in enumerate(needed)}
+        clips = []
+        for view in views:
+            clip = frames_to_clip(frames[[place[index] for index in view]])
+            clips.append(test_crops(clip.flip(0) if self.backwards else clip, self.side, self.spatial_views))
+        return Item(row, self.labels[row], torch.cat(clips))
+
+
+class EpochSampler(Sampler):
+    """The order of one epoch, a function of (seed, epoch) alone; yields (epoch, row)."""
+
+    def __init__(self, num_rows: int, seed: int):
+        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        return ((self.epoch, int(row)) for row in order)
+
+
+def collate(items: list[Item]) -> Batch:
+    """Stack what could be read; name what could not."""
+    good = [item for item in items if item.clip is not None]
+    failed = [(item.index, item.error) for item in items if item.clip is None]
+    clips = torch.stack([item.clip for item in good]) if good else torch.empty(0, dtype=torch.uint8)
+    return Batch(clips, torch.tensor([item.label for item in good]), [item.index for item in good], failed)
+
+
+def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
+    """A loader whose batches do not depend on the number of workers (0 = this process)."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        multiprocessing_context="forkserver" if workers else None,  # forking a process with decoder and torch threads can hang
+    )

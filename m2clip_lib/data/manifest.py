@@ -1,0 +1,123 @@
+"""The manifest: one row a video, with all that later steps need, so that nobody opens a video twice to learn what it is.
+
+Columns: path, label (int), class_name, split (train | val | test), num_frames, fps, duration_s, width, height, codec,
+status ("ok", or the reason why the video cannot be used).
+"""
+
+import hashlib
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from m2clip_lib.data.labels import labels_sha256
+from m2clip_lib.data.layouts import Listing
+from m2clip_lib.data.video import VideoError, VideoInfo, probe
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import write_atomically, write_json
+
+FILE, SIDE_FILE, UNREADABLE_FILE = "manifest.parquet", "manifest.json", "unreadable.csv"
+EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, codec="")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The table, its class names (index = label), and the digest of list and names that runs write down."""
+
+    table: pd.DataFrame
+    class_names: list[str]
+    folder: Path
+    sha256: str
+
+    def split(self, name: str) -> pd.DataFrame:
+        """The usable videos of one split, in a fixed order. Raises: UserError when there are none."""
+        rows = self.table[(self.table.split == name) & (self.table.status == "ok")].reset_index(drop=True)
+        if rows.empty:
+            raise UserError(f"{self.folder / FILE}: no readable video in split {name!r}; see {UNREADABLE_FILE} beside it")
+        return rows
+
+    def summary(self) -> pd.DataFrame:
+        """Counts a split: listed, ok, missing, unreadable."""
+        status = self.table.status
+        counted = self.table.assign(
+            listed=1, ok=status == "ok", missing=status == "missing", unreadable=~status.isin(["ok", "missing"])
+        )
+        columns = ["listed", "ok", "missing", "unreadable"]
+        return counted.groupby("split")[columns].sum().reindex([s for s in ("train", "val", "test") if s in set(self.table.split)])
+
+
+def scan(listing: Listing, processes: int) -> pd.DataFrame:
+    """Open every listed video and write down what it is; a broken one becomes a row with a reason."""
+    paths = [str(path) for path, _, _ in listing.rows]
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(_probe_row, paths, chunksize=max(1, min(64, len(paths) // (4 * processes) or 1))))
+    rows = [
+        {"path": path, "label": label, "class_name": listing.class_names[label], "split": split, **row}
+        for path, (_, label, split), row in zip(paths, listing.rows, found, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _probe_row(path: str) -> dict:
+    try:
+        return asdict(probe(path)) | {"status": "ok"}
+    except VideoError as error:
+        return asdict(EMPTY) | {"status": str(error)}
+
+
+def write_manifest(table: pd.DataFrame, class_names: list[str], folder: Path, root: Path, made_from: str) -> Manifest:
+    """Write table, side file (names, counts, digests) and the table of unreadable files.
+
+    made_from: digest of what the manifest was made from, so that an unchanged dataset is not scanned again.
+    """
+    digest = _table_sha256(table, class_names, root)
+    write_atomically(folder / FILE, lambda file: table.to_parquet(file, index=False))
+    bad = table.loc[table.status != "ok", ["path", "class_name", "split", "status"]]
+    write_atomically(folder / UNREADABLE_FILE, lambda file: bad.to_csv(file, index=False))
+    manifest = Manifest(table, class_names, folder, digest)
+    side = {
+        "class_names": class_names,
+        "root": str(root),
+        "sha256": digest,
+        "labels_sha256": labels_sha256(class_names),
+        "made_from": made_from,
+        "counts": manifest.summary().astype(int).to_dict(orient="index"),
+    }
+    write_json(folder / SIDE_FILE, side)
+    return manifest
+
+
+def read_manifest(folder: Path, how_to_make: str) -> Manifest:
+    """Raises: UserError naming the command that makes it when there is none."""
+    if not (folder / FILE).is_file() or not (folder / SIDE_FILE).is_file():
+        raise UserError(f"manifest: none at {folder / FILE}; make it with: {how_to_make}")
+    side = json.loads((folder / SIDE_FILE).read_text())
+    return Manifest(pd.read_parquet(folder / FILE), side["class_names"], folder, side["sha256"])
+
+
+def made_from(folder: Path) -> str:
+    """What the manifest in this folder was made from; "" when there is none."""
+    side = folder / SIDE_FILE
+    return json.loads(side.read_text())["made_from"] if side.is_file() and (folder / FILE).is_file() else ""
+
+
+def listing_sha256(listing: Listing) -> str:
+    """Digest of paths, labels, splits, sizes and times of change: new, gone or replaced videos change it."""
+    digest = hashlib.sha256("\n".join(listing.class_names).encode())
+    for path, label, split in listing.rows:
+        stat = path.stat() if path.exists() else None
+        digest.update(f"{path}|{label}|{split}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def _table_sha256(table: pd.DataFrame, class_names: list[str], root: Path) -> str:
+    """Digest of names and rows with paths relative to the root: the same data has the same digest on every machine."""
+    digest = hashlib.sha256("\n".join(class_names).encode())
+    for row in table.itertuples():
+        path = Path(row.path)
+        relative = path.relative_to(root) if path.is_relative_to(root) else path
+        digest.update(f"{relative.as_posix()}|{row.label}|{row.split}|{row.num_frames}|{row.status}\n".encode())
+    return digest.hexdigest()

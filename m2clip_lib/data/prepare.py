@@ -1,0 +1,88 @@
+"""From an experiment's data section to a manifest on disk: what notebook 01 and `m2clip prepare` do."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment
+from m2clip_lib.data import layouts
+from m2clip_lib.data.layouts import Listing
+from m2clip_lib.data.manifest import Manifest, listing_sha256, made_from, read_manifest, scan, write_manifest
+from m2clip_lib.data.synthetic import CLASS_NAMES, SPLITS, SyntheticConfig, make_videos, recipe_hash
+from m2clip_lib.errors import UserError
+
+
+def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) -> Manifest:
+    """Make the manifest of an experiment, and the synthetic videos where it asks for them; an unchanged dataset is left alone.
+
+    Raises: UserError when videos or annotations are not where the experiment says.
+    """
+    processes = os.cpu_count() or 1
+    if experiment.data.layout == "synthetic":
+        root = videos_root(experiment)
+        if make_videos(root, synthetic_config(experiment), processes):
+            report(f"videos: written to {paths.shown(root)}")
+    listing = list_videos(experiment)
+    digest = listing_sha256(listing)
+    if made_from(experiment.prepared) == digest:
+        report(f"manifest: {paths.shown(experiment.prepared)} is up to date ({len(listing.rows)} videos)")
+        return load_manifest(experiment)
+    report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
+    manifest = write_manifest(scan(listing, processes), listing.class_names, experiment.prepared, videos_root(experiment), digest)
+    bad = int((manifest.table.status != "ok").sum())
+    report(f"manifest: {len(manifest.table) - bad} videos ok, {bad} not usable -> {paths.shown(experiment.prepared)}")
+    if bad == len(manifest.table):
+        reasons = manifest.table.status.value_counts()
+        raise UserError(
+            f"videos: none of the {bad} listed can be read (most often: {reasons.index[0]}); first: {manifest.table.path[0]}; check data.root"
+        )
+    return manifest
+
+
+def load_manifest(experiment: Experiment) -> Manifest:
+    """Raises: UserError naming the command that makes it when there is none."""
+    return read_manifest(experiment.prepared, f"m2clip prepare {experiment.name}")
+
+
+def videos_root(experiment: Experiment) -> Path:
+    """Folder of the videos; the synthetic ones live beside their manifest."""
+    if experiment.data.layout == "synthetic":
+        return experiment.prepared / "videos"
+    if not experiment.data.root:
+        raise UserError(f"experiment {experiment.name!r}: data.root is not set; give the folder of the videos")
+    return paths.resolve(experiment.data.root)
+
+
+def list_videos(experiment: Experiment) -> Listing:
+    """The dataset's videos and labels, not yet opened."""
+    data, root = experiment.data, videos_root(experiment)
+    if data.layout == "synthetic":
+        rows = [(p, label, split) for split in SPLITS for label, name in enumerate(CLASS_NAMES) for p in sorted((root / split / name).glob("*.mp4"))]
+        return Listing(rows, list(CLASS_NAMES))
+    if not root.is_dir():
+        raise UserError(f"videos of experiment {experiment.name!r}: no such folder: {root}; put them there, or set data.root")
+    if data.layout == "folder":
+        return layouts.list_folder(root)
+    lists = {split: paths.resolve(file) for split, file in zip(SPLITS, (data.train_list, data.val_list, data.test_list), strict=True) if file}
+    if not lists:
+        raise UserError(f"experiment {experiment.name!r}: layout {data.layout!r} needs data.train_list (and val_list, test_list)")
+    if data.layout == "kinetics":
+        return layouts.list_kinetics(root, lists)
+    if not data.names_file:
+        raise UserError(f"experiment {experiment.name!r}: layout {data.layout!r} needs data.names_file")
+    reader = layouts.list_ssv2 if data.layout == "ssv2" else layouts.list_files
+    return reader(root, lists, paths.resolve(data.names_file))
+
+
+def data_fingerprint(experiment: Experiment) -> str:
+    """Changes when the videos on disk would give another manifest; cheap: no video is opened."""
+    if experiment.data.layout == "synthetic":
+        return recipe_hash(synthetic_config(experiment))
+    return listing_sha256(list_videos(experiment))
+
+
+def synthetic_config(experiment: Experiment) -> SyntheticConfig:
+    """The part of the data section that decides what is drawn."""
+    data = experiment.data
+    return SyntheticConfig(data.train_videos, data.val_videos, data.test_videos, seed=data.video_seed)

@@ -1,0 +1,57 @@
+"""From decoded frames to what the model reads. Clips stay uint8 until they are on the device: a quarter of the traffic."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms import v2
+
+from m2clip_lib.data.sampling import spatial_offsets
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to a clip; every draw is made once a clip, the same for all its frames.
+
+    short_side: (least, most) pixels the short side is resized to before a random crop.
+    random_resized_crop: crop a random area (8 % to 100 %) instead. rand_augment: 4 operations of magnitude 7 (SSv2 recipe).
+    mirror: flip left and right with probability 1/2; never for labels that speak of left and right.
+    """
+
+    short_side: tuple[int, int]
+    random_resized_crop: bool = False
+    rand_augment: bool = False
+    mirror: bool = False
+
+
+def augment(clip: UInt8[Tensor, "t 3 h w"], side: int, how: Augmentation, seed: int) -> UInt8[Tensor, "t 3 s s"]:
+    """One training crop of `side` pixels. seed: all that the draw depends on."""
+    steps: list[v2.Transform] = [v2.RandAugment(num_ops=4, magnitude=7)] if how.rand_augment else []
+    steps.append(v2.RandomResizedCrop(side, scale=(0.08, 1.0), antialias=True) if how.random_resized_crop else v2.RandomCrop(side))
+    if how.mirror:
+        steps.append(v2.RandomHorizontalFlip())
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(seed)
+        return v2.Compose(steps)(clip)
+
+
+def test_crops(clip: UInt8[Tensor, "t 3 h w"], side: int, views: int) -> UInt8[Tensor, "v t 3 s s"]:
+    """The square crops of an evaluation; the clip's short side equals `side`."""
+    corners = spatial_offsets(clip.shape[2], clip.shape[3], side, views)
+    return torch.stack([clip[:, :, y : y + side, x : x + side] for y, x in corners])
+
+
+def frames_to_clip(frames: np.ndarray) -> UInt8[Tensor, "t 3 h w"]:
+    """(t, h, w, 3) uint8 RGB as decoders give it -> torch's layout."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_model_input(
+    clips: UInt8[Tensor, "b t 3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Float[Tensor, "b 3 t h w"]:
+    """uint8 RGB in [0, 255] -> float, normalised, channels before time; on the device where the clips are."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=clips.device)[:, None, None]
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=clips.device)[:, None, None]
+    return (clips.float() * scale + shift).transpose(1, 2)

@@ -1,0 +1,79 @@
+"""From an experiment to the things it names: backbone, model, frame reader. Shared by training, evaluation and the notebooks."""
+
+import os
+
+import pandas as pd
+import torch
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.cache import cached_reader
+from m2clip_lib.data.dataset import FrameReader, TestViews, VideoReader
+from m2clip_lib.data.labels import build_prompts, build_vocabulary
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.engine.pretrain import demo_clip_path
+from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of torch; 0 = all cores."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def open_backbone(experiment: Experiment) -> Backbone:
+    """Load the experiment's frozen CLIP. Raises: UserError saying what is missing and what makes it."""
+    source = experiment.backbone.source
+    if source == "demo":
+        path = demo_clip_path()
+        if not path.is_file():
+            raise UserError(f"backbone: the demonstration's small CLIP is not at {path}; make it with: m2clip prepare {experiment.name}")
+        return load_backbone(path)
+    local = paths.resolve(source)
+    return load_backbone(local if local.is_file() else source, trust_torchscript=experiment.backbone.trust_torchscript)
+
+
+def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:
+    """The model section, with the classes of the manifest."""
+    prompts = build_prompts(class_names, experiment.data.prompt)
+    return M2CLIPConfig(
+        class_names=tuple(class_names),
+        vocabulary=tuple(build_vocabulary(prompts)),
+        num_frames=experiment.data.num_frames,
+        prompt=experiment.data.prompt,
+        **experiment.model.model_dump(),
+    )
+
+
+def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """A new model; its weights depend on train.seed alone."""
+    torch.manual_seed(experiment.train.seed)
+    return M2CLIP(backbone, model_config(experiment, class_names))
+
+
+def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int) -> FrameReader:
+    """Frames from the cache where the experiment keeps one, else from the files."""
+    if experiment.data.cache_frames:
+        return cached_reader(table, experiment.prepared / "cache", image_size, experiment.data.decoder, os.cpu_count() or 1)
+    return VideoReader(table, experiment.data.decoder)
+
+
+def test_views(experiment: Experiment, manifest: Manifest, split: str, image_size: int, backwards: bool = False) -> TestViews:
+    """The evaluation clips of a split, by the protocol of the eval section."""
+    table = manifest.split(split)
+    data, protocol = experiment.data, experiment.eval
+    return TestViews(
+        table,
+        make_reader(experiment, table, image_size),
+        data.num_frames,
+        data.stride,
+        image_size,
+        protocol.temporal_views,
+        protocol.spatial_views,
+        backwards,
+    )

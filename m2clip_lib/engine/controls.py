@@ -1,0 +1,96 @@
+"""Controls that cannot see the order of frames: what a number without time looks like on the same videos."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.dataset import TestViews, make_loader
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.engine.build import model_config, test_views
+from m2clip_lib.engine.evaluate import Predictions, predict
+from m2clip_lib.models import M2CLIP, Backbone
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Recipe of the linear probe on mean frame features; the weight decay is chosen on validation."""
+
+    steps: int = 300
+    lr: float = 1e-2
+    weight_decays: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+
+
+def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """The same model without one adapter: image features are the mean of CLIP's own frame embeddings."""
+    config = dataclasses.replace(
+        model_config(experiment, class_names), vision_adapter_layers=0, text_adapter_layers=0, frame_adapter=False
+    )
+    return M2CLIP(backbone, config).eval()
+
+
+def zero_shot(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
+    """Frozen CLIP, frames averaged, against the class prompts; similarity only."""
+    model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
+    dataset = test_views(experiment, manifest, experiment.eval.split, backbone.image_size)
+    return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, class_names=manifest.class_names)
+
+
+def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
+    """A linear classifier on the mean of frozen frame features, trained on the training split."""
+    model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
+    features = {}
+    for split in ("train", "val", experiment.eval.split):
+        dataset = test_views(experiment, manifest, split, backbone.image_size)
+        features[split] = _mean_features(model, dataset, experiment, device)
+    mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
+    scaled = {split: ((x - mean) / std, y, rows) for split, (x, y, rows) in features.items()}
+    probes = [_fit(*scaled["train"][:2], len(manifest.class_names), decay, experiment.train.seed) for decay in ProbeConfig().weight_decays]
+    x, y, _ = scaled["val"]
+    best = max(probes, key=lambda probe: (probe(x).argmax(1) == y).float().mean().item())
+    x, y, rows = scaled[experiment.eval.split]
+    with torch.inference_mode():
+        scores = best(x).softmax(-1).numpy()
+    return Predictions(scores, None, y.numpy(), rows, manifest.class_names)
+
+
+@torch.inference_mode()
+def _mean_features(
+    model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    features, labels, rows = [], [], []
+    for batch in make_loader(dataset, experiment.eval.batch_size, experiment.data.workers):
+        if not batch.indices:
+            continue
+        clips = to_model_input(batch.clips[:, 0].to(device), model.backbone.mean, model.backbone.std)
+        features.append(F.normalize(model.encode_video(clips).image_features, dim=-1).cpu())
+        labels.append(batch.labels)
+        rows += batch.indices
+    return torch.cat(features), torch.cat(labels), rows
+
+
+def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, weight_decay: float, seed: int) -> nn.Linear:
+    torch.manual_seed(seed)
+    x, y = x.clone(), y.clone()  # made under inference_mode: training needs plain tensors
+    probe = nn.Linear(x.shape[1], classes)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=ProbeConfig().lr, weight_decay=weight_decay)
+    for _ in range(ProbeConfig().steps):
+        optimizer.zero_grad()
+        F.cross_entropy(probe(x), y).backward()
+        optimizer.step()
+    return probe
+
+
+def chance(class_names: list[str]) -> float:
+    """Top-1 of guessing among equally frequent classes, percent."""
+    return 100 / len(class_names)
+
+
+def scores_summary(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean, least, most."""
+    return float(values.mean()), float(values.min()), float(values.max())

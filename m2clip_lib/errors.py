@@ -1,0 +1,5 @@
+"""The one exception that means "you can mend this": the command line prints it as a single line."""
+
+
+class UserError(Exception):
+    """Bad input. The message says what is wrong, where, and what to do, in one line."""

@@ -1,0 +1,118 @@
+"""Our checkpoint file: the trainable tensors as safetensors, and in its header all that is needed to use them."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from m2clip_lib.data.labels import build_prompts
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import write_atomically, write_json
+from m2clip_lib.models.backbone import Backbone
+from m2clip_lib.models.m2clip import M2CLIP, M2CLIPConfig
+
+FORMAT = "m2clip-workbook/1"
+
+_PUBLISHED = (  # (ours, published): applied in order
+    (r"^visual_adapters\.(\d+)\.(\w+)\.difference\.", r"visual.transformer.resblocks.\1.adapter_\2.offset_adapter."),
+    (r"^visual_adapters\.(\d+)\.(\w+)\.enhancement\.", r"visual.transformer.resblocks.\1.adapter_\2."),
+    (r"^text_adapters\.(\d+)\.(\w+)\.", r"transformer.resblocks.\1.adapter_\2.textad_"),
+    (r"^frame_adapter\.enhancement\.", "visual.t_adapter."),
+    (r"^classifier\.", "visual.adapter_fc."),
+    (r"^mlm_head\.dense\.", "mlm_adapter.transform.dense."),
+    (r"^mlm_head\.norm\.", "mlm_adapter.transform.LayerNorm."),
+    (r"^mlm_head\.decoder\.bias$", "mlm_adapter.bias"),
+    (r"^mlm_head\.decoder\.weight$", "mlm_adapter.decoder.weight"),
+    (r"^clip\.", ""),
+)
+
+
+def published_name(name: str, text_blocks: int) -> str:
+    """Our parameter name -> the one in published files. text_blocks: blocks of CLIP's text tower (the MLM block comes after)."""
+    for ours, published in _PUBLISHED:
+        name, hits = re.subn(ours, published, name)
+        if hits:
+            return name
+    return re.sub(r"^mlm_block\.", f"transformer.resblocks.{text_blocks}.", name)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself, readable without a backbone."""
+
+    config: M2CLIPConfig
+    prompts: list[str]
+    backbone_source: str
+    backbone_sha256: str
+    preprocessing: dict
+    extra: dict
+
+
+def save_checkpoint(model: M2CLIP, path: str | Path, **extra: object) -> None:
+    """Write `path` (.safetensors) and a readable JSON side file, atomically. extra: whatever the run wants to remember."""
+    path = Path(path)
+    backbone = model.backbone
+    header = {
+        "format": FORMAT,
+        "config": dataclasses.asdict(model.config),
+        "prompts": build_prompts(model.config.class_names, model.config.prompt),
+        "backbone": {"source": backbone.source, "sha256": backbone.sha256},
+        "preprocessing": {"image_size": backbone.image_size, "mean": backbone.mean, "std": backbone.std},
+        "extra": extra,
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.trainable_state().items()}
+    write_atomically(path, lambda file: save_file(tensors, file, metadata={"m2clip": json.dumps(header)}))
+    write_json(path.with_suffix(".json"), header)
+
+
+def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
+    """Raises: UserError when the file is missing, damaged, or not one of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint: no such file: {path}; train first, or give another with --checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("m2clip", "{}"))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors checkpoint ({error})") from error
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header)")
+    values = header["config"] | {key: tuple(header["config"][key]) for key in ("class_names", "vocabulary")}
+    return CheckpointInfo(
+        config=M2CLIPConfig(**values),
+        prompts=header["prompts"],
+        backbone_source=header["backbone"]["source"],
+        backbone_sha256=header["backbone"]["sha256"],
+        preprocessing=header["preprocessing"],
+        extra=header["extra"],
+    )
+
+
+def load_checkpoint(path: str | Path, backbone: Backbone, num_frames: int | None = None) -> M2CLIP:
+    """Rebuild the model on its backbone. num_frames overrides the clip length the file was trained with.
+
+    Raises: UserError when the file was trained on another backbone or a tensor does not fit.
+    """
+    info = read_checkpoint_info(path)
+    config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
+    model = M2CLIP(backbone, config)
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for name, value in model.trainable_state().items():
+        if name not in found or found[name].shape != value.shape:
+            shape = tuple(found[name].shape) if name in found else "missing"
+            raise UserError(
+                f"{path}: tensor {name} is {shape} in the file and {tuple(value.shape)} on backbone {backbone.source!r}; "
+                f"it was trained on {info.backbone_source!r}"
+            )
+    if info.backbone_sha256 != backbone.sha256:
+        raise UserError(
+            f"{path}: trained on backbone {info.backbone_source!r} (sha256 {info.backbone_sha256[:12]}), "
+            f"not on {backbone.source!r} (sha256 {backbone.sha256[:12]}); load that backbone"
+        )
+    model.load_state_dict(found, strict=False)
+    return model.eval()

@@ -1,0 +1,141 @@
+"""A run: the folder results/<run>/ with everything needed to believe its numbers."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment, load_experiment
+from m2clip_lib.data.labels import labels_sha256
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import write_atomically, write_json
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
+
+
+class Run:
+    """results/<name>/: run.json (provenance), NN_<step>.json (what a step found), tables/*.csv, figures/*.png, predictions/."""
+
+    def __init__(self, name: str, experiment: Experiment, step: str):
+        self.name, self.experiment, self.step = name, experiment, step
+        self.folder = paths.RESULTS / name
+        self.tables, self.figures, self.predictions = self.folder / "tables", self.folder / "figures", self.folder / "predictions"
+        self.started = _now()
+
+    @classmethod
+    def open(cls, experiment_name: str, run_name: str, overrides: list[str], step: str) -> "Run":
+        """Start a step of a run. run_name "" is the experiment's name.
+
+        Raises: UserError for an unknown experiment, a bad override, or a results path that cannot be used.
+        """
+        experiment = load_experiment(experiment_name, overrides)
+        run = cls(check_run_name(run_name or experiment.name), experiment, step)
+        for folder in (paths.RESULTS, run.folder, run.tables, run.figures, run.predictions):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"results: {folder} is a file, a folder is needed there; move it away or choose another --run")
+            folder.mkdir(parents=True, exist_ok=True)
+        run._write_provenance({})
+        return run
+
+    @property
+    def checkpoint(self) -> Path:
+        """The run's best checkpoint (it may not be there yet)."""
+        return paths.CHECKPOINTS / self.name / "best.safetensors"
+
+    def record(self, **metrics: object) -> None:
+        """Write what this step found to <step>.json and its times to run.json: the end of every notebook."""
+        write_json(self.folder / f"{self.step}.json", metrics)
+        ended = _now()
+        self._write_provenance({"steps": {self.step: {"start": self.started.isoformat(), "end": ended.isoformat()}}, "end": ended.isoformat()})
+
+    def save(self, result: Figure | pd.DataFrame, name: str) -> Path:
+        """Save a figure as figures/<name>.png, a table as tables/<name>.csv."""
+        if isinstance(result, Figure):
+            path = self.figures / f"{name}.png"
+            write_atomically(path, lambda file: result.savefig(file, format="png", dpi=150, bbox_inches="tight"))
+            return path
+        path = self.tables / f"{name}.csv"
+        write_atomically(path, lambda file: result.to_csv(file, index=False, float_format="%.4g"))
+        return path
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """A table that an earlier step saved. Raises: UserError when it is not there."""
+        path = self.tables / f"{name}.csv"
+        if not path.is_file():
+            raise UserError(f"results: no table {path}; run the notebook that writes it first")
+        return pd.read_csv(path)
+
+    def describe_inputs(self, manifest: Manifest | None = None, backbone_sha256: str = "") -> None:
+        """Put the digests of list, names and backbone into run.json."""
+        digests = {"backbone": backbone_sha256} if backbone_sha256 else {}
+        if manifest is not None:
+            digests |= {"manifest": manifest.sha256, "labels": labels_sha256(manifest.class_names)}
+        self._write_provenance({"sha256": digests})
+
+    def _write_provenance(self, update: dict) -> None:
+        file = self.folder / "run.json"
+        old = json.loads(file.read_text()) if file.is_file() else {}
+        fresh = {
+            "run": self.name,
+            "experiment": self.experiment.name,
+            "config": self.experiment.model_dump(mode="json", exclude={"name"}),
+            "seed": self.experiment.train.seed,
+            "git_commit": _git_commit(),
+            "versions": _versions(),
+            "hardware": hardware(),
+            "start": old.get("start", self.started.isoformat()),
+        }
+        merged = {key: {**old.get(key, {}), **value} if isinstance(value, dict) else value for key, value in update.items()}
+        write_json(file, old | fresh | merged)
+
+
+def check_run_name(name: str) -> str:
+    """A run's name is one folder name. Raises: UserError otherwise."""
+    if not name or name.startswith((".", "-")) or any(c in name for c in '/\\:*?"<>|') or name != name.strip():
+        raise UserError(f"--run {name!r}: a run's name becomes a folder in results/; use letters, digits, '-', '_' and '.'")
+    return name
+
+
+def hardware() -> dict[str, object]:
+    """Processor, cores, GPU: what timings depend on."""
+    import torch
+
+    model = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), "")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": model or platform.processor(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _git_commit() -> str:
+    """The commit, with "+changes" when the tree differs; "" outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+changes" if changed else "")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
