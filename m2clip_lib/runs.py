@@ -55,7 +55,9 @@ class Run:
         """Write what this step found to <step>.json and its times to run.json: the end of every notebook."""
         write_json(self.folder / f"{self.step}.json", metrics)
         ended = _now()
-        self._write_provenance({"steps": {self.step: {"start": self.started.isoformat(), "end": ended.isoformat()}}, "end": ended.isoformat()})
+        self._write_provenance(
+            {"steps": {self.step: {"start": self.started.isoformat(), "end": ended.isoformat()}}, "end": ended.isoformat()}
+        )
 
     def save(self, result: Figure | pd.DataFrame, name: str) -> Path:
         """Save a figure as figures/<name>.png, a table as tables/<name>.csv."""
@@ -131,7 +133,9 @@ def _git_commit() -> str:
     """The commit, with "+changes" when the tree differs; "" outside a repository."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+changes" if changed else "")

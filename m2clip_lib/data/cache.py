@@ -29,6 +29,7 @@ class CachedReader:
         return self.__dict__ | {"_pixels": None}  # workers open the file themselves
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int) -> np.ndarray:
+        """See FrameReader in dataset.py."""
         if short_side != self.short_side:
             raise ValueError(f"the frame cache holds short side {self.short_side}, {short_side} was asked for")
         if self.errors[row]:
@@ -46,12 +47,13 @@ def cached_reader(table: pd.DataFrame, folder: Path, short_side: int, decoder: s
     Raises: UserError when the frames would take more than LIMIT_BYTES.
     """
     shapes = [
-        (int(n), *reversed(fit_short_side(w, h, short_side)))
-        for n, w, h in zip(table.num_frames, table.width, table.height, strict=True)
+        (int(n), *reversed(fit_short_side(w, h, short_side))) for n, w, h in zip(table.num_frames, table.width, table.height, strict=True)
     ]
     total = sum(t * h * w * 3 for t, h, w in shapes)
     if total > LIMIT_BYTES:
-        raise UserError(f"data.cache_frames: the frames would take {total / 2**30:.0f} GiB, more than {LIMIT_BYTES / 2**30:.0f}; set it to false")
+        raise UserError(
+            f"data.cache_frames: the frames would take {total / 2**30:.0f} GiB, more than {LIMIT_BYTES / 2**30:.0f}; set it to false"
+        )
     digest = hashlib.sha256(f"{short_side}|{decoder}".encode())
     for path, shape in zip(table.path, shapes, strict=True):
         file = Path(path)

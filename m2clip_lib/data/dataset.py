@@ -51,6 +51,7 @@ class VideoReader:
         self.sizes = list(zip(table.width, table.height, strict=True))
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int) -> np.ndarray:
+        """See FrameReader above."""
         size = fit_short_side(*self.sizes[row], short_side)
         return read_frames(self.paths[row], indices, size, self.decoder)[0]
 

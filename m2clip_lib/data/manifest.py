@@ -42,9 +42,7 @@ class Manifest:
     def summary(self) -> pd.DataFrame:
         """Counts a split: listed, ok, missing, unreadable."""
         status = self.table.status
-        counted = self.table.assign(
-            listed=1, ok=status == "ok", missing=status == "missing", unreadable=~status.isin(["ok", "missing"])
-        )
+        counted = self.table.assign(listed=1, ok=status == "ok", missing=status == "missing", unreadable=~status.isin(["ok", "missing"]))
         columns = ["listed", "ok", "missing", "unreadable"]
         return counted.groupby("split")[columns].sum().reindex([s for s in ("train", "val", "test") if s in set(self.table.split)])
 

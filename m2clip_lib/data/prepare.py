@@ -35,7 +35,8 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     if bad == len(manifest.table):
         reasons = manifest.table.status.value_counts()
         raise UserError(
-            f"videos: none of the {bad} listed can be read (most often: {reasons.index[0]}); first: {manifest.table.path[0]}; check data.root"
+            f"videos: none of the {bad} listed can be read (most often: {reasons.index[0]}); "
+            f"first: {manifest.table.path[0]}; check data.root"
         )
     return manifest
 
@@ -58,13 +59,20 @@ def list_videos(experiment: Experiment) -> Listing:
     """The dataset's videos and labels, not yet opened."""
     data, root = experiment.data, videos_root(experiment)
     if data.layout == "synthetic":
-        rows = [(p, label, split) for split in SPLITS for label, name in enumerate(CLASS_NAMES) for p in sorted((root / split / name).glob("*.mp4"))]
+        rows = [
+            (p, label, split)
+            for split in SPLITS
+            for label, name in enumerate(CLASS_NAMES)
+            for p in sorted((root / split / name).glob("*.mp4"))
+        ]
         return Listing(rows, list(CLASS_NAMES))
     if not root.is_dir():
         raise UserError(f"videos of experiment {experiment.name!r}: no such folder: {root}; put them there, or set data.root")
     if data.layout == "folder":
         return layouts.list_folder(root)
-    lists = {split: paths.resolve(file) for split, file in zip(SPLITS, (data.train_list, data.val_list, data.test_list), strict=True) if file}
+    lists = {
+        split: paths.resolve(file) for split, file in zip(SPLITS, (data.train_list, data.val_list, data.test_list), strict=True) if file
+    }
     if not lists:
         raise UserError(f"experiment {experiment.name!r}: layout {data.layout!r} needs data.train_list (and val_list, test_list)")
     if data.layout == "kinetics":

@@ -4,6 +4,8 @@ T frames a clip, stride r (frames between picks; 0 = spread over the whole video
 Source: the published recipes of M2-CLIP; test-time indices are held by 400 golden cases in tests/.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -29,7 +31,7 @@ def train_indices(num_frames: int, clip_len: int, stride: int, rng: np.random.Ge
     if stride == 0:
         segment = (num_frames - 1) / clip_len
         edges = [round(segment * i) for i in range(clip_len + 1)]
-        return [int(rng.integers(low, high + 1)) for low, high in zip(edges, edges[1:], strict=False)]
+        return [int(rng.integers(low, high + 1)) for low, high in pairwise(edges)]
     span = stride * (clip_len - 1)
     if num_frames > span:
         start = int(rng.integers(num_frames - span))
@@ -50,7 +52,7 @@ def test_indices(num_frames: int, clip_len: int, stride: int, views: int = 1) ->
     if stride == 0:
         segment = (num_frames - 1) / clip_len
         edges = [round(segment * i) for i in range(clip_len + 1)]
-        return [[(low + high) // 2 for low, high in zip(edges, edges[1:], strict=False)]]
+        return [[(low + high) // 2 for low, high in pairwise(edges)]]
     span = stride * (clip_len - 1) + 1
     slide = max(num_frames, span) - span
     starts = [slide // 2] if views == 1 else [round(slide / (views - 1) * v) for v in range(views)]

@@ -50,7 +50,9 @@ def draw_stills(rng: np.random.Generator, n: int, size: int) -> Stills:
         ),
         size,
     )
-    attributes = np.stack([2 * x - 1, 2 * y - 1, (radius - 0.19) / 0.11, 2 * alpha - 1.1, np.where(pair, (half - 0.1) / 0.13, -1.0)], axis=1)
+    attributes = np.stack(
+        [2 * x - 1, 2 * y - 1, (radius - 0.19) / 0.11, 2 * alpha - 1.1, np.where(pair, (half - 0.1) / 0.13, -1.0)], axis=1
+    )
     words, captions = [], []
     for i in range(n):
         word = {

@@ -1,5 +1,6 @@
 """From an experiment to the things it names: backbone, model, frame reader. Shared by training, evaluation and the notebooks."""
 
+import dataclasses
 import os
 
 import pandas as pd
@@ -33,7 +34,7 @@ def open_backbone(experiment: Experiment) -> Backbone:
         path = demo_clip_path()
         if not path.is_file():
             raise UserError(f"backbone: the demonstration's small CLIP is not at {path}; make it with: m2clip prepare {experiment.name}")
-        return load_backbone(path)
+        return dataclasses.replace(load_backbone(path), source="demo")  # not a path: checkpoints name their backbone by this
     local = paths.resolve(source)
     return load_backbone(local if local.is_file() else source, trust_torchscript=experiment.backbone.trust_torchscript)
 

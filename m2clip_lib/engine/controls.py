@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,9 +27,7 @@ class ProbeConfig:
 
 def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
     """The same model without one adapter: image features are the mean of CLIP's own frame embeddings."""
-    config = dataclasses.replace(
-        model_config(experiment, class_names), vision_adapter_layers=0, text_adapter_layers=0, frame_adapter=False
-    )
+    config = dataclasses.replace(model_config(experiment, class_names), vision_adapter_layers=0, text_adapter_layers=0, frame_adapter=False)
     return M2CLIP(backbone, config).eval()
 
 
@@ -84,13 +81,3 @@ def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, weight_decay: float, se
         F.cross_entropy(probe(x), y).backward()
         optimizer.step()
     return probe
-
-
-def chance(class_names: list[str]) -> float:
-    """Top-1 of guessing among equally frequent classes, percent."""
-    return 100 / len(class_names)
-
-
-def scores_summary(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean, least, most."""
-    return float(values.mean()), float(values.min()), float(values.max())

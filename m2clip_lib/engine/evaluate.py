@@ -79,9 +79,7 @@ def predict(
         rows += batch.indices
     if not rows:
         raise UserError(f"evaluation: none of {len(failed)} videos could be read; first reason: {failed[0][1] if failed else 'no videos'}")
-    return Predictions(
-        np.concatenate(similarity), np.concatenate(classifier) if own else None, np.concatenate(labels), rows, names, failed
-    )
+    return Predictions(np.concatenate(similarity), np.concatenate(classifier) if own else None, np.concatenate(labels), rows, names, failed)
 
 
 def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path, name: str, **provenance: object) -> None:

@@ -23,7 +23,7 @@ from m2clip_lib.data import scenes, stills
 from m2clip_lib.data.scenes import COLOURS, SHAPES
 from m2clip_lib.data.stills import ATTRIBUTES, OPACITIES, PLACES, SIZES, draw_stills
 from m2clip_lib.files import write_atomically, write_json
-from m2clip_lib.models.backbone import OPENAI_MEAN, OPENAI_STD
+from m2clip_lib.models.backbone import OPENAI_MEAN, OPENAI_STD, state_sha256
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,14 @@ def demo_clip_path(config: PretrainConfig | None = None) -> Path:
     for file in (MODEL_CONFIG, Path(__file__), Path(scenes.__file__), Path(stills.__file__)):
         digest.update(file.read_bytes())
     return paths.CHECKPOINTS / "backbones" / f"demo-clip-{digest.hexdigest()[:12]}.safetensors"
+
+
+def find_demo_clip(sha256: str) -> Path | None:
+    """The file of a small CLIP with these weights, also one of an earlier recipe."""
+    for side in sorted((paths.CHECKPOINTS / "backbones").glob("demo-clip-*.json")):
+        if json.loads(side.read_text())["sha256"] == sha256 and side.with_suffix(".safetensors").is_file():
+            return side.with_suffix(".safetensors")
+    return None
 
 
 def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str], None] = print) -> tuple[Path, bool]:
@@ -104,7 +112,13 @@ def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str]
     seconds = time.perf_counter() - start
     write_json(
         path.with_suffix(".json"),
-        {"recipe": asdict(config), "seconds": round(seconds, 1), "held_out_stills": accuracy, "history": history},
+        {
+            "sha256": state_sha256(state),
+            "recipe": asdict(config),
+            "seconds": round(seconds, 1),
+            "held_out_stills": accuracy,
+            "history": history,
+        },
     )
     return path, True
 

@@ -1,7 +1,6 @@
 """The training loop: plain, seeded, one line an epoch."""
 
 import csv
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
@@ -81,10 +80,13 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / (total_steps - warmup_steps))))
 
 
-def train(experiment: Experiment, manifest: Manifest, run: str, report: Callable[[str], None] = print) -> TrainResult:
+def train(
+    experiment: Experiment, manifest: Manifest, run: str, report: Callable[[str], None] = print, progress: bool = False
+) -> TrainResult:
     """Train one model. Writes checkpoints/<run>/{best,last}.safetensors and results/<run>/metrics.csv.
 
     "Best" is the highest top-1 of the ensemble on the validation split; the test split is never read.
+    progress: also show a bar within the epoch.
     Raises: UserError for missing videos or weights, and when a loss is not finite (it names the term).
     """
     start = time.perf_counter()
@@ -103,15 +105,30 @@ def train(experiment: Experiment, manifest: Manifest, run: str, report: Callable
     best, history = (-1.0, 0), []
     for epoch in range(1, experiment.train.epochs + 1):
         began = time.perf_counter()
-        means, clips, skipped = steps.run_epoch(epoch)
+        means, clips, skipped = steps.run_epoch(epoch, progress)
         scores = predict(model, validation, experiment.eval.batch_size, experiment.data.workers, device)
-        top1 = {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in ("similarity", "classifier", "ensemble")}
+        top1 = {
+            f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in ("similarity", "classifier", "ensemble")
+        }
         row = EpochMetrics(
-            epoch, epoch * len(steps.loader), steps.last_lr, **means, **top1, clips=clips, skipped=skipped, seconds=time.perf_counter() - began
+            epoch,
+            epoch * len(steps.loader),
+            steps.last_lr,
+            **means,
+            **top1,
+            clips=clips,
+            skipped=skipped,
+            seconds=time.perf_counter() - began,
         )
         history.append(row)
         _write_metrics(metrics_file, history)
-        extra = {"run": run, "experiment": experiment.name, "epoch": epoch, "val_top1_ensemble": row.val_top1_ensemble}
+        extra = {
+            "stride": experiment.data.stride,
+            "run": run,
+            "experiment": experiment.name,
+            "epoch": epoch,
+            "val_top1_ensemble": row.val_top1_ensemble,
+        }
         model.save(folder / "last.safetensors", **extra)
         if row.val_top1_ensemble >= best[0]:
             best = (row.val_top1_ensemble, epoch)
@@ -135,7 +152,9 @@ class TrainingSteps:
         side = backbone.image_size
         augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, data.mirror)
         if augmentation.short_side[0] < side:
-            raise UserError(f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise the least value")
+            raise UserError(
+                f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise the least value"
+            )
         reader = make_reader(experiment, table, side)
         self.dataset = TrainClips(table, reader, data.num_frames, data.stride, side, augmentation, settings.seed)
         self.sampler = EpochSampler(len(self.dataset), settings.seed)
@@ -151,12 +170,12 @@ class TrainingSteps:
         self.class_tokens = tokenize(backbone.tokenizer, build_prompts(names, config.prompt)).to(device)
         self.last_lr = 0.0
 
-    def run_epoch(self, epoch: int) -> tuple[dict[str, float], int, int]:
+    def run_epoch(self, epoch: int, progress: bool = False) -> tuple[dict[str, float], int, int]:
         """Returns: mean of each loss term over clips, clips seen, videos skipped."""
         self.sampler.epoch = epoch
         self.model.train()
         sums, clips, skipped = torch.zeros(len(TERMS), device=self.device), 0, 0
-        for position, batch in enumerate(tqdm(self.loader, desc=f"epoch {epoch}", leave=False, disable=not sys.stderr.isatty())):
+        for position, batch in enumerate(tqdm(self.loader, desc=f"epoch {epoch}", leave=False, disable=not progress)):
             skipped += len(batch.failed)
             if batch.indices:
                 sums += self.step(batch, epoch, (epoch - 1) * len(self.loader) + position) * len(batch.indices)

@@ -46,6 +46,7 @@ class TemporalEnhancement(nn.Module):
         _start_at_zero(self.fc1, self.conv, self.fc2)
 
     def forward(self, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
+        """The enhancement alone; TEDAdapter adds it to x."""
         return self.fc2(temporal_conv(self.fc1(x), self.conv))
 
 
@@ -60,6 +61,7 @@ class TemporalDifference(nn.Module):
         _start_at_zero(self.fc1, self.conv, self.fc2)
 
     def forward(self, patches: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
+        """The difference alone; patches without CLS, in rows of the grid."""
         b, t, n, _ = patches.shape
         x = self.fc1(frame_difference(patches))
         x = x.reshape(b * t, *grid, -1).permute(0, 3, 1, 2)  # (b*t, d, rows, columns)
@@ -91,6 +93,7 @@ class FrameAdapter(nn.Module):
         self.enhancement = TemporalEnhancement(embed_dim, embed_dim // 2, kernel)
 
     def forward(self, frames: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
+        """frames: one embedding a frame."""
         return frames + self.enhancement(frames[:, :, None])[:, :, 0]
 
 
@@ -104,6 +107,7 @@ class TextAdapter(nn.Module):
         _start_at_zero(self.fc1, self.fc2)
 
     def forward(self, x: Float[Tensor, "*batch l c"]) -> Float[Tensor, "*batch l c"]:
+        """x: one vector a token."""
         return x + self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -118,5 +122,5 @@ class MaskedWordHead(nn.Module):
         _start_at_zero(self.dense, self.decoder)
 
     def forward(self, x: Float[Tensor, "*batch l c"]) -> Float[Tensor, "*batch l v"]:
+        """Scores of every vocabulary word at every place."""
         return self.decoder(self.norm(F.gelu(self.dense(x))))
-

@@ -46,6 +46,7 @@ class Backbone:
 
     @property
     def context_length(self) -> int:
+        """Tokens of a text, start and end included."""
         return self.clip.positional_embedding.shape[0]
 
 

@@ -48,4 +48,3 @@ def attend(attn: nn.MultiheadAttention, queries: Tensor, keys: Tensor, mask: Ten
     k, v = project_heads(keys, attn, 1), project_heads(keys, attn, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
     return attn.out_proj(out.transpose(1, 2).reshape(queries.shape))
-

@@ -95,10 +95,7 @@ def multi_task_loss(
         mlm = masked_word_loss(model.mlm_logits(hidden, seen.frame_features), masked_targets[:, :length])
 
     total = (
-        weights.contrastive * contrastive
-        + weights.cross_modal * cross_modal
-        + weights.classification * classification
-        + weights.mlm * mlm
+        weights.contrastive * contrastive + weights.cross_modal * cross_modal + weights.classification * classification + weights.mlm * mlm
     )
     return MultiTaskLoss(total, contrastive, cross_modal, classification, mlm)
 

@@ -43,9 +43,7 @@ class Caption:
     maskable: tuple[int, ...]  # indices into words
 
 
-def build_captions(
-    class_names: Sequence[str], template: str, vocabulary: Sequence[str], tokenizer: Callable[..., Tensor]
-) -> list[Caption]:
+def build_captions(class_names: Sequence[str], template: str, vocabulary: Sequence[str], tokenizer: Callable[..., Tensor]) -> list[Caption]:
     """Prepare one caption a class for masking. A word unknown to the vocabulary is never a target."""
     index = {word: i for i, word in enumerate(vocabulary)}
     before = len(template.split("{}")[0].split())
@@ -59,9 +57,7 @@ def build_captions(
     return captions
 
 
-def mask_caption(
-    caption: Caption, tokenizer: Callable[..., Tensor], rng: np.random.Generator
-) -> tuple[Int[Tensor, "l"], Int[Tensor, "l"]]:
+def mask_caption(caption: Caption, tokenizer: Callable[..., Tensor], rng: np.random.Generator) -> tuple[Int[Tensor, "l"], Int[Tensor, "l"]]:
     """Replace some words of the class name by "mask".
 
     Returns: tokens and targets, both (context_length,); the target (vocabulary index) sits on the mask's one token,
@@ -78,8 +74,8 @@ def mask_caption(
         piece = mask_tokens if i in chosen else list(word)
         ids += piece
         targets += [caption.targets[i] if i in chosen else NOT_A_TARGET] + [NOT_A_TARGET] * (len(piece) - 1)
-    ids = ids[: limit - 1] + [tokenizer.eot_token_id]
-    targets = targets[: limit - 1] + [NOT_A_TARGET]
+    ids = [*ids[: limit - 1], tokenizer.eot_token_id]
+    targets = [*targets[: limit - 1], NOT_A_TARGET]
     padding = limit - len(ids)
     return torch.tensor(ids + [0] * padding), torch.tensor(targets + [NOT_A_TARGET] * padding)
 
@@ -88,8 +84,6 @@ def mask_batch(
     captions: Sequence[Caption], labels: Sequence[int], tokenizer: Callable[..., Tensor], seeds: Sequence[Sequence[int]]
 ) -> tuple[Int[Tensor, "b l"], Int[Tensor, "b l"]]:
     """Masked captions of a batch. seeds: one sequence of integers a clip, so that masking depends on nothing else."""
-    pairs = [
-        mask_caption(captions[label], tokenizer, np.random.default_rng(list(seed))) for label, seed in zip(labels, seeds, strict=True)
-    ]
+    pairs = [mask_caption(captions[label], tokenizer, np.random.default_rng(list(seed))) for label, seed in zip(labels, seeds, strict=True)]
     tokens, targets = zip(*pairs, strict=True)
     return torch.stack(tokens), torch.stack(targets)

@@ -1,0 +1,190 @@
+"""The command line: m2clip run | prepare | train | eval | predict | bench.
+
+Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2clip_lib.errors import UserError
+
+ClickError = typer.BadParameter.__mro__[2]  # click's base class of usage errors: newer typers carry their own copy of click
+
+app = typer.Typer(
+    help="M2CLIP workbook: adapt a frozen CLIP to video action recognition.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ExperimentName = Annotated[str, typer.Argument(metavar="[EXPERIMENT]", help="Entry of configs/config.py; none: the default one.")]
+RunName = Annotated[str, typer.Option("--run", metavar="NAME", help="Folder in results/ and checkpoints/; none: the experiment's name.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-o", metavar="SECTION.FIELD=VALUE", help="Set a field of the experiment; repeatable.")
+]
+Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help="Weights; none: the best of the last run.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def run(
+    experiment: ExperimentName = "",
+    run: RunName = "",
+    first: Annotated[str, typer.Option("--from", metavar="NN", help="Start at this step (03), whatever has changed.")] = "",
+    only: Annotated[str, typer.Option("--only", metavar="NN", help="Run this step alone.")] = "",
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Parameter of a notebook; repeatable.")] = None,
+    override: Overrides = None,
+) -> None:
+    """Run the notebooks in order; finished steps are skipped. Writes results/NAME/ and its report.html."""
+    if first and only:
+        raise UserError("--from and --only exclude one another: give one")
+    from m2clip_lib.workbook import NotebookFailed, run_workbook
+
+    try:
+        run_workbook(experiment, run, override or [], parameter or [], first, only, report=_say)
+    except NotebookFailed as failure:
+        if "--debug" in sys.argv:
+            raise
+        print(f"m2clip: {failure}", file=sys.stderr)
+        raise SystemExit(2 if failure.user_error else 1) from None
+
+
+@app.command()
+def prepare(
+    experiment: ExperimentName = "",
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="Videos as DIR/<class>/<video>.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the manifest goes; none: as configured.")] = None,
+    override: Overrides = None,
+) -> None:
+    """Make all that training needs: the manifest of the videos, the table of unreadable ones, and the small CLIP if it is used."""
+    import json
+
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.data.prepare import prepare_data
+    from m2clip_lib.engine.pretrain import train_demo_clip
+
+    overrides = list(override or [])
+    if folder is not None:
+        experiment = experiment or "own_folder"
+        overrides += ["data.layout=folder", f"data.root={folder.expanduser().absolute()}"]
+    if out is not None:
+        overrides.append(f"data.prepared={out.expanduser().absolute()}")
+    loaded = load_experiment(experiment, overrides)
+    manifest = prepare_data(loaded, _say)
+    _say(manifest.summary().to_string())
+    if loaded.backbone.source == "demo":
+        path, trained = train_demo_clip(report=_say)
+        _say(f"backbone: small CLIP {'trained, saved as' if trained else 'is there:'} {path}")
+    needed = [f"-o {json.dumps(o) if ' ' in o else o}" for o in overrides if o.startswith("data.prepared=")]
+    _say("next: " + " ".join(["m2clip train", loaded.name, *needed]))
+
+
+@app.command()
+def train(experiment: ExperimentName = "", run: RunName = "", override: Overrides = None) -> None:
+    """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py."""
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.engine.build import open_backbone
+    from m2clip_lib.engine.train import train as train_model
+    from m2clip_lib.runs import Run
+
+    opened = Run.open(experiment, run, override or [], step="train")
+    manifest = load_manifest(opened.experiment)
+    opened.describe_inputs(manifest, open_backbone(opened.experiment).sha256)
+    result = train_model(opened.experiment, manifest, opened.name, _say, progress=sys.stderr.isatty())
+    opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
+    _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % -> {result.best}")
+
+
+@app.command(name="eval")
+def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Checkpoint = None, override: Overrides = None) -> None:
+    """Evaluate a checkpoint with all read-outs; writes predictions and tables. The same as python eval.py."""
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.engine.find import last_run
+    from m2clip_lib.engine.score import score_checkpoint
+    from m2clip_lib.runs import Run
+
+    loaded = load_experiment(experiment, override or [])
+    if not run:
+        run = loaded.name if checkpoint is not None else last_run(loaded.name)
+    opened = Run.open(loaded.name, run, override or [], step="eval")
+    table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint)
+    _say(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    opened.record(outputs=[])
+    _say(f"tables: {opened.tables}")
+
+
+@app.command()
+def predict(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    checkpoint: Checkpoint = None,
+    labels: Annotated[
+        str, typer.Option("--labels", metavar="A,B,C|FILE", help="Other class names: a list, or a file with one a line.")
+    ] = "",
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is happening in videos."""
+    import json
+
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.engine.find import last_run_checkpoint
+    from m2clip_lib.engine.predict import parse_labels, predict_videos
+
+    found = predict_videos(videos, checkpoint or last_run_checkpoint(load_experiment().name), parse_labels(labels), top)
+    readable = [video for video in found if not video.error]
+    if as_json:
+        print(json.dumps([video.as_dict() for video in found], indent=2, ensure_ascii=False))
+    for video in [] if as_json else readable:
+        print(f"{video.path}  ({video.readout})")
+        for name, score in video.top:
+            print(f"  {100 * score:5.1f} %  {name}")
+    for video in found:
+        if video.error:
+            print(f"m2clip: {video.path}: {video.error}; not predicted", file=sys.stderr)
+    if len(readable) < len(found):
+        raise SystemExit(2)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="[data|train|eval|all]", help="Which benchmark.")] = "all",
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Measure this machine: decoding, training steps, evaluation, on the demonstration."""
+    from m2clip_lib.engine.bench import run_benchmarks
+
+    run_benchmarks(what, json_path, _say)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry of the command line; arguments default to sys.argv[1:]."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]  # it may stand anywhere
+    arguments = arguments or ["--help"]
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status = app(args=arguments, prog_name="m2clip", standalone_mode=False)
+    except (UserError, ClickError) as error:
+        if debug:
+            raise
+        message = error.format_message() if isinstance(error, ClickError) else str(error)
+        print(f"m2clip: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("m2clip: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,49 @@
+"""One look for every figure: large type, quiet frames, colours that colour-blind readers can tell apart (Okabe and Ito)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F",
+)  # fmt: skip
+READOUT_COLOURS = {"similarity": SKY, "classifier": ORANGE, "ensemble": BLUE}
+
+SETTINGS = {
+    "font.size": 14,
+    "axes.titlesize": 15,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made inside have the workbook's look; the user's own settings stay as they are."""
+    with plt.rc_context(SETTINGS):
+        yield
+
+
+def new_figure(width: float = 9.0, height: float = 5.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure (inches) and its axes, in the workbook's style."""
+    with styled():
+        figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    return figure, list(axes[0])
+
+
+def chance_line(ax: Axes, value: float, *, vertical: bool = True) -> None:
+    """A dashed line where guessing would land, percent."""
+    draw = ax.axvline if vertical else ax.axhline
+    draw(value, color=GREY, linestyle="--", linewidth=1.5, zorder=1, label=f"chance ({value:.0f} %)")

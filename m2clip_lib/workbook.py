@@ -1,0 +1,232 @@
+"""Run the notebooks in order with papermill, skip what is finished, stop at the first failure, end with the report."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment, load_experiment, parse_value
+from m2clip_lib.data.prepare import data_fingerprint
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import write_json
+from m2clip_lib.runs import check_run_name
+
+GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
+TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
+NOT_INPUTS = ("cli.py", "__main__.py", "workbook.py", "viz/report.py", "viz/widgets.py")  # code that cannot change a step's result
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of a run. key: digest of everything its result depends on; parameters: what papermill injects."""
+
+    name: str
+    notebook: Path
+    parameters: dict[str, Any]
+    key: str
+
+
+class NotebookFailed(Exception):  # noqa: N818 (it says what happened)
+    """A notebook stopped at an error. user_error: it was bad input rather than a fault."""
+
+    def __init__(self, message: str, user_error: bool):
+        super().__init__(message)
+        self.user_error = user_error
+
+
+def run_workbook(
+    experiment_name: str = "",
+    run_name: str = "",
+    overrides: Sequence[str] = (),
+    parameters: Sequence[str] = (),
+    first: str = "",
+    only: str = "",
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Execute the notebooks of a run and write its report.
+
+    Args:
+        experiment_name: entry of configs/config.py; "" is the default one. run_name: folder in results/; "" is the same name.
+        overrides: "section.field=value". parameters: "NAME=VALUE" for the notebooks that declare NAME.
+        first, only: a step's number ("03"): start there, or run it alone; such steps run even if nothing has changed.
+    Returns: the report's path.
+    Raises: UserError for bad input, NotebookFailed when a notebook stops.
+    """
+    start = time.perf_counter()
+    experiment = load_experiment(experiment_name, overrides)
+    run = check_run_name(run_name or experiment.name)
+    folder = paths.RESULTS / run
+    _check_folder(folder)
+    steps = plan_steps(experiment, run, overrides, parameters, first, only)
+    state_file = folder / "steps.json"
+    executed = 0
+    for number, step in enumerate(steps, start=1):
+        state = json.loads(state_file.read_text()) if state_file.is_file() else {}
+        label = f"[{number}/{len(steps)}] {step.name}"
+        if not (first or only) and is_finished(folder, step, state):
+            report(f"{label}: finished before, inputs unchanged, skipped")
+            continue
+        report(f"{label}: running")
+        write_json(state_file, {name: entry for name, entry in state.items() if name != step.name})
+        began = time.perf_counter()
+        execute_step(folder, step)
+        seconds = round(time.perf_counter() - began, 1)
+        report(f"{label}: done in {seconds:.0f} s")
+        write_json(state_file, state | {step.name: {"key": step.key, "seconds": seconds}})
+        executed += 1
+    page = folder / "report.html"
+    if not executed and page.is_file():
+        report(f"nothing to do: every step of run {run!r} is finished and its inputs are unchanged; see {paths.shown(page)}")
+        return page
+    from m2clip_lib.viz.report import write_report
+
+    _write_timing(folder, time.perf_counter() - start)
+    write_report(folder)
+    report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in all)")
+    return page
+
+
+def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], parameters: Sequence[str], first: str, only: str) -> list[Step]:
+    """The steps to consider, each with its parameters and key. Raises: UserError for an unknown step or parameter."""
+    notebooks = sorted(path for path in paths.NOTEBOOKS.glob("0[1-9]_*.ipynb"))
+    chosen = {notebook for notebook in notebooks if _is_chosen(notebook, first, only)}
+    for flag, value in (("--from", first), ("--only", only)):
+        if value and not any(notebook.name.startswith(value + "_") or notebook.stem == value for notebook in notebooks):
+            raise UserError(f"{flag} {value}: no such step; there are: {', '.join(n.stem for n in notebooks)}")
+    declared = {notebook: declared_parameters(notebook) for notebook in notebooks}
+    values = _parse_parameters(parameters, {notebook: declared[notebook] for notebook in chosen})
+    base = {"EXPERIMENT": experiment.name, "RUN": run, "OVERRIDES": list(overrides), "INTERACTIVE": False}
+    key = _digest(experiment.model_dump_json(), data_fingerprint(experiment), code_digest())
+    steps = []
+    for notebook in notebooks:
+        own = {name: value for name, value in values.items() if name in declared[notebook]}
+        key = _digest(key, _notebook_source(notebook), json.dumps(own, sort_keys=True))
+        if notebook in chosen:
+            steps.append(Step(notebook.stem, notebook, {k: v for k, v in (base | own).items() if k in declared[notebook]}, key))
+    return steps
+
+
+def is_finished(folder: Path, step: Step, state: dict) -> bool:
+    """Whether this very step was finished before and what it wrote is still there."""
+    record = folder / f"{step.name}.json"
+    if state.get(step.name, {}).get("key") != step.key or not record.is_file():
+        return False
+    return all(Path(path).exists() for path in json.loads(record.read_text()).get("outputs", []))
+
+
+def execute_step(folder: Path, step: Step) -> None:
+    """Run one notebook; its executed copy (.ipynb and .html) is kept, also when it fails."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger else warns in every executed notebook
+    output = folder / "executed" / f"{step.name}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(step.notebook),
+            str(output),
+            parameters=step.parameters,
+            cwd=str(step.notebook.parent),
+            progress_bar=sys.stderr.isatty(),
+            stdout_file=_Indented(),
+        )
+    except PapermillExecutionError as error:
+        _export_html(output)
+        raise NotebookFailed(
+            f"{step.name} failed in cell {error.cell_index}: {error.ename}: {error.evalue} (partial output: {paths.shown(output)})",
+            user_error=error.ename == "UserError",
+        ) from error
+    _export_html(output)
+
+
+def declared_parameters(notebook: Path) -> dict[str, str]:
+    """Name -> type name of the parameters a notebook declares."""
+    import papermill
+
+    return {name: info["inferred_type_name"] for name, info in papermill.inspect_notebook(str(notebook)).items()}
+
+
+def code_digest() -> str:
+    """Digest of the library's code that results depend on: after a change of code a run is made again."""
+    root = Path(__file__).parent
+    files = [file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}]
+    kept = [file for file in files if file.relative_to(root).as_posix() not in NOT_INPUTS]
+    return _digest(*(f"{file.relative_to(root)}\n{file.read_text()}" for file in kept))
+
+
+class _Indented:
+    """Standard output with every line indented: what a notebook prints, under the line of its step."""
+
+    def __init__(self) -> None:
+        self.fresh = True
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines(keepends=True):
+            sys.stdout.write(("      " if self.fresh else "") + line)
+            self.fresh = line.endswith("\n")
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def _is_chosen(notebook: Path, first: str, only: str) -> bool:
+    number = notebook.stem.partition("_")[0]
+    return number == only[:2] if only else number >= first[:2]
+
+
+def _parse_parameters(given: Sequence[str], declared: dict[Path, dict[str, str]]) -> dict[str, Any]:
+    names = sorted({name for parameters in declared.values() for name in parameters if name not in GIVEN})
+    values = {}
+    for text in given:
+        name, equals, raw = text.partition("=")
+        if name in GIVEN:
+            raise UserError(f"-p {text}: {name} is set by the command itself (EXPERIMENT, --run, -o)")
+        if not equals or name not in names:
+            raise UserError(f"-p {text}: no notebook of this run declares {name!r}; declared: {', '.join(names)}")
+        kind = next(parameters[name] for parameters in declared.values() if name in parameters)
+        value = parse_value(raw, TYPES.get(kind, str))
+        if kind in TYPES and not (isinstance(value, TYPES[kind]) or (kind == "float" and isinstance(value, int))):
+            raise UserError(f"-p {text}: {name} is of type {kind}")
+        if kind == "int" and isinstance(value, bool):
+            raise UserError(f"-p {text}: {name} is of type int")
+        values[name] = value
+    return values
+
+
+def _notebook_source(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def _check_folder(folder: Path) -> None:
+    for path in (paths.RESULTS, folder):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"results: {path} is a file, a folder is needed there; move it away or choose another --run")
+
+
+def _write_timing(folder: Path, seconds: float) -> None:
+    """Time of every step as last executed, and of this call, into run.json."""
+    state, file = json.loads((folder / "steps.json").read_text()), folder / "run.json"
+    provenance = json.loads(file.read_text())
+    by_step = {name: entry["seconds"] for name, entry in sorted(state.items())}
+    provenance["timing"] = {"last_call_s": round(seconds, 1), "steps_s": by_step, "all_steps_s": round(sum(by_step.values()), 1)}
+    write_json(file, provenance)
+
+
+def _export_html(notebook: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_filename(str(notebook))
+    notebook.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
