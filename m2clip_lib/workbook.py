@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
@@ -136,6 +137,7 @@ def execute_step(folder: Path, step: Step) -> None:
             cwd=str(step.notebook.parent),
             progress_bar=sys.stderr.isatty(),
             stdout_file=_Indented(),
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except PapermillExecutionError as error:
         _export_html(output)
@@ -223,6 +225,7 @@ def _write_timing(folder: Path, seconds: float) -> None:
 def _export_html(notebook: Path) -> None:
     from nbconvert import HTMLExporter
 
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # it warns that figures have no alternative text
     exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="")
     page, _ = exporter.from_filename(str(notebook))
     notebook.with_suffix(".html").write_text(page, encoding="utf-8")

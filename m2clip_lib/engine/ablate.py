@@ -16,12 +16,13 @@ from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.engine.build import open_backbone, pick_device, test_views
 from m2clip_lib.engine.evaluate import load_predictions, predict, save_predictions
-from m2clip_lib.engine.headline import accuracy_rows
+from m2clip_lib.engine.headline import accuracy_rows, backwards_table, has_opposites
 from m2clip_lib.engine.train import train
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_json
 from m2clip_lib.models import M2CLIP
 
+FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # names of the files of a training
 VARIANTS: dict[str, tuple[str, ...]] = {  # name -> what it changes in the base experiment
     "static adapter": ("model.temporal_kernel=1", "model.difference=false"),
     "enhancement only": ("model.difference=false",),
@@ -117,11 +118,12 @@ def run_job(job: Job) -> float:
         backbone = open_backbone(experiment)
         model = M2CLIP.from_checkpoint(result.best, backbone).to(pick_device())
         split = experiment.eval.split
-        dataset = test_views(experiment, manifest, split, backbone.image_size)
-        predictions = predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, pick_device())
-        save_predictions(predictions, manifest.split(split), job.folder, "predictions", key=job.key)
+        for name in prediction_names(experiment):
+            dataset = test_views(experiment, manifest, split, backbone.image_size, backwards=name == BACKWARDS)
+            predictions = predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, pick_device())
+            save_predictions(predictions, manifest.split(split), job.folder, name, key=job.key)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    top1 = accuracy_rows(predictions, job.variant)[-1]["top1"]
+    top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
     write_json(
         job.folder / "result.json",
         asdict(job) | {"top1": top1, "best_epoch": result.best_epoch, "seconds": result.seconds, "trainable": trainable},
@@ -129,19 +131,30 @@ def run_job(job: Job) -> float:
     return top1
 
 
+def prediction_names(experiment: Experiment) -> list[str]:
+    """Predictions that a training leaves: of the videos as they are, and backwards where the experiment asks."""
+    return [FORWARDS, BACKWARDS] if experiment.eval.backwards else [FORWARDS]
+
+
 def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
     """One row a training and read-out, from the saved predictions."""
     rows = []
     for job in jobs:
         result = json.loads((job.folder / "result.json").read_text())
-        for row in accuracy_rows(load_predictions(job.folder, "predictions"), job.variant):
-            rows.append({"variant": job.variant, "seed": job.seed, "trainable": result["trainable"], "seconds": result["seconds"], **row})
-    return pd.DataFrame(rows).drop(columns="model")
+        forwards = load_predictions(job.folder, FORWARDS)
+        about = {"variant": job.variant, "seed": job.seed, "trainable": result["trainable"], "seconds": result["seconds"]}
+        job_rows = pd.DataFrame([about | row for row in accuracy_rows(forwards, job.variant)]).drop(columns="model")
+        if (job.folder / f"{BACKWARDS}.json").is_file() and has_opposites(forwards.class_names):
+            played = backwards_table(forwards, load_predictions(job.folder, BACKWARDS)).query("played == 'backwards'")
+            played = played.rename(columns={"true_class": "backwards_true", "opposite_class": "backwards_opposite"})
+            job_rows = job_rows.merge(played[["readout", "backwards_true", "backwards_opposite"]], on="readout")
+        rows.append(job_rows)
+    return pd.concat(rows, ignore_index=True)
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row a variant and read-out: mean over seeds, least and most, of top-1 and (where there is one) direction."""
-    measures = [name for name in ("top1", "top5", "direction") if name in table]
+    measures = [name for name in ("top1", "top5", "direction", "backwards_true", "backwards_opposite") if name in table]
     groups = table.groupby(["variant", "readout"], sort=False)
     summary = groups[measures].agg(["mean", "min", "max"])
     summary.columns = [name if statistic == "mean" else f"{name}_{statistic}" for name, statistic in summary.columns]

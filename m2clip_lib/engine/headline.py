@@ -66,7 +66,7 @@ def headline_finding(headline: pd.DataFrame) -> str:
     own = best_rows(headline).iloc[-1]
     others = best_rows(headline).iloc[:-1]
     text = (
-        f"{own.model} names {own.top1:.1f} % of {own.videos:,} held-out videos ({own.split} split) rightly "
+        f"{own.model} names {own.top1:.1f} % of {own.videos:,} held-out videos ({own.split} split) correctly "
         f"(95 % interval {own.top1_low:.1f} to {own.top1_high:.1f}); the best control without time reaches {others.top1.max():.1f} %."
     )
     if "direction" in headline:

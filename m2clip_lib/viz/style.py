@@ -1,8 +1,5 @@
 """One look for every figure: large type, quiet frames, colours that colour-blind readers can tell apart (Okabe and Ito)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,18 +26,11 @@ SETTINGS = {
 }
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Figures made inside have the workbook's look; the user's own settings stay as they are."""
-    with plt.rc_context(SETTINGS):
-        yield
-
-
-def new_figure(width: float = 9.0, height: float = 5.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) and its axes, in the workbook's style."""
-    with styled():
-        figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
-    return figure, list(axes[0])
+def new_figure(width: float = 9.0, height: float = 5.0, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure (inches) and its axes, row by row. Sets the workbook's style for this and all later figures of the process."""
+    plt.rcParams.update(SETTINGS)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    return figure, list(axes.flat)
 
 
 def chance_line(ax: Axes, value: float, *, vertical: bool = True) -> None:

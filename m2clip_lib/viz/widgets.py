@@ -19,7 +19,7 @@ from m2clip_lib.engine.protocols import top_ids
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 from m2clip_lib.viz.attention import cls_patch_maps, plot_attention
-from m2clip_lib.viz.style import styled
+from m2clip_lib.viz.style import new_figure
 
 
 @dataclass
@@ -57,9 +57,8 @@ class Explorer:
         """Frames and attention of one video."""
         clip = self.clip(row)
         video = to_model_input(clip[None], self.model.backbone.mean, self.model.backbone.std)
-        with styled():
-            figure, axes = plt.subplots(2, 1, figsize=(13, 4.6))
-            plot_attention(tuple(axes), clip.permute(0, 2, 3, 1).numpy(), cls_patch_maps(self.model, video, block), block)
+        figure, axes = new_figure(12, 4.4, rows=2)
+        plot_attention(tuple(axes), clip.permute(0, 2, 3, 1).numpy(), cls_patch_maps(self.model, video, block), block)
         return figure
 
     def ranking(self, row: int, top: int = 5) -> pd.DataFrame:
