@@ -160,9 +160,14 @@ def bench(
     json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Measure this machine: decoding, training steps, evaluation, on the demonstration."""
-    from m2clip_lib.engine.bench import run_benchmarks
+    import runpy
 
-    run_benchmarks(what, json_path, _say)
+    from m2clip_lib import paths
+
+    script = paths.ROOT / "benchmarks" / "run.py"
+    if not script.is_file():
+        raise UserError(f"bench: {script} is not there; run it from a clone of the repository")
+    runpy.run_path(str(script))["main"](what, json_path, _say)
 
 
 def main(arguments: list[str] | None = None) -> None:

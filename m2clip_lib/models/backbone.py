@@ -170,7 +170,7 @@ def _read_torchscript(path: Path, trusted: bool) -> dict[str, Tensor]:
             "opening it can run code, so it was not opened; set backbone.trust_torchscript=true if you know who made it"
         )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.simplefilter("ignore")  # torch calls the format outdated; OpenAI publishes nothing else
         return torch.jit.load(path, map_location="cpu").state_dict()
 
 

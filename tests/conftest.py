@@ -1,0 +1,111 @@
+"""Shared pieces: a workspace of its own for every test that writes, a small random CLIP, a few real videos, a tiny experiment."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores, two test processes: see pytest -n
+
+from jaxtyping import install_import_hook
+
+install_import_hook("m2clip_lib.models", "beartype.beartype")  # every shape in a signature of the model is checked in tests
+
+import numpy as np
+import pytest
+import torch
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+
+from m2clip_lib import paths
+from m2clip_lib.data.synthetic import CLASS_NAMES, draw_video, write_video
+from m2clip_lib.models.backbone import load_backbone
+
+torch.set_num_threads(1)
+
+MODEL_CONFIG = json.loads((Path(paths.__file__).parent / "models" / "demo_clip.json").read_text())
+
+CONFIG_FILE = """
+DEFAULT_EXPERIMENT = "tiny"
+EXPERIMENTS = {{
+    "tiny": {{
+        "backbone": {{"source": {clip!r}}},
+        "model": {{"vision_adapter_layers": 2, "vision_adapter_width": 8, "text_adapter_layers": 3, "text_adapter_width": 8}},
+        "data": {{
+            "layout": "synthetic", "prepared": "tiny", "train_videos": 24, "val_videos": 12, "test_videos": 12,
+            "num_frames": 4, "stride": 0, "cache_frames": True, "workers": 0,
+        }},
+        "train": {{"epochs": 1, "batch_size": 8, "lr": 1e-2, "threads": 1}},
+        "eval": {{"backwards": True, "ablation_seeds": (0, 1)}},
+    }},
+    "folder": {{
+        "backbone": {{"source": {clip!r}}},
+        "model": {{"vision_adapter_layers": 1, "vision_adapter_width": 8, "text_adapter_layers": 1, "text_adapter_width": 8}},
+        "data": {{"layout": "folder", "root": {folder!r}, "prepared": "folder", "num_frames": 4, "stride": 0, "workers": 0}},
+        "train": {{"epochs": 1, "batch_size": 4, "threads": 1}},
+    }},
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory) -> Path:
+    """A small CLIP with random weights, in the workbook's own file format."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("clip") / "random_clip.safetensors"
+    state = {name: value.contiguous() for name, value in CLIP(**MODEL_CONFIG).state_dict().items()}
+    save_file(state, file, metadata={"open_clip_config": json.dumps(MODEL_CONFIG)})
+    return file
+
+
+@pytest.fixture(scope="session")
+def backbone(clip_file):
+    """The same, loaded and frozen."""
+    return load_backbone(clip_file)
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory) -> Path:
+    """Two classes of six short videos, in mp4, webm, avi and mkv of different sizes."""
+    root = tmp_path_factory.mktemp("videos")
+    kinds = [(".mp4", "libx264", 80), (".webm", "libvpx-vp9", 96), (".avi", "mpeg4", 64), (".mkv", "libx264", 112)]
+    for label in (0, 1):
+        for number in range(6):
+            suffix, codec, side = kinds[number % len(kinds)]
+            frames = draw_video(label, np.random.default_rng([label, number]), 12, side)
+            write_video(root / CLASS_NAMES[label].replace(" ", "_") / f"clip {number}{suffix}", frames, codec=codec, options={})
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, clip_file, video_folder) -> Path:
+    """data/, results/, checkpoints/ and configs/config.py of this test alone, for this process and the ones it starts.
+
+    Experiments there: "tiny" (synthetic videos) and "folder" (video_folder), both on the random CLIP.
+    """
+    use_workspace(tmp_path, monkeypatch, clip_file, video_folder)
+    return tmp_path
+
+
+def use_workspace(root: Path, monkeypatch, clip_file: Path, video_folder: Path) -> None:
+    """Point paths, and the environment of child processes, into root."""
+    config = root / "config.py"
+    config.write_text(CONFIG_FILE.format(clip=str(clip_file), folder=str(video_folder)))
+    for name in ("DATA", "RESULTS", "CHECKPOINTS"):
+        monkeypatch.setenv(f"M2CLIP_{name}", str(root / name.lower()))
+        monkeypatch.setattr(paths, name, root / name.lower())
+    monkeypatch.setenv("M2CLIP_CONFIG", str(config))
+    monkeypatch.setattr(paths, "CONFIG", config)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, clip_file, video_folder):
+    """A workspace in which the whole workbook has run on "tiny": (root, results folder). Read it, change nothing. Takes about 40 s."""
+    from m2clip_lib.workbook import run_workbook
+
+    root = tmp_path_factory.mktemp("trained")
+    patch = pytest.MonkeyPatch()
+    use_workspace(root, patch, clip_file, video_folder)
+    lines: list[str] = []
+    run_workbook("tiny", report=lines.append)
+    yield root, root / "results" / "tiny", lines
+    patch.undo()

@@ -1,0 +1,83 @@
+"""Our checkpoint file: what goes in comes out, and what does not fit is refused with the tensor or the file named."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP, M2CLIPConfig
+from m2clip_lib.models.checkpoint import read_checkpoint_info
+
+CONFIG = M2CLIPConfig(
+    ("moving left", "naïve café"), ("a", "left"), 2, 8, text_adapter_layers=2, text_adapter_width=8, num_frames=5, prompt="see {}"
+)
+
+
+@pytest.fixture
+def saved(backbone, tmp_path):
+    torch.manual_seed(1)
+    model = M2CLIP(backbone, CONFIG).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save(tmp_path / "best.safetensors", epoch=3, stride=4)
+    return model, tmp_path / "best.safetensors"
+
+
+def test_a_saved_model_comes_back_to_the_bit(saved, backbone):
+    model, path = saved
+    loaded = M2CLIP.from_checkpoint(path, backbone)
+    assert loaded.config == model.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    assert not loaded.training
+
+
+def test_only_trainable_tensors_are_in_the_file(saved):
+    model, path = saved
+    with safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_the_file_says_what_it_is_without_a_backbone(saved):
+    _, path = saved
+    info = read_checkpoint_info(path)
+    assert info.config.class_names == CONFIG.class_names
+    assert info.prompts == ["see moving left", "see naïve café"]
+    assert info.preprocessing["image_size"] == 64
+    assert info.extra == {"epoch": 3, "stride": 4}
+    assert json.loads(path.with_suffix(".json").read_text())["config"]["num_frames"] == 5
+
+
+def test_another_clip_length_can_be_asked_for(saved, backbone):
+    assert M2CLIP.from_checkpoint(saved[1], backbone, num_frames=16).config.num_frames == 16
+
+
+def test_another_backbone_is_refused_with_both_digests(saved, backbone):
+    other = dataclasses.replace(backbone, sha256="0" * 64, source="another")
+    with pytest.raises(UserError, match=rf"sha256 {backbone.sha256[:12]}.*not on 'another' \(sha256 000000000000\)"):
+        M2CLIP.from_checkpoint(saved[1], other)
+
+
+def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(saved, backbone, tmp_path):
+    model, path = saved
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = model.trainable_state() | {"classifier.weight": torch.zeros(7, 96)}
+    save_file(tensors, tmp_path / "bent.safetensors", metadata=header)
+    with pytest.raises(UserError, match=r"classifier.weight is \(7, 96\) in the file and \(2, 96\)"):
+        M2CLIP.from_checkpoint(tmp_path / "bent.safetensors", backbone)
+
+
+def test_missing_foreign_and_damaged_files_are_refused(saved, backbone, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        M2CLIP.from_checkpoint(tmp_path / "none.safetensors", backbone)
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match="not a checkpoint of this workbook"):
+        M2CLIP.from_checkpoint(tmp_path / "foreign.safetensors", backbone)
+    (tmp_path / "cut.safetensors").write_bytes(saved[1].read_bytes()[:500])
+    with pytest.raises(UserError, match="not a readable safetensors"):
+        M2CLIP.from_checkpoint(tmp_path / "cut.safetensors", backbone)

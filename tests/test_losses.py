@@ -1,0 +1,101 @@
+"""The losses by hand arithmetic."""
+
+import math
+
+import pytest
+import torch
+
+from m2clip_lib.models import M2CLIP, LossWeights, M2CLIPConfig, multi_task_loss
+from m2clip_lib.models.losses import contrastive_loss, masked_word_loss
+from m2clip_lib.models.text import NOT_A_TARGET, build_captions, mask_batch
+
+NAMES = ("moving left", "growing")
+CONFIG = M2CLIPConfig(NAMES, ("a", "growing", "left", "moving", "of", "video"), 2, 8, text_adapter_layers=2, text_adapter_width=8)
+
+
+def test_contrastive_loss_of_uniform_scores_by_hand():
+    # Two clips of different classes: target softmax([10, 0]) = [p, 1 - p]; scores all equal give log q = -log 2 in every cell.
+    p = 1 / (1 + math.exp(-10))
+    expected = p * (math.log(p) + math.log(2)) + (1 - p) * (math.log(1 - p) + math.log(2))
+    zeros = torch.zeros(2, 2)
+    assert contrastive_loss(zeros, zeros, torch.tensor([0, 1])).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_contrastive_loss_is_zero_where_scores_equal_the_targets():
+    scores = 10 * torch.eye(2)
+    assert contrastive_loss(scores, scores, torch.tensor([3, 5])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_clips_of_one_class_are_no_negatives():
+    flat = torch.zeros(2, 2)
+    assert contrastive_loss(flat, flat, torch.tensor([4, 4])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_masked_word_loss_averages_over_masked_words_only():
+    logits = torch.zeros(1, 3, 4)
+    logits[0, 2, 1] = 100.0
+    targets = torch.tensor([[NOT_A_TARGET, 0, 1]])
+    assert masked_word_loss(logits, targets).item() == pytest.approx((math.log(4) + 0) / 2, abs=1e-5)
+
+
+def test_masked_word_loss_without_a_masked_word_is_zero_and_has_a_gradient():
+    logits = torch.randn(2, 3, 4, requires_grad=True)
+    loss = masked_word_loss(logits, torch.full((2, 3), NOT_A_TARGET))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def batch(backbone):
+    torch.manual_seed(0)
+    model = M2CLIP(backbone, CONFIG).eval()
+    captions = build_captions(NAMES, CONFIG.prompt, CONFIG.vocabulary, backbone.tokenizer)
+    tokens, targets = mask_batch(captions, [0, 1], backbone.tokenizer, [(0,), (1,)])
+    video = torch.randn(2, 3, 2, 64, 64)
+    class_tokens = backbone.tokenizer([f"A video of {name}" for name in NAMES])
+    return model, (video, torch.tensor([0, 1]), class_tokens), {"masked_tokens": tokens, "masked_targets": targets}
+
+
+def test_total_is_the_weighted_sum_of_the_terms(backbone):
+    model, inputs, masked = batch(backbone)
+    loss = multi_task_loss(model, *inputs, **masked)
+    expected = (loss.contrastive + loss.cross_modal) / 2 + loss.classification + loss.mlm / 10
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    only_mlm = multi_task_loss(model, *inputs, **masked, weights=LossWeights(0.0, 0.0, 0.0, 1.0))
+    assert only_mlm.total.item() == pytest.approx(loss.mlm.item(), rel=1e-6)
+
+
+def test_captions_default_to_the_prompts_of_the_labels(backbone):
+    model, (video, labels, class_tokens), _ = batch(backbone)
+    gathered = multi_task_loss(model, video, labels, class_tokens)
+    given = multi_task_loss(model, video, labels, class_tokens, caption_tokens=class_tokens[labels])
+    assert gathered.total.item() == pytest.approx(given.total.item(), rel=1e-5)
+    assert gathered.mlm.item() == 0.0
+
+
+def test_shortcuts_change_neither_loss_nor_gradient(backbone):
+    model, inputs, masked = batch(backbone)
+    found = []
+    for model.shortcuts in (True, False):
+        model.zero_grad()
+        loss = multi_task_loss(model, *inputs, **masked)
+        loss.total.backward()
+        found.append((loss.total.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert set(found[1][1]) - set(found[0][1]) <= model.dead_parameters()
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_cross_modal_setting_is_refused(backbone):
+    model, inputs, _ = batch(backbone)
+    with pytest.raises(Exception, match="cross_modal_ce"):
+        multi_task_loss(model, *inputs, cross_modal_ce="on_nothing")
+
+
+def test_published_cross_modal_loss_hardly_moves(backbone):
+    """Softmax twice: for K classes the loss stays between log(e + K - 1) - 1 and log(e + K - 1), whatever the scores."""
+    model, inputs, _ = batch(backbone)
+    loss = multi_task_loss(model, *inputs, cross_modal_ce="on_probabilities").cross_modal.item()
+    top = math.log(math.e + len(NAMES) - 1)
+    assert top - 1 <= loss <= top
