@@ -3,10 +3,13 @@
 import hashlib
 import json
 import logging
+import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
 
+HOW_TO_GET = "connect once, or download the file elsewhere and set backbone.source to its path"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 OPENAI_TORCHSCRIPT_SHA256 = {  # the digests that stand in the published addresses
@@ -112,15 +116,38 @@ def _load_tag(tag: str):
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if config.get("quick_gelu") and not name.endswith("-quickgelu"):
         log.info("%s was trained with QuickGELU: using it", tag)
+    if not _is_cached(config) and not _hub_answers():
+        raise UserError(f"backbone weights {tag!r} are not in the local cache, and there is no network to download them; {HOW_TO_GET}")
     try:
         clip = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu")))
     except (OSError, RuntimeError) as error:
         # The hub's client raises its own subclasses of OSError, offline or not found alike.
         raise UserError(
-            f"backbone weights {tag!r} are not in the local cache and could not be downloaded ({type(error).__name__}); "
-            "connect once, or download the file elsewhere and set backbone.source to its path"
+            f"backbone weights {tag!r} are not in the local cache and could not be downloaded ({type(error).__name__}); {HOW_TO_GET}"
         ) from error
     return clip, tuple(config.get("mean") or OPENAI_MEAN), tuple(config.get("std") or OPENAI_STD)
+
+
+def _is_cached(config: dict) -> bool:
+    """Whether open_clip's downloader has this tag's file already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = (config.get("hf_hub") or "").rstrip("/")
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return bool(repository) and any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's name resolves: the downloader itself would try for a minute before it says that it does not."""
+    from huggingface_hub import constants
+
+    if getproxies():  # then names are resolved by the proxy
+        return True
+    try:
+        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+    except socket.gaierror:
+        return False
+    return True
 
 
 def _load_file(path: Path, trust_torchscript: bool):
@@ -139,11 +166,11 @@ def _load_file(path: Path, trust_torchscript: bool):
 def _read_openai_state(path: Path, trust_torchscript: bool) -> dict[str, Tensor]:
     import pickle
 
+    if _is_torchscript(path):
+        return _read_torchscript(path, trust_torchscript)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        if _is_torchscript(path):
-            return _read_torchscript(path, trust_torchscript)
         raise UserError(f"{path}: not a readable weight file ({type(error).__name__}); no code in it was run") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, not a state dict")

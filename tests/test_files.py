@@ -1,0 +1,62 @@
+"""Atomic writing: the old file or the new one, never half of either, and nothing left lying about."""
+
+import json
+
+import pytest
+
+from m2clip_lib.files import write_atomically, write_json
+
+
+def test_written_file_holds_what_was_written_and_nothing_else_is_there(tmp_path):
+    write_atomically(tmp_path / "new" / "folder" / "a.txt", lambda file: file.write_text("one"))
+    assert (tmp_path / "new" / "folder" / "a.txt").read_text() == "one"
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_failing_write_leaves_the_old_file_and_no_temporary(tmp_path, failure):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def half_a_write(temporary):
+        temporary.write_text("ne")
+        raise failure
+
+    with pytest.raises(type(failure)):
+        write_atomically(file, half_a_write)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_old_file_stays_whole_until_the_new_one_is_complete(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def look_while_writing(temporary):
+        temporary.write_text("new")
+        assert file.read_text() == "old"
+
+    write_atomically(file, look_while_writing)
+    assert file.read_text() == "new"
+
+
+def test_temporary_lies_beside_the_target_so_that_the_rename_crosses_no_disk(tmp_path):
+    places = []
+    write_atomically(tmp_path / "a.txt", lambda file: places.append(file.parent) or file.write_text(""))
+    assert places == [tmp_path]
+
+
+def test_json_keeps_letters_of_every_language(tmp_path):
+    value = {"class_names": ["лыжи", "滑雪", "a b"], "n": 1}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert "滑雪" in text
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"not json": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert len(list(tmp_path.iterdir())) == 1
