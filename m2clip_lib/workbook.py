@@ -155,11 +155,15 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
     return {name: info["inferred_type_name"] for name, info in papermill.inspect_notebook(str(notebook)).items()}
 
 
-def code_digest() -> str:
-    """Digest of the library's code that results depend on: after a change of code a run is made again."""
+def code_digest(core: bool = False) -> str:
+    """Digest of the library's code that results depend on: after a change of code a run is made again.
+
+    core: only what decides numbers, without the figures: what a long training hangs on.
+    """
     root = Path(__file__).parent
     files = [file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}]
     kept = [file for file in files if file.relative_to(root).as_posix() not in NOT_INPUTS]
+    kept = [file for file in kept if not (core and file.is_relative_to(root / "viz"))]
     return _digest(*(f"{file.relative_to(root)}\n{file.read_text()}" for file in kept))
 
 

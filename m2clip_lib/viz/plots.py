@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from m2clip_lib.viz.style import BLUE, GREEN, GREY, ORANGE, READOUT_COLOURS, RED, chance_line
 
@@ -37,7 +37,7 @@ def plot_class_balance(ax: Axes, table: pd.DataFrame) -> Axes:
     """Usable videos a class and split. table: a manifest."""
     counts = table[table.status == "ok"].groupby(["class_name", "split"], sort=False).size().unstack(fill_value=0)
     counts = counts[[split for split in ("train", "val", "test") if split in counts]]
-    order = counts.sum(axis=1).sort_values(kind="stable").index[-30:]  # more do not fit a picture: the largest 30
+    order = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index[:30]  # more do not fit a picture: the largest 30
     left = np.zeros(len(order))
     for split, colour in zip(counts, (BLUE, ORANGE, GREEN), strict=False):
         values = counts.loc[order, split].to_numpy()
@@ -46,6 +46,7 @@ def plot_class_balance(ax: Axes, table: pd.DataFrame) -> Axes:
     least, most = int(counts.sum(axis=1).min()), int(counts.sum(axis=1).max())
     balanced = "All classes have the same number of videos" if least == most else f"Classes have {least} to {most} videos"
     ax.set_title(balanced)
+    ax.invert_yaxis()
     ax.set_xlabel("usable videos")
     ax.grid(axis="y", visible=False)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
@@ -92,7 +93,7 @@ def plot_stills(ax: Axes, table: pd.DataFrame) -> Axes:
     learned = [a for a, top1, chance in zip(table.attribute, table.top1, table.chance, strict=True) if top1 > 1.5 * chance]
     ax.set_title(f"The small CLIP has learned {len(learned)} of {len(table)} attributes")
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    ax.legend(loc="lower right", markerscale=0.5)
     return ax
 
 
@@ -101,13 +102,14 @@ def plot_losses(ax: Axes, metrics: pd.DataFrame) -> Axes:
     for term, (colour, line) in TERM_STYLES.items():
         ax.plot(metrics.epoch, metrics[term], color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=TERM_NAMES[term])
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(ScalarFormatter())
-    ax.yaxis.set_minor_formatter(ScalarFormatter())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     _epoch_axis(ax)
     ax.set_ylabel("training loss, nats (log scale)")
     first, last = metrics.total.iloc[0], metrics.total.iloc[-1]
     ax.set_title(f"Total loss: {first:.1f} → {last:.2f}")
-    ax.legend(loc="best", fontsize=12)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
     return ax
 
 
@@ -123,7 +125,7 @@ def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
     ax.set_ylabel("validation top-1, %")
     best = metrics.loc[metrics.val_top1_ensemble[::-1].idxmax()]
     ax.set_title(f"Best epoch {int(best.epoch)}: {best.val_top1_ensemble:.1f} %")
-    ax.legend(loc="lower right", fontsize=12)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
     return ax
 
 
@@ -164,23 +166,24 @@ def plot_per_class(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
-def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float, title: str) -> Axes:
-    """One dot a model, the best read-out it has (columns model, top1 or direction, top1_low, top1_high); percent."""
+def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Axes:
+    """One dot a model; the last row is the model of the run, the others its controls (columns model, top1 or direction); percent."""
     positions = np.arange(len(rows))[::-1]
     colours = [GREY] * (len(rows) - 1) + [BLUE]
     values = rows[measure].to_numpy()
     for x, y, colour in zip(values, positions, colours, strict=True):
         ax.plot([0, x], [y, y], color=colour, linewidth=3, solid_capstyle="butt")
         ax.scatter(x, y, s=130, color=colour, zorder=3)
-        ax.text(x + 2.5, y, f"{x:.1f}", va="center")
+        ax.text(x + 4, y, f"{x:.1f}", va="center")
     chance_line(ax, chance)
     ax.set_yticks(positions, rows.model)
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_xlim(0, 112)
-    ax.set_xlabel({"top1": "top-1, %", "direction": "direction accuracy (true class against its opposite), %"}[measure])
+    ax.set_xlim(0, 115)
+    ax.set_xlabel({"top1": "top-1, %", "direction": "direction accuracy, % (true class against its opposite)"}[measure])
     ax.grid(axis="y", visible=False)
-    ax.set_title(title)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    name = {"top1": "Top-1", "direction": "Direction"}[measure]
+    ax.set_title(f"{name}: {values[-1]:.1f} %, best control without time {values[:-1].max():.1f} %")
+    ax.legend(loc="lower right", fontsize=12)
     return ax
 
 
