@@ -5,6 +5,8 @@ start with ~, or are relative to the root of the repository. On the command line
 `-o section.field=value`, for example `python train.py demo --run quick -o train.epochs=2`.
 """
 
+from m2clip_lib.presets import PRESETS
+
 DEFAULT_EXPERIMENT = "demo"
 
 # --- Backbones: the frozen CLIP ---------------------------------------------------------------------------------------------
@@ -22,16 +24,9 @@ SMALL_ADAPTERS = {  # for the demonstration's CLIP: 4 visual blocks, 2 text bloc
     "text_adapter_width": 48,
     "dropout": 0.3,
 }
-B16_12X384 = {"vision_adapter_layers": 12, "vision_adapter_width": 384, "text_adapter_layers": 2, "text_adapter_width": 384}
-B16_24X384 = {
-    "vision_adapter_layers": 12,
-    "vision_adapter_width": 384,
-    "vision_adapter_pre_attn": True,
-    "text_adapter_layers": 13,
-    "text_adapter_width": 384,
-    "text_adapter_pre_attn": True,
-}
-B32_12X384 = B16_12X384 | {"text_adapter_layers": 1}  # the masked-word block only: class texts stay CLIP's
+B16_12X384 = PRESETS["B/16 12x384"].model  # sizes and counts stand in m2clip_lib/presets.py
+B16_24X384 = PRESETS["B/16 24x384"].model
+B32_12X384 = PRESETS["B/32 12x384"].model  # text adapters in the masked-word block only: class texts stay CLIP's
 
 # --- Datasets ---------------------------------------------------------------------------------------------------------------
 

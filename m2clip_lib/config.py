@@ -31,6 +31,8 @@ class BackboneSection(Section):
 
     source: str = "demo"
     """"demo": the small CLIP that the backbone step trains itself; an open_clip tag ("ViT-B-16-quickgelu/openai"); or a file."""
+    model_name: str = ""
+    """open_clip's name of the architecture, for a weight file that does not say it ("ViT-H-14")."""
     trust_torchscript: bool = False
     """Open a TorchScript archive that is none of OpenAI's published files. It can run code: only for files you made."""
 

@@ -1,5 +1,6 @@
 """Loading a CLIP: what loads, what is refused, and that refusing runs no code."""
 
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 
 from m2clip_lib.errors import UserError
+from m2clip_lib.models import sources
 from m2clip_lib.models.backbone import load_backbone
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -94,7 +96,7 @@ def test_empty_and_damaged_files_are_refused_in_one_line(tmp_path, content, suff
 
 def test_safetensors_without_a_model_config_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="no open_clip model config"):
+    with pytest.raises(UserError, match="not a CLIP with a ViT"):
         load_backbone(tmp_path / "other.safetensors")
 
 
@@ -107,26 +109,68 @@ def test_a_missing_file_and_unknown_tags_say_what_to_give():
         load_backbone("ViT-B-16/nosuch")
 
 
-def test_a_tower_that_is_no_vit_is_refused_by_name(monkeypatch):
-    import open_clip
+@pytest.mark.parametrize(
+    ("tag", "tower"),
+    [
+        ("RN50/openai", "ResNet"),
+        ("ViT-B-16-SigLIP/webli", "timm"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", "CoCa"),
+        ("roberta-ViT-B-32/laion2b_s12b_b32k", "roberta"),
+    ],
+)
+def test_towers_the_adapters_do_not_fit_are_refused_by_name_before_any_download(tag, tower):
+    with pytest.raises(UserError, match=tower):
+        load_backbone(tag)
 
-    resnet = CLIP(32, CLIPVisionCfg(layers=(1, 1, 1, 1), width=16, image_size=32), CLIPTextCfg(width=32, heads=1, layers=1))
-    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: resnet)
-    with pytest.raises(UserError, match="ModifiedResNet"):
-        load_backbone("RN50/openai")
 
-
-def test_openai_tags_get_quick_gelu(monkeypatch):
+@pytest.fixture
+def zoo(monkeypatch):
+    """open_clip's zoo without its network: the small model is handed out for every tag, and what was asked for is written down."""
     import open_clip
 
     asked = {}
 
     def create(name, pretrained, force_quick_gelu):
         asked.update(name=name, quick=force_quick_gelu)
-        return CLIP(32, CLIPVisionCfg(layers=1, width=64, image_size=32), CLIPTextCfg(width=32, heads=1, layers=1))
+        return CLIP(32, CLIPVisionCfg(layers=1, width=64, image_size=32), CLIPTextCfg(width=32, heads=1, layers=1), force_quick_gelu)
 
     monkeypatch.setattr(open_clip, "create_model", create)
-    load_backbone("ViT-B-16/openai")
-    assert asked == {"name": "ViT-B-16", "quick": True}
-    load_backbone("ViT-B-16/laion2b_s34b_b88k")
-    assert asked["quick"] is False
+    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
+    return asked
+
+
+def test_openai_tags_get_quick_gelu_and_it_is_said(zoo, caplog):
+    assert load_backbone("ViT-B-16/openai").quick_gelu
+    assert zoo == {"name": "ViT-B-16", "quick": True}
+    assert "using QuickGELU" in caplog.text
+    assert not load_backbone("ViT-B-16/laion2b_s34b_b88k").quick_gelu
+
+
+def test_missing_weights_without_a_network_are_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(sources, "_hub_answers", lambda: False)
+    monkeypatch.setattr(sources, "_is_cached", lambda config: False)
+    with pytest.raises(UserError, match="not in the local cache, and there is no network"):
+        load_backbone("ViT-B-32-quickgelu/openai")
+
+
+def test_an_open_clip_file_needs_its_architecture_and_takes_it_by_name_or_from_the_side_file(tmp_path):
+    architecture = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 160, "head_width": 80, "patch_size": 16}}
+    architecture["text_cfg"] = {"context_length": 16, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+    clip = CLIP(**architecture)
+    save_file(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
+    side = {"model_cfg": architecture, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(side))
+    backbone = load_backbone(tmp_path / "open_clip_model.safetensors")
+    assert backbone.clip.visual.transformer.resblocks[0].attn.num_heads == 2  # 160 / 80: not to be read off the tensors
+    assert not backbone.quick_gelu
+    assert backbone.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match=r"tensor positional_embedding is \(16, 32\), \(77, 512\) was expected"):
+        load_backbone(tmp_path / "open_clip_model.safetensors", model_name="ViT-B-16")
+    with pytest.raises(UserError, match="no such architecture"):
+        load_backbone(tmp_path / "open_clip_model.safetensors", model_name="ViT-Z")
+
+
+def test_fp32_weights_are_not_rounded_on_the_way(openai_file, tmp_path):
+    state = {name: value.float() * 1.0001 for name, value in torch.load(openai_file, weights_only=True).items()}
+    torch.save(state, tmp_path / "fp32.pt")
+    assert torch.equal(load_backbone(tmp_path / "fp32.pt").clip.visual.proj, state["visual.proj"])

@@ -36,7 +36,11 @@ def open_backbone(experiment: Experiment) -> Backbone:
             raise UserError(f"backbone: the demonstration's small CLIP is not at {path}; make it with: m2clip prepare {experiment.name}")
         return dataclasses.replace(load_backbone(path), source="demo")  # not a path: checkpoints name their backbone by this
     local = paths.resolve(source)
-    return load_backbone(local if local.is_file() else source, trust_torchscript=experiment.backbone.trust_torchscript)
+    return load_backbone(
+        local if local.is_file() else source,
+        model_name=experiment.backbone.model_name,
+        trust_torchscript=experiment.backbone.trust_torchscript,
+    )
 
 
 def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:

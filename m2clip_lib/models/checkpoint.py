@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,30 +13,10 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models.backbone import Backbone
 from m2clip_lib.models.m2clip import M2CLIP, M2CLIPConfig
+from m2clip_lib.models.published import load_published
 
 FORMAT = "m2clip-workbook/1"
-
-_PUBLISHED = (  # (ours, published): applied in order
-    (r"^visual_adapters\.(\d+)\.(\w+)\.difference\.", r"visual.transformer.resblocks.\1.adapter_\2.offset_adapter."),
-    (r"^visual_adapters\.(\d+)\.(\w+)\.enhancement\.", r"visual.transformer.resblocks.\1.adapter_\2."),
-    (r"^text_adapters\.(\d+)\.(\w+)\.", r"transformer.resblocks.\1.adapter_\2.textad_"),
-    (r"^frame_adapter\.enhancement\.", "visual.t_adapter."),
-    (r"^classifier\.", "visual.adapter_fc."),
-    (r"^mlm_head\.dense\.", "mlm_adapter.transform.dense."),
-    (r"^mlm_head\.norm\.", "mlm_adapter.transform.LayerNorm."),
-    (r"^mlm_head\.decoder\.bias$", "mlm_adapter.bias"),
-    (r"^mlm_head\.decoder\.weight$", "mlm_adapter.decoder.weight"),
-    (r"^clip\.", ""),
-)
-
-
-def published_name(name: str, text_blocks: int) -> str:
-    """Our parameter name -> the one in published files. text_blocks: blocks of CLIP's text tower (the MLM block comes after)."""
-    for ours, published in _PUBLISHED:
-        name, hits = re.subn(ours, published, name)
-        if hits:
-            return name
-    return re.sub(r"^mlm_block\.", f"transformer.resblocks.{text_blocks}.", name)
+NO_FILE = "checkpoint: no such file: {}; train first, or give another with --checkpoint"
 
 
 @dataclass(frozen=True)
@@ -64,7 +43,7 @@ def save_checkpoint(model: M2CLIP, path: str | Path, **extra: object) -> None:
         "preprocessing": {"image_size": backbone.image_size, "mean": backbone.mean, "std": backbone.std},
         "extra": extra,
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.trainable_state().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.saved_state().items()}
     write_atomically(path, lambda file: save_file(tensors, file, metadata={"m2clip": json.dumps(header)}))
     write_json(path.with_suffix(".json"), header)
 
@@ -73,7 +52,7 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
     """Raises: UserError when the file is missing, damaged, or not one of ours."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint: no such file: {path}; train first, or give another with --checkpoint")
+        raise UserError(NO_FILE.format(path))
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("m2clip", "{}"))
@@ -93,16 +72,26 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
 
 
 def load_checkpoint(path: str | Path, backbone: Backbone, num_frames: int | None = None) -> M2CLIP:
-    """Rebuild the model on its backbone. num_frames overrides the clip length the file was trained with.
+    """Rebuild a model on its backbone: from our .safetensors, the official .pth, or the replicate's .pt.
 
-    Raises: UserError when the file was trained on another backbone or a tensor does not fit.
+    num_frames overrides the clip length the file was trained with (files of others do not say it: 8 unless told).
+    Raises: UserError when the file is none of these, is damaged, or was trained on another backbone.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(NO_FILE.format(path))
+    if path.suffix != ".safetensors":
+        return load_published(path, backbone, num_frames)
+    return _load_own(path, backbone, num_frames)
+
+
+def _load_own(path: Path, backbone: Backbone, num_frames: int | None) -> M2CLIP:
     info = read_checkpoint_info(path)
     config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
     model = M2CLIP(backbone, config)
     with safe_open(path, framework="pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    for name, value in model.trainable_state().items():
+    for name, value in model.saved_state().items():
         if name not in found or found[name].shape != value.shape:
             shape = tuple(found[name].shape) if name in found else "missing"
             raise UserError(

@@ -1,6 +1,8 @@
-"""What a model is made of, as a table."""
+"""What a model is made of, and what a clip becomes on its way through it, as tables."""
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from m2clip_lib.models.m2clip import M2CLIP, is_trainable
 
@@ -27,3 +29,53 @@ def count_table(model: M2CLIP) -> pd.DataFrame:
         key = (part, "trainable" if is_trainable(name) else "frozen")
         counts[key] = counts.get(key, 0) + parameter.numel()
     return pd.DataFrame([{"part": part, "state": state, "parameters": n} for (part, state), n in counts.items()])
+
+
+def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
+    """Send one batch through the model and write down the shape at every station.
+
+    Args:
+        video: (b, 3, t, h, w), normalised. tokens: (b, l), one text a clip.
+    Returns: columns step, axes, shape, values (numbers in the tensor), meaning.
+    """
+    blocks = len(model.visual_adapters)
+    first = next((i for i, adapters in enumerate(model.visual_adapters) if "pre_mlp" in adapters), None)
+    stations = {
+        "clip.visual.conv1": ("b·t c rows columns", "every frame cut into patches"),
+        "clip.visual.ln_pre": ("b·t n c", "patches and the class token, with positions"),
+        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_1": ("b t n c", "before attention of the last block: frames still apart"),
+        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_2": ("b t 1 c", "after it: only the class token is read from here on"),
+        "mlm_head.norm": ("b l w", "words after looking at the frames"),
+    }
+    if first is not None:
+        place = f"visual_adapters.{first}.pre_mlp"
+        stations |= {
+            f"{place}.enhancement.fc1": ("b t n d", "TED enhancement: bottleneck, mixed with the frames before and after"),
+            f"{place}.difference.fc1": ("b t n-1 d", "TED difference: change since the frame before, patches only"),
+            place: ("b t n c", "TED output: x + enhancement + difference"),
+        }
+    modules = dict(model.named_modules())
+    seen: list[tuple[str, str, Tensor, str]] = [("video", "b 3 t h w", video, "normalised pixels")]
+    handles = [
+        modules[name].register_forward_hook(lambda _m, _i, out, name=name, about=about: seen.append((name, about[0], out, about[1])))
+        for name, about in stations.items()
+        if name in modules
+    ]
+    try:
+        with torch.inference_mode():
+            out = model(video, tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen += [
+        ("frame_features", "b t e", out.frame_features, "one embedding a frame, after the frame adapter"),
+        ("image_features", "b e", out.image_features, "their mean: one embedding a clip"),
+        ("fc_logits", "b k", out.fc_logits, "classifier scores"),
+        ("tokens", "b l", tokens, "one text a clip"),
+        ("text_hidden", "b l w", out.text_hidden, "text tower before its last norm, cut at the longest text"),
+        ("text_features", "b e", out.text_features, "one embedding a text"),
+        ("logits_per_image", "b b", out.logits_per_image, "every clip against every text"),
+        ("mlm_logits", "b l v", out.mlm_logits, "scores of every word at every place"),
+    ]
+    rows = [{"step": n, "axes": a, "shape": tuple(x.shape), "values": x.numel(), "meaning": m} for n, a, x, m in seen]
+    return pd.DataFrame(rows).drop_duplicates("step").reset_index(drop=True)

@@ -73,7 +73,7 @@ def multi_task_loss(
     """
     weights = weights or LossWeights()
     seen = model.encode_video(video)
-    classes = model.encode_text(class_tokens).text_features
+    classes = model.encode_text(class_tokens, fixed=True).text_features
     captions = classes[labels] if caption_tokens is None else model.encode_text(caption_tokens).text_features
 
     image = F.normalize(seen.image_features, dim=-1)

@@ -17,6 +17,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.models.adapters import FrameAdapter, MaskedWordHead, TEDAdapter, TextAdapter
 from m2clip_lib.models.backbone import Backbone
 from m2clip_lib.models.blocks import clip_block
+from m2clip_lib.models.prefix_cache import PrefixCache
 from m2clip_lib.models.text import text_length
 
 FROZEN = ("clip.", "mlm_block.")
@@ -51,6 +52,8 @@ class M2CLIPConfig:
     dropout: float = 0.5
     num_frames: int = 8
     prompt: str = "A video of {}"
+    own_mlm_block: bool = False
+    """The masked-word block is not the copy of CLIP's last text block but one that came with a full file; it is saved too."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class M2CLIP(nn.Module):
         self.config = config
         self.backbone = backbone
         self.shortcuts = True  # exact ways to compute less: see encode_video and encode_text
+        self._prefix_cache = PrefixCache()
         clip = self.clip = backbone.clip
         width, text_width, embed_dim = clip.visual.conv1.out_channels, clip.ln_final.weight.shape[0], clip.visual.proj.shape[1]
         blocks, text_blocks = len(clip.visual.transformer.resblocks), len(clip.transformer.resblocks) + 1
@@ -133,7 +137,11 @@ class M2CLIP(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, backbone: Backbone, num_frames: int | None = None) -> "M2CLIP":
-        """Rebuild the model that `save` wrote. Raises: UserError when the file is not one, or fits another backbone."""
+        """Rebuild a model from our .safetensors, the official adapter-only .pth, or the replicate's full .pt.
+
+        num_frames: clip length; ours say theirs, files of others get 8 unless told.
+        Raises: UserError when the file is none of these or fits another backbone (it names the first differing tensor).
+        """
         from m2clip_lib.models.checkpoint import load_checkpoint
 
         return load_checkpoint(path, backbone, num_frames)
@@ -144,9 +152,20 @@ class M2CLIP(nn.Module):
 
         save_checkpoint(self, path, **extra)
 
+    def export_official(self, path: str | Path) -> None:
+        """Write the adapter-only file that the authors' code reads."""
+        from m2clip_lib.models.published import export_published
+
+        export_published(self, path)
+
     def trainable_state(self) -> dict[str, Tensor]:
         """Name -> tensor of all that is trained, the dead difference branch included (published files have it)."""
         return {name: value for name, value in self.state_dict().items() if is_trainable(name)}
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: all that is trained, and a masked-word block that the backbone cannot give back."""
+        own = {f"mlm_block.{n}": v for n, v in self.mlm_block.state_dict().items()} if self.config.own_mlm_block else {}
+        return self.trainable_state() | own
 
     def dead_parameters(self) -> set[str]:
         """Names that nothing downstream reads: patches are dropped after the last block, so its pre-MLP difference branch is idle."""
@@ -185,21 +204,39 @@ class M2CLIP(nn.Module):
         frame_features = self.frame_adapter(visual.ln_post(cls) @ visual.proj)
         return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
 
-    def encode_text(self, tokens: Int[Tensor, "n l"], length: int | None = None) -> TextOutput:
+    @property
+    def frozen_text_blocks(self) -> int:
+        """Text blocks below the first adapter: for fixed prompts they compute the same at every step."""
+        adapted = [i for i, adapters in enumerate(self.text_adapters) if len(adapters)]
+        return min([*adapted, len(self.clip.transformer.resblocks)])
+
+    def text_prefix(self, tokens: Int[Tensor, "n l"], length: int) -> Float[Tensor, "n length w"]:
+        """Embedding and frozen blocks of the first `length` positions."""
+        clip = self.clip
+        x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+        mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
+        for block in clip.transformer.resblocks[: self.frozen_text_blocks]:
+            x = clip_block(block, x, mask=mask)
+        return x
+
+    def encode_text(self, tokens: Int[Tensor, "n l"], length: int | None = None, fixed: bool = False) -> TextOutput:
         """tokens: zero-padded ids ending in the largest id (end of text).
 
         length: compute this many positions; by default up to the longest end-of-text (the tower is causal: the rest changes nothing).
+        fixed: the same tensor will come again (the prompts of all classes): what is frozen is computed once and kept.
         """
         clip = self.clip
-        eot = tokens.argmax(dim=1)
-        if length is None:
-            length = text_length(tokens) if self.shortcuts else tokens.shape[1]
-        x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+        if self.shortcuts and fixed and length is None:
+            x, length, eot = self._prefix_cache.get(self, tokens)
+        else:
+            length = length or (text_length(tokens) if self.shortcuts else tokens.shape[1])
+            x, eot = self.text_prefix(tokens, length), tokens.argmax(dim=1)
         mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
-        for block, adapters in zip(clip.transformer.resblocks, self.text_adapters, strict=False):  # the last belongs to the MLM block
+        blocks = list(zip(clip.transformer.resblocks, self.text_adapters, strict=False))  # the last adapters belong to the MLM block
+        for block, adapters in blocks[self.frozen_text_blocks :]:
             x = adapters["pre_attn"](x) if "pre_attn" in adapters else x
             x = clip_block(block, x, mask=mask, before_mlp=adapters["pre_mlp"] if "pre_mlp" in adapters else None)
-        pooled = clip.ln_final(x[range(len(x)), eot])
+        pooled = clip.ln_final(x[torch.arange(len(x), device=x.device), eot])
         projection = clip.text_projection
         features = projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
         return TextOutput(features, x)

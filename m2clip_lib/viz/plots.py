@@ -97,6 +97,24 @@ def plot_stills(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
+def plot_walk(ax: Axes, trace: pd.DataFrame) -> Axes:
+    """How many numbers a clip is at every station (trace_shapes), log scale, its shape beside the bar."""
+    positions = np.arange(len(trace))
+    frozen = trace.step.str.startswith(("clip.", "video", "tokens"))
+    ax.barh(positions, trace["values"], color=np.where(frozen, GREY, BLUE))
+    ax.set_xscale("log")
+    ax.set_xlim(1, trace["values"].max() * 40)
+    for y, row in zip(positions, trace.itertuples(), strict=True):
+        ax.text(row.values * 1.3, y, " x ".join(map(str, row.shape)), va="center", fontsize=11)
+    ax.set_yticks(positions, [step.removeprefix("clip.").replace("transformer.resblocks", "block") for step in trace.step], fontsize=11)
+    ax.invert_yaxis()
+    ax.set_xlabel("numbers in the tensor (log scale); grey: input and frozen CLIP, blue: trained parts and outputs")
+    ax.grid(axis="y", visible=False)
+    least = trace.set_index("step")["values"]
+    ax.set_title(f"From {least['video']:,} pixel values to {least['image_features']:,} numbers a batch")
+    return ax
+
+
 def plot_losses(ax: Axes, metrics: pd.DataFrame) -> Axes:
     """The four loss terms over epochs (metrics.csv), unweighted."""
     for term, (colour, line) in TERM_STYLES.items():

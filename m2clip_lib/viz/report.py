@@ -16,6 +16,7 @@ FIGURES = (  # (file, caption); those that are there are shown, in this order
     ("confusion", "Where the ensemble goes wrong on the evaluation split."),
     ("per_class", "Top-1 of the ensemble, class by class."),
     ("clips", "The videos: one clip a row."),
+    ("walk", "What a clip becomes on its way through the model."),
     ("class_balance", "Usable videos per class and split."),
     ("stills", "What the backbone knows before training: zero-shot accuracy on still pictures."),
     ("relabelling", "The label check: frozen CLIP against random relabellings."),
