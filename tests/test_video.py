@@ -83,13 +83,7 @@ def test_colours_are_red_green_blue_in_this_order(tmp_path, decoder):
 
 @pytest.mark.parametrize(
     ("size", "side", "fitted"),
-    [
-        ((340, 256), 224, (298, 224)),
-        ((256, 340), 224, (224, 298)),
-        ((80, 80), 64, (64, 64)),
-        ((1000, 10), 32, (3200, 32)),
-        ((64, 65), 64, (64, 65)),
-    ],
+    [((340, 256), 224, (298, 224)), ((256, 340), 224, (224, 298)), ((80, 80), 64, (64, 64)), ((1000, 10), 32, (3200, 32)), ((64, 65), 64, (64, 65))],
 )
 def test_short_side_is_fitted_and_the_aspect_kept(size, side, fitted):
     assert fit_short_side(*size, side) == fitted  # 340 * 224 / 256 = 297.5, rounded half to even: 298
