@@ -99,3 +99,27 @@ def test_published_cross_modal_loss_hardly_moves(backbone):
     loss = multi_task_loss(model, *inputs, cross_modal_ce="on_probabilities").cross_modal.item()
     top = math.log(math.e + len(NAMES) - 1)
     assert top - 1 <= loss <= top
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("run", "jump"), None),  # one-word classes
+        (("push pull", "pull push"), None),  # the same words in every class
+        (("run", "jump"), ("video",)),  # no word of any class is known: nothing is masked
+        (("run", "jump fast"), ("fast",)),  # known in one class only
+    ],
+)
+def test_masked_word_loss_is_finite_whatever_the_names_are(backbone, names, words):
+    vocabulary = words or tuple(sorted({word for name in names for word in name.split()}))
+    config = M2CLIPConfig(names, vocabulary, 1, 8, text_adapter_layers=1, text_adapter_width=8)
+    model = M2CLIP(backbone, config)
+    captions = build_captions(names, config.prompt, vocabulary, backbone.tokenizer)
+    tokens, targets = mask_batch(captions, [0, 1], backbone.tokenizer, [(0,), (1,)])
+    class_tokens = backbone.tokenizer([f"A video of {name}" for name in names])
+    loss = multi_task_loss(
+        model, torch.randn(2, 3, 2, 64, 64), torch.tensor([0, 1]), class_tokens, masked_tokens=tokens, masked_targets=targets
+    )
+    loss.total.backward()
+    assert torch.isfinite(loss.mlm)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
