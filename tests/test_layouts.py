@@ -94,7 +94,7 @@ def test_folder_without_videos_says_what_is_expected(tmp_path):
 
 def test_single_class_is_refused_by_name(tmp_path):
     touch(tmp_path, "ski/1.mp4")
-    with pytest.raises(UserError, match="only one class .'ski'"):
+    with pytest.raises(UserError, match=r"only one class .'ski'"):
         list_folder(tmp_path)
 
 
@@ -210,7 +210,8 @@ def test_missing_kinetics_table_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["name,id\nski,x\n", HEADER + "ski,id1\n", HEADER + "ski,id1,zero,ten,train\n", "youtube_id,time_start,time_end,split\nx,0,1,test\n"]
+    "text",
+    ["name,id\nski,x\n", HEADER + "ski,id1\n", HEADER + "ski,id1,zero,ten,train\n", "youtube_id,time_start,time_end,split\nx,0,1,test\n"],
 )
 def test_kinetics_table_with_missing_columns_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "train.csv").write_text(text)

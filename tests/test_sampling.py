@@ -37,7 +37,7 @@ def test_evaluation_clips_are_whole_ascending_and_inside_the_video(n, t, r, v):
     for clip in clips:
         assert len(clip) == t
         assert clip == sorted(clip)
-        assert 0 <= clip[0]
+        assert clip[0] >= 0
         assert clip[-1] < n
 
 
