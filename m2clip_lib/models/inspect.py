@@ -77,5 +77,6 @@ def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
         ("logits_per_image", "b b", out.logits_per_image, "every clip against every text"),
         ("mlm_logits", "b l v", out.mlm_logits, "scores of every word at every place"),
     ]
+    seen.insert(-1, seen.pop([name for name, *_ in seen].index("mlm_head.norm")))  # computed early, belongs to the end of the story
     rows = [{"step": n, "axes": a, "shape": tuple(x.shape), "values": x.numel(), "meaning": m} for n, a, x, m in seen]
     return pd.DataFrame(rows).drop_duplicates("step").reset_index(drop=True)

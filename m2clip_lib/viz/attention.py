@@ -66,6 +66,8 @@ def plot_attention(axes: tuple[Axes, Axes], frames: np.ndarray, maps: np.ndarray
     rows, columns = maps.shape[1:]
     bottom.figure.colorbar(shown, ax=list(axes), label="share of attention", shrink=0.8)
     for ax in axes:
+        for i in range(1, t):
+            ax.axvline(i * width - 0.5, color="white", linewidth=3)
         ax.set_yticks([])
         ax.set_xticks([(i + 0.5) * width for i in range(t)], [str(i + 1) for i in range(t)])
         ax.grid(False)

@@ -57,7 +57,7 @@ class Explorer:
         """Frames and attention of one video."""
         clip = self.clip(row)
         video = to_model_input(clip[None], self.model.backbone.mean, self.model.backbone.std)
-        figure, axes = new_figure(12, 4.4, rows=2)
+        figure, axes = new_figure(12, 3.9, rows=2)
         plot_attention(tuple(axes), clip.permute(0, 2, 3, 1).numpy(), cls_patch_maps(self.model, video, block), block)
         return figure
 
