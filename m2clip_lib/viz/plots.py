@@ -93,7 +93,7 @@ def plot_stills(ax: Axes, table: pd.DataFrame) -> Axes:
     learned = [a for a, top1, chance in zip(table.attribute, table.top1, table.chance, strict=True) if top1 > 1.5 * chance]
     ax.set_title(f"The small CLIP has learned {len(learned)} of {len(table)} attributes")
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower right", markerscale=0.5)
+    ax.legend(loc="center right", bbox_to_anchor=(1, 0.3), markerscale=0.5)
     return ax
 
 
