@@ -6,6 +6,7 @@ An experiment is five sections. Fields not given take the defaults below; the ex
 
 import json
 import runpy
+import traceback
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from m2clip_lib import paths
 from m2clip_lib.errors import UserError
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, strict=True)]  # strict: true is no number
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Rate = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -64,7 +67,7 @@ class ModelSection(Section):
     """The temporal adapter on the frame embeddings ("t_adapter")."""
     temporal_kernel: Literal[1, 3] = 3
     """Frames that a temporal convolution sees; 1 is the control that cannot see time."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Share = 0.5
     """Before the classifier."""
 
 
@@ -117,7 +120,7 @@ class DataSection(Section):
     @field_validator("prompt")
     @classmethod
     def _one_place(cls, prompt: str) -> str:
-        if prompt.count("{}") != 1 or prompt.replace("{}", "").count("{"):
+        if prompt.count("{}") != 1 or set(prompt.replace("{}", "")) & set("{}"):
             raise ValueError("must contain {} exactly once, where the class name goes")
         return prompt
 
@@ -137,17 +140,17 @@ class TrainSection(Section):
     """Passes over the training split."""
     batch_size: Positive = 32
     """Clips a step."""
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Rate = 1e-3
     """Peak learning rate of adapters and heads; text adapters take half."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: NotNegative = 0.01
     """Of AdamW; none on biases."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Share = 0.1
     """Share of all steps with a linearly growing rate; then cosine to 0, per step."""
     seed: Count = 0
     """Of everything random in training."""
     cross_modal_ce: Literal["on_scores", "on_probabilities"] = "on_scores"
     """"on_probabilities" is the published loss (softmax twice)."""
-    clip_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    clip_grad_norm: NotNegative = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast, for GPUs; on CPU it gains nothing."""
@@ -168,7 +171,7 @@ class EvalSection(Section):
     """Videos a step."""
     backwards: bool = False
     """Also play the videos backwards, and compare (needs classes that are time-reversed pairs: the demonstration's)."""
-    ablation_seeds: tuple[Count, ...] = (0, 1)
+    ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1)
     """Seeds of every ablation variant."""
 
 
@@ -200,29 +203,47 @@ def load_experiment(name: str = "", overrides: list[str] | tuple[str, ...] = ())
     Raises: UserError that names field and value.
     """
     module = _read_config_file()
-    experiments = module.get("EXPERIMENTS", {})
+    experiments = _experiments(module)
     name = name or module.get("DEFAULT_EXPERIMENT", "")
     if name not in experiments:
         raise UserError(f"experiment {name!r}: not in {paths.shown(paths.CONFIG)}; it has: {', '.join(experiments)}")
     values = {section: dict(fields) for section, fields in experiments[name].items()}
     where = f"{paths.shown(paths.CONFIG)}, experiment {name!r}"
     experiment = _validate(values, name, where)
+    if not overrides:
+        return experiment
     for override in overrides:
         section, field, value = _parse_override(override)
         values.setdefault(section, {})[field] = value
-        experiment = _validate(values, name, f"-o {override}")
-    return experiment
+    return _validate(values, name, " ".join(f"-o {override}" for override in overrides))  # judged together: their order says nothing
 
 
 def experiment_names() -> list[str]:
     """Names of the entries of configs/config.py, in their order."""
-    return list(_read_config_file().get("EXPERIMENTS", {}))
+    return list(_experiments(_read_config_file()))
+
+
+def _experiments(module: dict[str, Any]) -> dict[str, dict]:
+    experiments = module.get("EXPERIMENTS")
+    if not isinstance(experiments, dict) or not all(isinstance(entry, dict) for entry in experiments.values()):
+        raise UserError(f"{paths.shown(paths.CONFIG)}: EXPERIMENTS must be a dictionary of dictionaries: name -> section -> field")
+    for name, entry in experiments.items():
+        for section, fields in entry.items():
+            if not isinstance(fields, dict):
+                raise UserError(f"{paths.shown(paths.CONFIG)}, experiment {name!r}: section {section!r} must be a dictionary of fields")
+    return experiments
 
 
 def _read_config_file() -> dict[str, Any]:
     if not paths.CONFIG.is_file():
         raise UserError(f"configuration: no such file: {paths.CONFIG}; restore configs/config.py or set M2CLIP_CONFIG")
-    return runpy.run_path(str(paths.CONFIG))
+    try:
+        return runpy.run_path(str(paths.CONFIG))
+    except SyntaxError as error:
+        raise UserError(f"{paths.shown(paths.CONFIG)}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # the file is the user's own code: whatever it raises is a slip in it
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise UserError(f"{paths.shown(paths.CONFIG)}, line {line}: {type(error).__name__}: {error}") from error
 
 
 def _validate(values: dict[str, dict], name: str, where: str) -> Experiment:

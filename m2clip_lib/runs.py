@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -102,7 +103,7 @@ class Run:
 
 def check_run_name(name: str) -> str:
     """A run's name is one folder name. Raises: UserError otherwise."""
-    if not name or name.startswith((".", "-")) or any(c in name for c in '/\\:*?"<>|') or name != name.strip():
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise UserError(f"--run {name!r}: a run's name becomes a folder in results/; use letters, digits, '-', '_' and '.'")
     return name
 

@@ -200,8 +200,8 @@ def _parse_parameters(given: Sequence[str], declared: dict[Path, dict[str, str]]
         value = parse_value(raw, TYPES.get(kind, str))
         if kind in TYPES and not (isinstance(value, TYPES[kind]) or (kind == "float" and isinstance(value, int))):
             raise UserError(f"-p {text}: {name} is of type {kind}")
-        if kind == "int" and isinstance(value, bool):
-            raise UserError(f"-p {text}: {name} is of type int")
+        if kind in {"int", "float"} and isinstance(value, bool):
+            raise UserError(f"-p {text}: {name} is of type {kind}")
         values[name] = value
     return values
 

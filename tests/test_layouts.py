@@ -128,6 +128,7 @@ def one_list(tmp_path: Path, text: str) -> dict[str, Path]:
         ("a.mp4 300 1", "a.mp4", 1),
         ("my clip.mp4 300 1", "my clip.mp4", 1),
         ("take 12 300.mp4 1", "take 12 300.mp4", 1),
+        ("no extension 12 1", "no extension 12", 1),
         ("滑雪/é 1.webm 2", "滑雪/é 1.webm", 2),
         ("folder.mp4/a 7.mp4 0", "folder.mp4/a 7.mp4", 0),
     ],

@@ -48,12 +48,13 @@ class VideoReader:
 
     def __init__(self, table: pd.DataFrame, decoder: str):
         self.paths, self.decoder = table.path.tolist(), decoder
+        self.codecs = table.codec.tolist() if "codec" in table else [""] * len(table)
         self.sizes = list(zip(table.width, table.height, strict=True))
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int) -> np.ndarray:
         """See FrameReader above."""
         size = fit_short_side(*self.sizes[row], short_side)
-        return read_frames(self.paths[row], indices, size, self.decoder)[0]
+        return read_frames(self.paths[row], indices, size, self.decoder, self.codecs[row])[0]
 
 
 class TrainClips(Dataset):
@@ -139,7 +140,7 @@ def collate(items: list[Item]) -> Batch:
     good = [item for item in items if item.clip is not None]
     failed = [(item.index, item.error) for item in items if item.clip is None]
     clips = torch.stack([item.clip for item in good]) if good else torch.empty(0, dtype=torch.uint8)
-    return Batch(clips, torch.tensor([item.label for item in good]), [item.index for item in good], failed)
+    return Batch(clips, torch.tensor([item.label for item in good], dtype=torch.int64), [item.index for item in good], failed)
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:

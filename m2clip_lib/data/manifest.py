@@ -7,6 +7,7 @@ status ("ok", or the reason why the video cannot be used).
 import hashlib
 import json
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Manifest:
 
 def scan(listing: Listing, processes: int) -> pd.DataFrame:
     """Open every listed video and write down what it is; a broken one becomes a row with a reason."""
-    paths = [str(path) for path, _, _ in listing.rows]
+    paths = [_printable(path) for path, _, _ in listing.rows]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(_probe_row, paths, chunksize=max(1, min(64, len(paths) // (4 * processes) or 1))))
     rows = [
@@ -59,7 +60,14 @@ def scan(listing: Listing, processes: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _printable(path: Path) -> str:
+    """A file name that is not UTF-8 cannot stand in a table: its odd bytes are written as \\xNN, and it becomes a row with a reason."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _probe_row(path: str) -> dict:
+    if "\\x" in path and not Path(path).exists():
+        return asdict(EMPTY) | {"status": "file name is not UTF-8: rename it"}
     try:
         return asdict(probe(path)) | {"status": "ok"}
     except VideoError as error:
@@ -107,7 +115,7 @@ def listing_sha256(listing: Listing) -> str:
     digest = hashlib.sha256("\n".join(listing.class_names).encode())
     for path, label, split in listing.rows:
         stat = path.stat() if path.exists() else None
-        digest.update(f"{path}|{label}|{split}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(os.fsencode(path) + f"|{label}|{split}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 
 

@@ -24,18 +24,25 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
         if make_videos(root, synthetic_config(experiment), processes):
             report(f"videos: written to {paths.shown(root)}")
     listing = list_videos(experiment)
+    if not listing.rows:
+        raise UserError(f"experiment {experiment.name!r}: its lists name no video; check data.train_list, val_list and test_list")
+    layouts.check_labels_in_paths(listing)
     digest = listing_sha256(listing)
     if made_from(experiment.prepared) == digest:
         report(f"manifest: {paths.shown(experiment.prepared)} is up to date ({len(listing.rows)} videos)")
-        return load_manifest(experiment)
+        return _check_usable(load_manifest(experiment))
     report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
     manifest = write_manifest(scan(listing, processes), listing.class_names, experiment.prepared, videos_root(experiment), digest)
     bad = int((manifest.table.status != "ok").sum())
     report(f"manifest: {len(manifest.table) - bad} videos ok, {bad} not usable -> {paths.shown(experiment.prepared)}")
-    if bad == len(manifest.table):
-        reasons = manifest.table.status.value_counts()
+    return _check_usable(manifest)
+
+
+def _check_usable(manifest: Manifest) -> Manifest:
+    status = manifest.table.status
+    if (status != "ok").all():
         raise UserError(
-            f"videos: none of the {bad} listed can be read (most often: {reasons.index[0]}); "
+            f"videos: none of the {len(status)} listed can be read (most often: {status.value_counts().index[0]}); "
             f"first: {manifest.table.path[0]}; check data.root"
         )
     return manifest

@@ -17,8 +17,8 @@ ATTRIBUTES = ("x", "y", "radius", "opacity", "separation")
 class Stills:
     """A batch: pictures (n, size, size, 3) uint8 RGB, captions, and what is in them.
 
-    attributes: (n, 5) float32 in about [-1, 1], see ATTRIBUTES. words: per picture its colour, shape, size, place, opacity;
-    no place for a picture of two objects.
+    attributes: (n, 5) float32, see ATTRIBUTES; in about [-1, 1], separation to 2.
+    words: per picture its colour, shape, size, place, opacity; no place for a picture of two objects.
     """
 
     pictures: NDArray[np.uint8]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from m2clip_lib.data import scenes
 from m2clip_lib.data.scenes import Scenes, random_looks, render
+from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_json
 
 CLASS_NAMES = (
@@ -25,6 +26,8 @@ CLASS_NAMES = (
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
 FPS = 8  # frames per second, written into the files
+# One thread and no macroblock tree: with them x264 gives several files of the same frames, and the dataset must be the same everywhere.
+ENCODER_OPTIONS = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: int = FPS, codec: st
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"} if options is None else options
+        stream.options = ENCODER_OPTIONS if options is None else options
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -115,17 +118,22 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
 
     The splits draw from separate random streams. An unfinished earlier try is started afresh.
     Returns: whether anything was written.
+    Raises: UserError when the counts do not divide by the classes, or root holds files of another origin.
     """
     done = root / "recipe.json"
     digest = recipe_hash(config)
     if done.is_file() and json.loads(done.read_text()).get("sha256") == digest:
         return False
+    for split in SPLITS:
+        if getattr(config, f"{split}_videos") % len(CLASS_NAMES):
+            raise UserError(f"data.{split}_videos = {getattr(config, f'{split}_videos')}: must divide by the {len(CLASS_NAMES)} classes")
+    if root.is_dir() and any(root.iterdir()) and not done.is_file():
+        raise UserError(f"videos: {root} holds files that this workbook did not write; move them away or set data.prepared")
     shutil.rmtree(root, ignore_errors=True)
+    write_json(done, {"sha256": "unfinished"})
     jobs = []
     for split_id, split in enumerate(SPLITS):
         total = getattr(config, f"{split}_videos")
-        if total % len(CLASS_NAMES):
-            raise ValueError(f"{split}_videos = {total} does not divide by {len(CLASS_NAMES)} classes")
         for label in range(len(CLASS_NAMES)):
             jobs += [(root, config, split_id, label, number) for number in range(total // len(CLASS_NAMES))]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -21,6 +21,12 @@ Decoder = Literal["auto", "decord", "pyav"]
 EXTENSIONS = {".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ts", ".ogv"}
 
 
+# Codecs for which decord's frames were found to be the ones asked for (tests/test_video.py).
+# With mpeg4 its seeking lands elsewhere, silently.
+DECORD_EXACT = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9"}
+NO_TIMESTAMP = -3600.0  # seconds; decord gives far smaller ones where a container has none (AVI, MPEG), and then seeks wrongly too
+
+
 class VideoError(Exception):
     """A video that cannot be read; the message is the reason, as it goes into the manifest's status column."""
 
@@ -61,7 +67,8 @@ def probe(path: str | Path) -> VideoInfo:
             if frame is None or not packets:
                 raise VideoError("no frame can be decoded")
             fps = float(stream.average_rate or stream.guessed_rate or 0)
-            return VideoInfo(packets, fps, packets / fps if fps else 0.0, frame.width, frame.height, stream.codec_context.name)
+            codec = stream.codec_context.name if stream.codec_context else ""
+            return VideoInfo(packets, fps, packets / fps if fps else 0.0, frame.width, frame.height, codec)
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
@@ -74,19 +81,23 @@ def fit_short_side(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def read_frames(
-    path: str | Path, indices: Sequence[int], size: tuple[int, int] | None = None, decoder: Decoder = "auto"
+    path: str | Path, indices: Sequence[int], size: tuple[int, int] | None = None, decoder: Decoder = "auto", codec: str = ""
 ) -> tuple[NDArray[np.uint8], str]:
     """Read chosen frames.
 
     Args:
         indices: frame numbers, ascending, repeats allowed.
         size: (width, height) in pixels to resize to inside the decoder; None keeps the video's own.
+        codec: as the manifest names it; "" looks into the file.
     Returns: frames (t, h, w, 3) uint8 RGB, and the decoder that was used ("decord" or "pyav").
     Raises: VideoError with the reason.
     """
     if decoder == "decord" and not has_decord():
         raise VideoError("decord is not installed on this machine: set data.decoder to auto or pyav")
-    if decoder == "pyav" or not has_decord():
+    exact = decoder != "pyav" and (codec or _codec(path)) in DECORD_EXACT
+    if decoder == "decord" and not exact:
+        raise VideoError("decord returns other frames than asked for with this codec: set data.decoder to auto or pyav")
+    if decoder == "pyav" or not has_decord() or not exact:
         return _read_pyav(path, indices, size), "pyav"
     try:
         return _read_decord(path, indices, size), "decord"
@@ -95,6 +106,18 @@ def read_frames(
             raise
         log.debug("%s: decord failed (%s), trying PyAV", path, error)
         return _read_pyav(path, indices, size), "pyav"
+
+
+def _codec(path: str | Path) -> str:
+    """Name of the video codec, read from the header; "" when there is none to read."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            context = container.streams.video[0].codec_context if container.streams.video else None
+            return context.name if context else ""
+    except (av.FFmpegError, ValueError):
+        return ""
 
 
 @functools.cache
@@ -115,6 +138,10 @@ def _read_decord(path: str | Path, indices: Sequence[int], size: tuple[int, int]
     try:
         # A reader is made per item and short-lived: kept ones leak memory and do not survive a fork.
         reader = decord.VideoReader(str(path), width=width, height=height, num_threads=1)
+        if reader.get_frame_timestamp(0)[0] < NO_TIMESTAMP:
+            raise VideoError(
+                "decord: no timestamps in this container, frames would not be the ones asked for: set data.decoder to auto or pyav"
+            )
         if indices[-1] >= len(reader):
             raise VideoError(f"has {len(reader)} frames, frame {indices[-1]} was asked for")
         return reader.get_batch(list(indices)).asnumpy()

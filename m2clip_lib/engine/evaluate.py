@@ -98,17 +98,17 @@ def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path
 
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
     write_atomically(folder / f"{name}.npz", write_arrays)
-    failed = [{"path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
+    failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
     write_json(folder / f"{name}.json", {"class_names": predictions.class_names, "failed": failed, **provenance})
 
 
 def load_predictions(folder: Path, name: str) -> Predictions:
-    """Read what save_predictions wrote (failed videos stay in the JSON side file)."""
+    """Read what save_predictions wrote. Raises: UserError when it is not there."""
     side = folder / f"{name}.json"
     if not side.is_file():
         raise UserError(f"predictions: no such file: {side}; evaluate first (m2clip eval, or notebook 04)")
+    about = json.loads(side.read_text())
+    failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
     with np.load(folder / f"{name}.npz") as arrays:
         classifier = arrays["classifier"] if "classifier" in arrays else None
-        return Predictions(
-            arrays["similarity"], classifier, arrays["labels"], arrays["rows"].tolist(), json.loads(side.read_text())["class_names"]
-        )
+        return Predictions(arrays["similarity"], classifier, arrays["labels"], arrays["rows"].tolist(), about["class_names"], failed)

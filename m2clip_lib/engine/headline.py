@@ -38,7 +38,7 @@ def describe_protocol(experiment: Experiment, manifest: Manifest) -> dict[str, o
     data, protocol = experiment.data, experiment.eval
     return {
         "split": protocol.split,
-        "views": f"{protocol.spatial_views}x{protocol.temporal_views}",
+        "views": f"{protocol.spatial_views}x{protocol.temporal_views if data.stride else 1}",  # stride 0 covers the video: one view
         "frames": data.num_frames,
         "stride": data.stride,
         "prompt": data.prompt,

@@ -1,0 +1,210 @@
+"""The command line: what it does, and that wrong input ends with one line that says what, where and what to do."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from m2clip_lib import cli, paths
+from m2clip_lib.errors import UserError
+
+pytestmark = pytest.mark.xdist_group("trained")
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process: (status, stdout, stderr)."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
+
+
+def assert_one_line(status: int, err: str, *expected: str) -> None:
+    assert status == 2, err
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("m2clip: ")
+    assert "Traceback" not in err
+    for part in expected:
+        assert part in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("run nosuch", ["'nosuch'", "it has: tiny, folder"]),
+        ("run tiny -p NUMBR=3", ["-p NUMBR=3", "RELABELLINGS"]),
+        ("run tiny -p RELABELLINGS=many", ["RELABELLINGS is of type int"]),
+        ("run tiny -p RUN=other", ["RUN is set by the command itself"]),
+        ("run tiny -o train.epoch=3", ["-o train.epoch=3", "no field 'epoch'", "epochs"]),
+        ("run tiny -o trian.epochs=3", ["-o trian.epochs=3", "backbone, model, data, train, eval"]),
+        ("run tiny -o train.epochs", ["expected section.field=value"]),
+        ("run tiny -o train.epochs=0", ["train.epochs = 0", "greater than or equal to 1"]),
+        ("train tiny -o train.lr=fast", ["train.lr = 'fast'"]),
+        ("eval tiny -o eval.split=train", ["eval.split = 'train'", "'val' or 'test'"]),
+        ("run tiny --only 07", ["--only 07: no such step", "05_ablations"]),
+        ("run tiny --from 03 --only 04", ["--from and --only exclude one another"]),
+        ("run tiny --run a/b", ["--run 'a/b'"]),
+        ("train tiny --run ../b", ["--run '../b'"]),
+        ("train tiny", ["manifest: none at", "m2clip prepare tiny"]),
+        ("eval tiny", ["checkpoint: experiment 'tiny' has none", "m2clip train tiny"]),
+        ("predict clip.mp4", ["checkpoint: experiment 'tiny' has none", "--checkpoint"]),
+        ("predict clip.mp4 --top 0", ["--top", "greater than or equal to 1"]),
+        ("predict", ["VIDEO"]),
+        ("prepare folder --folder /nowhere/at/all", ["no such folder: /nowhere/at/all"]),
+        ("trian tiny", ["trian"]),
+        ("train tiny --epochs 3", ["--epochs"]),
+        ("train tiny --run", ["--run"]),
+        ("train tiny extra", ["extra"]),
+    ],
+)
+def test_wrong_input_ends_with_one_line_and_changes_nothing(workspace, capsys, arguments, expected):
+    status, _, err = call(capsys, *arguments.split())
+    assert_one_line(status, err, *expected)
+    assert not list(workspace.rglob("*.safetensors"))
+
+
+def test_a_mistyped_option_leaves_no_folder_behind(workspace, capsys):
+    for arguments in ("run tiny -o train.epoch=3", "run tiny -p NUMBR=3", "run nosuch", "train tiny --run a/b"):
+        call(capsys, *arguments.split())
+    assert not paths.RESULTS.exists()
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+@pytest.mark.parametrize("place", ["", "tiny"])
+def test_a_results_path_that_is_a_file_ends_with_one_line(workspace, capsys, command, place):
+    file = paths.RESULTS / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("in the way")
+    status, _, err = call(capsys, command, "tiny")
+    assert_one_line(status, err, str(file), "is a file", "--run")
+
+
+def prepared(trained) -> str:
+    return f"data.prepared={trained[0] / 'data' / 'tiny'}"
+
+
+def test_missing_backbone_weights_end_with_one_line(trained, workspace, capsys):
+    status, _, err = call(capsys, "train", "tiny", "-o", prepared(trained), "-o", "backbone.source=/nowhere/ViT-B-16.pt")
+    assert_one_line(status, err, "backbone weights: no such file: /nowhere/ViT-B-16.pt")
+    status, _, err = call(capsys, "train", "tiny", "-o", prepared(trained), "-o", "backbone.source=demo")
+    assert_one_line(status, err, "small CLIP is not at", "m2clip prepare tiny")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
+def test_a_checkpoint_that_is_none_ends_with_one_line(trained, workspace, capsys, content):
+    file = workspace / "weights.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    status, _, err = call(capsys, "eval", "tiny", "--checkpoint", file, "-o", prepared(trained))
+    assert_one_line(status, err, str(file))
+    status, _, err = call(capsys, "predict", "--checkpoint", file, "clip.mp4")
+    assert_one_line(status, err, str(file))
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(workspace, capsys):
+    for arguments in (["--debug", "train", "nosuch"], ["train", "nosuch", "--debug"]):
+        with pytest.raises(UserError, match="nosuch"):
+            cli.main(arguments)
+
+
+def test_a_bad_notebook_input_ends_run_with_one_line(workspace, capsys):
+    """One kernel: 04 alone, with nothing prepared."""
+    status, _, err = call(capsys, "run", "tiny", "--only", "04")
+    assert_one_line(status, err, "04_evaluation failed in cell", "manifest: none at", "m2clip prepare tiny")
+
+
+def test_prediction_names_missing_files_and_answers_for_the_others(trained, workspace, video_folder, capsys):
+    checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
+    status, _, err = call(capsys, "predict", "/nowhere/clip.mp4", "--checkpoint", checkpoint)
+    assert_one_line(status, err, "/nowhere/clip.mp4: missing; not predicted")
+    good = sorted(video_folder.rglob("*.mp4"))[0]
+    status, out, err = call(capsys, "predict", "/nowhere/clip.mp4", good, "--checkpoint", checkpoint, "--top", 2)
+    assert_one_line(status, err, "/nowhere/clip.mp4: missing")
+    assert out.splitlines()[0] == f"{good}  (ensemble)"
+    assert len(out.splitlines()) == 3
+    status, out, err = call(capsys, "predict", good, "--checkpoint", checkpoint, "--json", "--labels", "run,walk")
+    assert (status, err) == (0, "")
+    (found,) = json.loads(out)
+    assert (found["path"], found["readout"], found["error"]) == (str(good), "similarity", "")
+    assert {entry["label"] for entry in found["top"]} == {"run", "walk"}
+
+
+def test_an_own_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):
+    """Prepare starts worker processes that import torch: about 10 s."""
+    data = workspace / "my data"  # with a space
+    status, out, _ = call(capsys, "prepare", "folder", "--folder", video_folder, "--out", data)
+    assert status == 0
+    assert f'next: m2clip train folder -o "data.prepared={data}"' in out
+    assert (data / "manifest.parquet").is_file()
+    assert pd.read_csv(data / "unreadable.csv").empty
+    status, out, _ = call(capsys, "prepare", "folder", "--folder", video_folder, "--out", data)
+    assert "is up to date (12 videos)" in out
+    status, out, _ = call(capsys, "train", "folder", "--run", "mine", "-o", f"data.prepared={data}")
+    assert status == 0
+    assert "epoch 1/1" in out
+    assert "best: epoch 1, validation top-1" in out
+    for name in ("best.safetensors", "best.json", "last.safetensors", "last.json"):
+        assert (paths.CHECKPOINTS / "mine" / name).is_file()
+    status, out, _ = call(capsys, "eval", "folder", "-o", f"data.prepared={data}")  # finds the last run itself
+    assert status == 0
+    assert f"tables: {paths.RESULTS / 'mine' / 'tables'}" in out
+    accuracy = pd.read_csv(paths.RESULTS / "mine" / "tables" / "accuracy.csv")
+    assert accuracy.readout.tolist() == ["similarity", "classifier", "ensemble"]
+    assert accuracy.videos.tolist() == [2, 2, 2]  # 15 % of six, at least one, of both classes
+    assert "direction" not in accuracy  # these classes are no time-reversed pairs
+    run = json.loads((paths.RESULTS / "mine" / "run.json").read_text())
+    assert set(run["steps"]) == {"train", "eval"}
+    assert set(run["sha256"]) == {"manifest", "labels", "backbone"}
+    videos = sorted(video_folder.rglob("*.webm"))
+    status, out, _ = call(capsys, "predict", *videos, "--checkpoint", paths.CHECKPOINTS / "mine" / "best.safetensors", "--json")
+    assert status == 0
+    assert [entry["path"] for entry in json.loads(out)] == [str(path) for path in videos]
+    assert all(abs(sum(label["score"] for label in entry["top"]) - 1) < 1e-4 for entry in json.loads(out))
+
+
+def python(*arguments: object, cwd) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_the_two_scripts_of_the_seed_still_work_from_anywhere(trained, workspace):
+    """Two processes that import torch, train for an epoch and evaluate: about 15 s."""
+    done = python(paths.ROOT / "train.py", "tiny", "--run", "script", "-o", prepared(trained), cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "best: epoch 1" in done.stdout
+    done = python(paths.ROOT / "eval.py", "tiny", "-o", prepared(trained), cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "ensemble" in done.stdout
+    ours, workbooks = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (paths.RESULTS / "script", trained[1]))
+    pd.testing.assert_frame_equal(ours, workbooks)  # the same training as in the notebooks
+
+
+def test_a_process_ends_with_status_2_and_one_line(workspace):
+    done = python("-m", "m2clip_lib", "train", "nosuch", cwd=workspace)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert_one_line(done.returncode, done.stderr, "'nosuch'")
+
+
+def test_help_lists_the_commands_and_imports_neither_torch_nor_pandas(workspace):
+    code = "import sys, m2clip_lib.cli as cli\ntry: cli.main(['--help'])\nfinally: print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    done = python("-c", code, cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("run", "prepare", "train", "eval", "predict", "bench"):
+        assert f"  {command}" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "train", "eval", "predict", "bench"])
+def test_every_command_explains_itself(capsys, command):
+    status, out, err = call(capsys, command, "--help")
+    assert (status, err) == (0, "")
+    assert f"m2clip {command}" in out
+
+
+def test_no_arguments_show_the_help(capsys):
+    status, out, _ = call(capsys)
+    assert status == 0
+    assert "M2CLIP workbook" in out

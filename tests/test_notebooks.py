@@ -1,0 +1,127 @@
+"""The notebooks as sources: clean, short, only calling; and runnable by papermill's own command line."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from m2clip_lib import paths
+
+pytestmark = pytest.mark.xdist_group("trained")
+NOTEBOOKS = sorted((Path(paths.__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=[file.stem for file in NOTEBOOKS])
+def file(request) -> Path:
+    return request.param
+
+
+def code_cells(file: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+
+
+def parameter_cell(file: Path) -> nbformat.NotebookNode:
+    tagged = [cell for cell in code_cells(file) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    return tagged[0]
+
+
+def test_the_required_notebooks_are_five_and_in_order():
+    numbers = [file.name[:2] for file in NOTEBOOKS]
+    assert numbers[:5] == ["01", "02", "03", "04", "05"]
+    assert all(number >= "10" for number in numbers[5:])
+
+
+def test_sources_carry_no_outputs(file):
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    assert "papermill" not in notebook.metadata
+    for cell in notebook.cells:
+        assert not {"papermill", "execution"} & set(cell.metadata)
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+def test_a_notebook_is_short(file):
+    cells = nbformat.read(file, as_version=4).cells
+    assert len(cells) <= 30
+    assert sum(bool(line.strip()) for cell in code_cells(file) for line in cell.source.splitlines()) <= 100
+
+
+def test_a_notebook_only_calls(file):
+    for cell in code_cells(file):
+        tree = ast.parse(cell.source)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda)]
+        assert "sys.path" not in cell.source
+        assert "chdir" not in cell.source
+
+
+def test_parameters_are_typed_literals_that_papermill_understands(file):
+    """Papermill drops or cuts what it does not understand without a word: every line must come back as Python reads it."""
+    lines = ast.parse(parameter_cell(file).source).body
+    assert all(isinstance(line, ast.AnnAssign) for line in lines)
+    expected = {line.target.id: (line.annotation.id, ast.literal_eval(line.value)) for line in lines}
+    found = papermill.inspect_notebook(str(file))
+    assert {name: (info["inferred_type_name"], ast.literal_eval(info["default"])) for name, info in found.items()} == expected
+    assert all(type(value).__name__ == kind for kind, value in expected.values())
+    assert all(info["help"] for info in found.values())  # the comment with meaning or unit
+
+
+def test_every_notebook_takes_experiment_run_and_overrides(file):
+    assert {"EXPERIMENT", "RUN", "OVERRIDES"} <= papermill.inspect_notebook(str(file)).keys()
+
+
+def test_a_notebook_opens_its_own_step_and_ends_with_its_record(file):
+    cells = code_cells(file)
+    assert f'step="{file.stem}"' in "\n".join(cell.source for cell in cells)
+    last = [node for node in ast.walk(ast.parse(cells[-1].source)) if isinstance(node, ast.Call)]
+    assert "run.record" in {ast.unparse(node.func) for node in last}
+    assert sum(cell.source.count("run.record(") for cell in cells) == 1
+
+
+def test_a_notebook_opens_with_a_question_and_links_to_notebooks_that_exist(file):
+    text = [cell.source for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "markdown"]
+    assert "**Question: " in text[0]
+    assert "| reads | writes | time (demo) | needs |" in text[0]
+    links = [part.partition(")")[0] for part in "\n".join(text).split("](")[1:]]
+    assert all((file.parent / link).is_file() for link in links)
+
+
+def papermill_command(notebook: Path, output: Path, *parameters: str) -> subprocess.CompletedProcess:
+    """Papermill's own command line, from a folder that has nothing to do with the repository."""
+    pairs = [word for parameter in parameters for word in ("-p", *parameter.split("=", 1))]
+    command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", *pairs]
+    elsewhere = output.parent / "elsewhere"
+    elsewhere.mkdir()
+    return subprocess.run(command, cwd=elsewhere, env=dict(os.environ), capture_output=True, text=True, timeout=300)
+
+
+def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace):
+    """A kernel, 48 synthetic videos written and scanned: about 15 s."""
+    done = papermill_command(NOTEBOOKS[0], workspace / "out.ipynb", "EXPERIMENT=tiny", "RUN=alone", "GRID_CLASSES=3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((workspace / "results" / "alone" / "01_data_preparation.json").read_text())["videos"] == 48
+    assert (workspace / "results" / "alone" / "figures" / "clips.png").is_file()
+    assert not list((workspace / "elsewhere").iterdir())  # nothing lands in the working directory
+
+
+def test_papermill_alone_runs_the_attention_explorer(trained, workspace):
+    """The optional notebook on a copy of the finished run: a kernel and a model, about 10 s.
+
+    Without the widget, which test_widgets.py builds: nbclient's side of an Output widget can miss the end of a cell and wait for ever.
+    """
+    for name in ("results", "checkpoints", "data"):
+        shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
+    done = papermill_command(NOTEBOOKS[-1], workspace / "out.ipynb", "EXPERIMENT=tiny", "INTERACTIVE=False")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("attention_hit", "attention_mistake"):
+        assert (workspace / "results" / "tiny" / "figures" / f"{name}.png").is_file()
+    assert json.loads((workspace / "results" / "tiny" / "10_attention_explorer.json").read_text())["block"] == 3

@@ -1,0 +1,116 @@
+"""A run's folder: what it writes down of itself, and where its results go."""
+
+import json
+import subprocess
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2clip_lib import paths
+from m2clip_lib.data.labels import labels_sha256
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.errors import UserError
+from m2clip_lib.runs import Run, check_run_name
+
+
+def read(run: Run) -> dict:
+    return json.loads((run.folder / "run.json").read_text())
+
+
+def test_opening_a_run_writes_what_is_needed_to_believe_it(workspace):
+    run = Run.open("tiny", "mine", ["train.seed=7"], step="01_first")
+    found = read(run)
+    assert (found["run"], found["experiment"], found["seed"]) == ("mine", "tiny", 7)
+    assert found["config"]["train"]["seed"] == 7
+    assert found["config"]["data"]["num_frames"] == 4
+    assert set(found["config"]) == {"backbone", "model", "data", "train", "eval"}
+    assert found["versions"].keys() >= {"python", "torch", "numpy", "open_clip_torch", "papermill"}
+    assert found["hardware"]["cores"] >= 1
+    assert found["start"].endswith("+00:00")  # says its time zone
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True).stdout.strip()
+    assert found["git_commit"].removesuffix("+changes") == commit
+    assert run.tables.is_dir()
+    assert run.figures.is_dir()
+    assert run.predictions.is_dir()
+
+
+def test_a_run_without_a_name_takes_the_experiments(workspace):
+    run = Run.open("", "", [], step="eval")  # and no experiment: the default one
+    assert (run.name, run.folder) == ("tiny", paths.RESULTS / "tiny")
+    assert run.checkpoint == paths.CHECKPOINTS / "tiny" / "best.safetensors"
+
+
+def test_steps_add_to_one_another_and_the_start_stays_the_first(workspace):
+    first = Run.open("tiny", "", [], step="01_first")
+    first.record(videos=48, outputs=[])
+    start = read(first)["start"]
+    second = Run.open("tiny", "", [], step="02_second")
+    second.record(top1=12.5)
+    found = read(second)
+    assert found["start"] == start
+    assert set(found["steps"]) == {"01_first", "02_second"}
+    assert found["end"] == found["steps"]["02_second"]["end"]
+    assert json.loads((first.folder / "01_first.json").read_text()) == {"videos": 48, "outputs": []}
+    assert json.loads((first.folder / "02_second.json").read_text()) == {"top1": 12.5}
+
+
+def test_digests_of_list_names_and_backbone_are_kept_together(workspace, tmp_path):
+    run = Run.open("tiny", "", [], step="01_first")
+    run.describe_inputs(Manifest(pd.DataFrame(), ["left", "right"], tmp_path, "abc"))
+    run.describe_inputs(backbone_sha256="def")
+    assert read(run)["sha256"] == {"manifest": "abc", "labels": labels_sha256(["left", "right"]), "backbone": "def"}
+    Run.open("tiny", "", [], step="02_second")
+    assert read(run)["sha256"]["manifest"] == "abc"
+
+
+def test_figures_and_tables_go_to_their_folders(workspace):
+    run = Run.open("tiny", "", [], step="01_first")
+    figure, _ = plt.subplots()
+    assert run.save(figure, "plot") == run.figures / "plot.png"
+    assert (run.figures / "plot.png").read_bytes().startswith(b"\x89PNG")
+    plt.close(figure)
+    table = pd.DataFrame({"name": ["a, b", "c"], "top1": [68.678, 1 / 3]})
+    assert run.save(table, "numbers") == run.tables / "numbers.csv"
+    assert run.read_table("numbers").name.tolist() == ["a, b", "c"]
+    assert run.read_table("numbers").top1.tolist() == [68.68, 0.3333]
+    assert not list(run.folder.rglob("*.tmp"))
+
+
+def test_a_missing_table_is_named(workspace):
+    run = Run.open("tiny", "", [], step="01_first")
+    with pytest.raises(UserError, match=r"no table .*headline.csv; run the notebook that writes it first"):
+        run.read_table("headline")
+
+
+@pytest.mark.parametrize("place", ["", "tiny", "tiny/tables"])
+def test_a_results_path_that_is_a_file_is_refused(workspace, place):
+    file = paths.RESULTS / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("in the way")
+    with pytest.raises(UserError, match="is a file, a folder is needed there; move it away or choose another --run"):
+        Run.open("tiny", "", [], step="01_first")
+    assert file.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "-p", " a", "a ", "a:b", "what?", "a\nb", "x" * 300])
+def test_a_name_that_is_no_folder_name_is_refused(name):
+    with pytest.raises(UserError, match="a run's name becomes a folder"):
+        check_run_name(name)
+
+
+@pytest.mark.parametrize("name", ["demo", "k400_b16", "2024-05-01.second", "größer"])
+def test_ordinary_names_are_kept(name):
+    assert check_run_name(name) == name
+
+
+@given(st.text(max_size=30))
+def test_an_accepted_name_stays_inside_results(name):
+    try:
+        accepted = check_run_name(name)
+    except UserError:
+        return
+    folder = (paths.RESULTS / accepted).resolve()
+    assert folder.parent == paths.RESULTS.resolve()
