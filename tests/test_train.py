@@ -18,6 +18,8 @@ from m2clip_lib.engine.build import build_model, open_backbone
 from m2clip_lib.engine.train import TrainingSteps, lr_factor, parameter_groups, train
 from m2clip_lib.errors import UserError
 
+pytestmark = pytest.mark.xdist_group("train")  # one worker: the videos are written once
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, clip_file, video_folder):
@@ -51,6 +53,19 @@ def test_the_same_training_twice_writes_the_same_bytes(prepared):
     assert last == last_again
     _, _, other_seed = train_tiny("twice", "train.epochs=2", "train.seed=1")
     assert last != other_seed
+
+
+def test_a_step_does_not_depend_on_what_drew_random_numbers_before_it(prepared):
+    experiment = load_experiment("tiny")
+    manifest, backbone = load_manifest(experiment), open_backbone(experiment)
+    states = []
+    for seed in (1, 2):
+        model = build_model(experiment, backbone, manifest.class_names)
+        steps = TrainingSteps(experiment, manifest, backbone, model, torch.device("cpu"))
+        torch.manual_seed(seed)
+        steps.run_epoch(1)
+        states.append(model.trainable_state())
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
 
 def test_loader_workers_change_no_bit_of_the_weights(prepared):
@@ -120,6 +135,13 @@ def test_metrics_file_has_one_row_an_epoch_and_adds_up(prepared):
     assert (result.best_val_top1, result.best_epoch) == best
     side = json.loads(result.best.with_suffix(".json").read_text())["extra"]
     assert (side["epoch"], side["experiment"], side["run"], side["stride"]) == (result.best_epoch, "tiny", "metrics", 0)
+
+
+def test_best_epoch_is_the_ensembles_on_validation_and_of_equal_ones_the_later(prepared):
+    result, _, _ = train_tiny("choice", "train.epochs=6")
+    table = pd.read_csv(result.metrics)
+    assert (result.best_val_top1, result.best_epoch) == max(zip(table.val_top1_ensemble, table.epoch, strict=True))
+    assert json.loads(result.best.with_suffix(".json").read_text())["extra"]["epoch"] == result.best_epoch
 
 
 def test_last_checkpoint_is_the_last_epochs_and_holds_trainable_tensors_only(prepared):

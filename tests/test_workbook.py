@@ -152,7 +152,7 @@ def test_what_is_finished_is_not_run_again_and_what_changed_is(notebooks, capsys
     lost = run("WORD=two")
     assert lost[0] == "[1/2] 01_first: running"
     assert lost[2] == skipped[1]
-    assert run(only="02")[0] == "[1/1] 02_second: running"  # asked for by name: it runs though nothing changed
+    assert run("WORD=two", only="02")[0] == "[1/1] 02_second: running"  # asked for by name: it runs though nothing changed
     assert [line for line in run("NUMBER=2") if "running" in line] == ["[1/2] 01_first: running", "[2/2] 02_second: running"]
     assert set(json.loads((notebooks / "run.json").read_text())["timing"]["steps_s"]) == {"01_first", "02_second"}
 

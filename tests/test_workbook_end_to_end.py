@@ -47,8 +47,9 @@ def test_no_executed_notebook_holds_an_error_or_a_warning(results):
 
 
 def test_figures_and_tables_of_the_contract_exist(results):
-    figures = "clips class_balance walk text_similarity relabelling curves headline backwards confusion per_class ablation_top1 ablation_direction"
-    assert {file.name for file in (results / "figures").iterdir()} == {f"{name}.png" for name in figures.split()}
+    data, model = ["clips", "class_balance"], ["walk", "text_similarity", "relabelling", "curves"]
+    findings = ["headline", "backwards", "confusion", "per_class", "ablation_top1", "ablation_direction"]
+    assert {file.stem for file in (results / "figures").glob("*.png")} == {*data, *model, *findings}
     tables = "videos parameters accuracy headline per_class confusion backwards ablation ablation_summary"
     assert {file.name for file in (results / "tables").iterdir()} == {f"{name}.csv" for name in tables.split()}
 
