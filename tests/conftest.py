@@ -13,6 +13,7 @@ install_import_hook("m2clip_lib.models", "beartype.beartype")  # every shape in 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
@@ -21,6 +22,9 @@ from m2clip_lib.data.synthetic import CLASS_NAMES, draw_video, write_video
 from m2clip_lib.models.backbone import load_backbone
 
 torch.set_num_threads(1)
+# The same examples every time, and no limit on their duration: a test fails because of the code, not of the machine.
+settings.register_profile("workbook", deadline=None, derandomize=True)
+settings.load_profile("workbook")
 
 MODEL_CONFIG = json.loads((Path(paths.__file__).parent / "models" / "demo_clip.json").read_text())
 
