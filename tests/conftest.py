@@ -51,6 +51,12 @@ EXPERIMENTS = {{
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Code under test may take all cores for itself; the next test starts with one again."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> Path:
     """A small CLIP with random weights, in the workbook's own file format."""

@@ -114,13 +114,10 @@ def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace):
 
 
 def test_papermill_alone_runs_the_attention_explorer(trained, workspace):
-    """The optional notebook on a copy of the finished run: a kernel and a model, about 10 s.
-
-    Without the widget, which test_widgets.py builds: nbclient's side of an Output widget can miss the end of a cell and wait for ever.
-    """
+    """The optional notebook, widget and all, on a copy of the finished run: a kernel and a model, about 10 s."""
     for name in ("results", "checkpoints", "data"):
         shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
-    done = papermill_command(NOTEBOOKS[-1], workspace / "out.ipynb", "EXPERIMENT=tiny", "INTERACTIVE=False")
+    done = papermill_command(NOTEBOOKS[-1], workspace / "out.ipynb", "EXPERIMENT=tiny")
     assert done.returncode == 0, done.stderr[-2000:]
     for name in ("attention_hit", "attention_mistake"):
         assert (workspace / "results" / "tiny" / "figures" / f"{name}.png").is_file()

@@ -1,6 +1,5 @@
 """The explorer without a browser: data, picture, widget."""
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -75,19 +74,19 @@ def test_rows_are_counted_in_the_table_where_videos_failed(explorer):
     assert explorer.ranking(5).ensemble.tolist() == type(explorer)(explorer.model, whole, None, None, None).ranking(5).ensemble.tolist()
 
 
-def test_explore_shows_a_video_and_follows_its_sliders(explorer, capsys):
-    widget = explore(explorer)
-    controls, output = widget.children
+def test_explore_shows_a_video_and_follows_its_sliders(explorer):
+    controls, picture, text = explore(explorer).children
     class_choice, video_choice, block_choice = controls.children
-    assert isinstance(output, ipywidgets.Output)
     assert len(class_choice.options) == 12
     assert (video_choice.max, block_choice.value, block_choice.max) == (1, 4, 4)
-    first = capsys.readouterr().out
-    assert "true class “moving left”" in first
+    assert "true class “moving left”" in text.value
+    first = bytes(picture.value)
+    assert first.startswith(b"\x89PNG")
     class_choice.value = "growing"
-    assert "true class “growing”" in capsys.readouterr().out
+    assert "true class “growing”" in text.value
+    second = bytes(picture.value)
     block_choice.value = 2
-    assert "true class “growing”" in capsys.readouterr().out
+    assert len({first, second, bytes(picture.value)}) == 3  # another video, then another block: another picture each time
     assert not plt.get_fignums()  # figures are closed: a long session does not fill the memory
 
 

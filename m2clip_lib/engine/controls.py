@@ -46,29 +46,30 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
         dataset = test_views(experiment, manifest, split, backbone.image_size)
         features[split] = _mean_features(model, dataset, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
-    scaled = {split: ((x - mean) / std, y, rows) for split, (x, y, rows) in features.items()}
+    scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
     probes = [_fit(*scaled["train"][:2], len(manifest.class_names), decay, experiment.train.seed) for decay in ProbeConfig().weight_decays]
-    x, y, _ = scaled["val"]
+    x, y, *_ = scaled["val"]
     best = max(probes, key=lambda probe: (probe(x).argmax(1) == y).float().mean().item())
-    x, y, rows = scaled[experiment.eval.split]
+    x, y, rows, failed = scaled[experiment.eval.split]
     with torch.inference_mode():
         scores = best(x).softmax(-1).numpy()
-    return Predictions(scores, None, y.numpy(), rows, manifest.class_names)
+    return Predictions(scores, None, y.numpy(), rows, manifest.class_names, failed)
 
 
 @torch.inference_mode()
 def _mean_features(
     model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    features, labels, rows = [], [], []
+) -> tuple[torch.Tensor, torch.Tensor, list[int], list[tuple[int, str]]]:
+    features, labels, rows, failed = [], [], [], []
     for batch in make_loader(dataset, experiment.eval.batch_size, experiment.data.workers):
+        failed += batch.failed
         if not batch.indices:
             continue
         clips = to_model_input(batch.clips[:, 0].to(device), model.backbone.mean, model.backbone.std)
         features.append(F.normalize(model.encode_video(clips).image_features, dim=-1).cpu())
         labels.append(batch.labels)
         rows += batch.indices
-    return torch.cat(features), torch.cat(labels), rows
+    return torch.cat(features), torch.cat(labels), rows, failed
 
 
 def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, weight_decay: float, seed: int) -> nn.Linear:

@@ -1,5 +1,7 @@
 """What the interactive notebooks are made of: a test video with its attention and its predictions, as data, picture and widget."""
 
+import html
+import io
 from dataclasses import dataclass
 
 import ipywidgets
@@ -7,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from m2clip_lib.data.dataset import collate
@@ -92,20 +93,25 @@ def explore(explorer: Explorer) -> ipywidgets.Widget:
     class_choice = ipywidgets.Dropdown(options=list(dict.fromkeys(usable.class_name)), description="class")
     video_choice = ipywidgets.IntSlider(min=1, max=1, description="video", continuous_update=False)
     block_choice = ipywidgets.IntSlider(value=explorer.blocks, min=1, max=explorer.blocks, description="block", continuous_update=False)
-    output = ipywidgets.Output()
+    # Image and HTML rather than an Output widget: executed by papermill, an Output can wait for its kernel for ever.
+    picture, text = ipywidgets.Image(format="png"), ipywidgets.HTML()
 
     def show(*_: object) -> None:
         of_class = usable.index[usable.class_name == class_choice.value]
         video_choice.max = len(of_class)
         row = int(of_class[min(video_choice.value, len(of_class)) - 1])
-        with output:
-            output.clear_output(wait=True)
-            figure = explorer.figure(row, block_choice.value - 1)
-            display(figure, explorer.ranking(row))
-            print(f"{rows.path[row]}: true class “{rows.class_name[row]}”")
-            plt.close(figure)
+        picture.value = _png(explorer.figure(row, block_choice.value - 1))
+        truth = f"<p>{html.escape(rows.path[row])}: true class “{html.escape(rows.class_name[row])}”</p>"
+        text.value = explorer.ranking(row).to_html() + truth
 
     for choice in (class_choice, video_choice, block_choice):
         choice.observe(show, names="value")
     show()
-    return ipywidgets.VBox([ipywidgets.HBox([class_choice, video_choice, block_choice]), output])
+    return ipywidgets.VBox([ipywidgets.HBox([class_choice, video_choice, block_choice]), picture, text])
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    plt.close(figure)
+    return buffer.getvalue()
