@@ -93,7 +93,7 @@ def bench_eval() -> list[dict]:
 
     def score(cached: bool) -> None:
         changed = load_experiment("demo", [f"data.cache_frames={str(cached).lower()}"])
-        predict(model, test_views(changed, manifest, "val", backbone.image_size), 32, 0, device)
+        predict(model, test_views(changed, manifest, "val", backbone), 32, 0, device)
 
     contestants = {"from the files": lambda: score(False), "from the frame cache": lambda: score(True)}
     return table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")

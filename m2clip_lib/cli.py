@@ -62,9 +62,15 @@ def prepare(
     experiment: ExperimentName = "",
     folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="Videos as DIR/<class>/<video>.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the manifest goes; none: as configured.")] = None,
+    transcode: Annotated[
+        bool, typer.Option("--transcode", help="Also encode copies that load fast (256 px, close keyframes); says the cost first.")
+    ] = False,
     override: Overrides = None,
 ) -> None:
-    """Make all that training needs: the manifest of the videos, the table of unreadable ones, and the small CLIP if it is used."""
+    """Make all that training needs: the manifest of the videos, the table of unreadable ones, and the small CLIP if it is used.
+
+    Can be stopped (Ctrl-C) and continued with the same command.
+    """
     import json
 
     from m2clip_lib.config import load_experiment
@@ -77,13 +83,15 @@ def prepare(
         overrides += ["data.layout=folder", f"data.root={folder.expanduser().absolute()}"]
     if out is not None:
         overrides.append(f"data.prepared={out.expanduser().absolute()}")
+    if transcode:
+        overrides.append("data.transcode=true")
     loaded = load_experiment(experiment, overrides)
     manifest = prepare_data(loaded, _say)
     _say(manifest.summary().to_string())
     if loaded.backbone.source == "demo":
         path, trained = train_demo_clip(report=_say)
         _say(f"backbone: small CLIP {'trained, saved as' if trained else 'is there:'} {path}")
-    needed = [f"-o {json.dumps(o) if ' ' in o else o}" for o in overrides if o.startswith("data.prepared=")]
+    needed = [f"-o {json.dumps(o) if ' ' in o else o}" for o in overrides if o.startswith(("data.prepared=", "data.transcode="))]
     _say("next: " + " ".join(["m2clip train", loaded.name, *needed]))
 
 

@@ -111,7 +111,13 @@ class DataSection(Section):
     mirror: bool = False
     """Flip half of the training clips. Never for labels that speak of left and right."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
-    """auto: decord where it is installed, PyAV for what it cannot open."""
+    """auto: decord where it is installed, PyAV for files that decord does not read rightly. `m2clip bench data` says which is faster."""
+    resize: Literal["fast", "exact"] = "fast"
+    """Of evaluation: "fast" in the decoder; "exact" as the published code does (PyAV, in floating point), for published weights."""
+    transcode: bool = False
+    """Train and evaluate on copies that load fast: short side 256 px, a keyframe every 12 frames. `m2clip prepare` makes them."""
+    file_timeout_s: Positive = 60
+    """Seconds that `m2clip prepare` gives a decoder for one file."""
     cache_frames: bool = False
     """Decode a small dataset once and keep its frames as one file."""
     workers: Count = 4
@@ -130,6 +136,8 @@ class DataSection(Section):
             raise ValueError(f"short_side {list(self.short_side)}: the least must not exceed the most")
         if self.cache_frames and self.short_side:
             raise ValueError("cache_frames keeps frames at the backbone's input size: leave short_side null")
+        if self.resize == "exact" and (self.cache_frames or self.decoder == "decord"):
+            raise ValueError("resize exact reads full frames with PyAV: set cache_frames false and decoder auto or pyav")
         return self
 
 

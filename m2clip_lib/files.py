@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from m2clip_lib.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -23,3 +26,25 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, value: object) -> None:
     """Indented, atomic."""
     write_atomically(path, lambda file: file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Before long work: is there room for `needed` bytes in folder?
+
+    Raises: UserError with both figures.
+    """
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{what}: needs about {show_bytes(needed)} in {folder}, {show_bytes(free)} are free; make room or choose another place"
+        )
+
+
+def show_bytes(count: float) -> str:
+    """1536 -> "1.5 KB" (1 KB = 1024 bytes)."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"

@@ -11,7 +11,7 @@ from m2clip_lib.data import cache
 from m2clip_lib.data.cache import cached_reader
 from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.layouts import list_folder
-from m2clip_lib.data.manifest import scan
+from m2clip_lib.data.scan import scan
 from m2clip_lib.data.synthetic import draw_video, write_video
 from m2clip_lib.data.video import VideoError
 from m2clip_lib.errors import UserError
@@ -31,7 +31,7 @@ def table(video_folder, tmp_path_factory) -> pd.DataFrame:
     write_video(root / "b" / "1 wide.mp4", frames[:, :64])
     write_video(root / "b" / "2 tall.mp4", frames[:5, :, :64])
     write_video(root / "b" / "3 broken.mp4", frames)
-    table = scan(list_folder(root), processes=1)
+    table = scan(list_folder(root), 1, tmp_path_factory.mktemp("journal"))
     assert (table.status == "ok").all()
     (root / "b" / "3 broken.mp4").write_bytes(b"broken since")
     order = sorted(range(len(table)), key=lambda row: table.path[row])
@@ -48,15 +48,15 @@ def test_cached_frames_equal_direct_decoding(table, reader):
     for row in range(6):
         count = table.num_frames[row]
         for indices in (list(range(count)), [0, 0, count - 1], [count // 2]):
-            np.testing.assert_array_equal(reader(row, indices, SIDE), direct(row, indices, SIDE))
-    assert reader(4, [0], SIDE).shape == (1, 48, 72, 3)  # 96 x 64 at short side 48
-    assert reader(5, [0], SIDE).shape == (1, 72, 48, 3)
+            np.testing.assert_array_equal(reader(row, indices, SIDE)[0], direct(row, indices, SIDE)[0])
+    assert reader(4, [0], SIDE)[0].shape == (1, 48, 72, 3)  # 96 x 64 at short side 48
+    assert reader(5, [0], SIDE)[0].shape == (1, 72, 48, 3)
 
 
 def test_video_that_cannot_be_decoded_keeps_its_reason_and_its_neighbours(reader):
     with pytest.raises(VideoError):
         reader(6, [0], SIDE)
-    assert reader(5, [4], SIDE).any()
+    assert reader(5, [4], SIDE)[0].any()
 
 
 def test_other_size_than_the_cached_one_is_refused(reader):
@@ -65,17 +65,17 @@ def test_other_size_than_the_cached_one_is_refused(reader):
 
 
 def test_cache_is_opened_by_worker_processes_themselves(reader):
-    frames = reader(1, [3], SIDE)
+    frames, _ = reader(1, [3], SIDE)
     sent = pickle.dumps(reader)
     assert len(sent) < 5000  # the place of the frames travels, not the frames
-    np.testing.assert_array_equal(pickle.loads(sent)(1, [3], SIDE), frames)
+    np.testing.assert_array_equal(pickle.loads(sent)(1, [3], SIDE)[0], frames)
 
 
 def test_frames_of_the_cache_can_be_changed_without_changing_the_cache(reader):
-    frames = reader(0, [0], SIDE)
+    frames, _ = reader(0, [0], SIDE)
     before = frames.copy()
     frames[:] = 0
-    np.testing.assert_array_equal(reader(0, [0], SIDE), before)
+    np.testing.assert_array_equal(reader(0, [0], SIDE)[0], before)
 
 
 def test_cache_is_made_once_and_again_when_a_video_or_the_size_changes(tmp_path):
@@ -83,7 +83,7 @@ def test_cache_is_made_once_and_again_when_a_video_or_the_size_changes(tmp_path)
     for name in ("a", "b"):
         write_video(tmp_path / "v" / name / "1.mp4", draw_video(0, np.random.default_rng(0), 4, 64))
     paths = sorted(str(path) for path in (tmp_path / "v").rglob("*.mp4"))
-    table = pd.DataFrame({"path": paths, "num_frames": 4, "width": 64, "height": 64})
+    table = pd.DataFrame({"path": paths, "num_frames": 4, "width": 64, "height": 64, "decord": True})
     files = set()
     for _ in range(2):
         files.add(cached_reader(table, tmp_path / "c", 32, "auto", 1).file)
@@ -97,7 +97,7 @@ def test_cache_is_made_once_and_again_when_a_video_or_the_size_changes(tmp_path)
     changed = cached_reader(table, tmp_path / "c", 32, "auto", 1)
     files.add(changed.file)
     assert len(files) == 3
-    np.testing.assert_array_equal(changed(0, [2], 32), VideoReader(table, "auto")(0, [2], 32))
+    np.testing.assert_array_equal(changed(0, [2], 32)[0], VideoReader(table, "auto")(0, [2], 32)[0])
 
 
 def test_dataset_too_large_for_the_cache_is_refused_with_its_size(table, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 
 from m2clip_lib.data.dataset import EpochSampler, Item, TestViews, TrainClips, VideoReader, collate, make_loader
 from m2clip_lib.data.layouts import list_folder
-from m2clip_lib.data.manifest import scan
+from m2clip_lib.data.scan import scan
 from m2clip_lib.data.transforms import Augmentation, frames_to_clip
 from m2clip_lib.data.video import VideoError, read_frames
 
@@ -18,18 +18,18 @@ LIVELY = Augmentation((SIDE, SIDE + 12), random_resized_crop=True, rand_augment=
 
 
 @pytest.fixture(scope="module")
-def table(video_folder) -> pd.DataFrame:
+def table(video_folder, tmp_path_factory) -> pd.DataFrame:
     """Twelve videos; row 7's file is gone since they were scanned."""
-    table = scan(list_folder(video_folder), processes=1)
+    table = scan(list_folder(video_folder), 1, tmp_path_factory.mktemp("journal"))
     table.loc[7, "path"] = str(video_folder / "gone.mp4")
     return table
 
 
-def numbered(row: int, indices, short_side: int) -> np.ndarray:
+def numbered(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
     """A reader of made-up frames, 40 wide and as high as asked: red = row, green = frame number, blue = column."""
     frames = np.zeros((len(indices), short_side, 40, 3), np.uint8)
     frames[..., 0], frames[..., 1], frames[..., 2] = row, np.asarray(indices)[:, None, None], np.arange(40)
-    return frames
+    return frames, "made up"
 
 
 def made_up(frames_per_video: list[int]) -> pd.DataFrame:

@@ -19,12 +19,12 @@ TABLE = pd.DataFrame({"num_frames": [6, 6, 6], "label": [2, 0, 1], "path": ["a.m
 TABLE["class_name"] = [NAMES[label] for label in TABLE.label]
 
 
-def noise(row: int, indices, short_side: int) -> np.ndarray:
+def noise(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
     """Frames of an imagined video, 64 x 96 px: noise that depends on row and frame number."""
-    return np.stack([np.random.default_rng([row, index]).integers(0, 256, (64, 96, 3), np.uint8) for index in indices])
+    return np.stack([np.random.default_rng([row, index]).integers(0, 256, (64, 96, 3), np.uint8) for index in indices]), "noise"
 
 
-def noise_but_row_1(row: int, indices, short_side: int) -> np.ndarray:
+def noise_but_row_1(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
     if row == 1:
         raise VideoError("broken on purpose")
     return noise(row, indices, short_side)
@@ -55,7 +55,7 @@ def scores_by_hand(model, row: int, names) -> tuple[np.ndarray, np.ndarray]:
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     similarity, classifier = [], []
     for frames in ((0, 1), (4, 5)):  # first and last start of a 2-frame clip among 6 frames
-        pixels = noise(row, frames, 64).astype(np.float64) / 255
+        pixels = noise(row, frames, 64)[0].astype(np.float64) / 255
         normal = (pixels - np.array(backbone.mean)) / np.array(backbone.std)  # (t, h, w, 3)
         for x in (0, 16, 32):  # start, middle, end of the long side
             clip = torch.from_numpy(normal[:, :, x : x + 64]).float().permute(3, 0, 1, 2)[None]
@@ -96,6 +96,7 @@ def test_a_failed_video_is_named_and_nothing_takes_its_place(model):
     whole, found = predict(model, views(), 2, 0, CPU), predict(model, views(noise_but_row_1), 2, 0, CPU)
     assert found.failed == [(1, "broken on purpose")]
     assert found.rows == [0, 2]
+    assert (whole.decoders, found.decoders) == ({"noise": 3}, {"noise": 2})
     assert found.labels.tolist() == [2, 1]
     np.testing.assert_allclose(found.similarity, whole.similarity[[0, 2]], atol=2e-5)
 

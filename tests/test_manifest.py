@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from m2clip_lib.data.labels import labels_sha256
 from m2clip_lib.data.layouts import Listing, list_folder
-from m2clip_lib.data.manifest import listing_sha256, made_from, read_manifest, scan, write_manifest
+from m2clip_lib.data.manifest import listing_sha256, made_from, read_manifest, write_manifest
+from m2clip_lib.data.scan import scan
 from m2clip_lib.errors import UserError
 
-COLUMNS = ["path", "label", "class_name", "split", "num_frames", "fps", "duration_s", "width", "height", "codec", "status"]
-INFO = {"num_frames": 12, "fps": 8.0, "duration_s": 1.5, "width": 80, "height": 60, "codec": "h264", "status": "ok"}
+COLUMNS = ["path", "label", "class_name", "split", "num_frames", "fps", "duration_s", "width", "height", "codec", "decord", "status"]
+INFO = {"num_frames": 12, "fps": 8.0, "duration_s": 1.5, "width": 80, "height": 60, "codec": "h264", "decord": True, "status": "ok"}
 
 
 def table_of(rows: list[tuple]) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def test_every_listed_video_becomes_a_row_and_a_broken_one_keeps_its_reason(vide
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a video")
     rows = [(good, 0, "train"), (tmp_path / "empty.mp4", 1, "train"), (tmp_path / "text.mp4", 1, "val"), (tmp_path / "gone.mp4", 0, "test")]
-    table = scan(Listing(rows, ["a", "b"]), processes=2)
+    table = scan(Listing(rows, ["a", "b"]), 2, tmp_path / "journal")
     assert list(table.columns) == COLUMNS
     assert table.path.tolist() == [str(path) for path, _, _ in rows]
     assert table.label.tolist() == [0, 1, 1, 0]
@@ -49,9 +50,9 @@ def test_every_listed_video_becomes_a_row_and_a_broken_one_keeps_its_reason(vide
     assert table.status[2].startswith("cannot be opened")
 
 
-def test_scan_of_mixed_containers_does_not_depend_on_the_number_of_processes(video_folder):
+def test_scan_of_mixed_containers_does_not_depend_on_the_number_of_processes(video_folder, tmp_path):
     listing = list_folder(video_folder)
-    one, two = (scan(listing, processes) for processes in (1, 2))
+    one, two = (scan(listing, processes, tmp_path / str(processes)) for processes in (1, 2))
     assert (one.status == "ok").all()
     assert set(one.codec) == {"h264", "vp9", "mpeg4"}
     pd.testing.assert_frame_equal(one, two)

@@ -244,7 +244,7 @@ def test_extension_and_name_do_not_matter(folder, tmp_path):
     assert numbers(read_frames(path, [4, 9])[0]) == [4, 9]
 
 
-@pytest.mark.parametrize("decoder", [pytest.param("decord", marks=needs_decord), "pyav"])
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
 def test_odd_sizes_are_scaled_to_what_is_asked(tmp_path, decoder):
     with av.open(str(tmp_path / "odd.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=5)

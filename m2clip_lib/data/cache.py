@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m2clip_lib.data.video import VideoError, fit_short_side, read_frames
+from m2clip_lib.data.probe import VideoError
+from m2clip_lib.data.video import fit_short_side, read_frames
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_atomically, write_json
+from m2clip_lib.files import check_space, write_atomically, write_json
 
 LIMIT_BYTES = 8 * 2**30
 
@@ -28,7 +29,7 @@ class CachedReader:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_pixels": None}  # workers open the file themselves
 
-    def __call__(self, row: int, indices: Sequence[int], short_side: int) -> np.ndarray:
+    def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
         """See FrameReader in dataset.py."""
         if short_side != self.short_side:
             raise ValueError(f"the frame cache holds short side {self.short_side}, {short_side} was asked for")
@@ -38,7 +39,7 @@ class CachedReader:
             self._pixels = np.memmap(self.file, np.uint8, mode="r")
         t, h, w = self.shapes[row]
         frames = self._pixels[self.starts[row] : self.starts[row + 1]].reshape(t, h, w, 3)
-        return frames[np.asarray(indices)]
+        return frames[np.asarray(indices)], "frame cache"
 
 
 def cached_reader(table: pd.DataFrame, folder: Path, short_side: int, decoder: str, processes: int) -> CachedReader:
@@ -62,6 +63,7 @@ def cached_reader(table: pd.DataFrame, folder: Path, short_side: int, decoder: s
     file = folder / f"frames-{digest.hexdigest()[:16]}.u8"
     side_file = file.with_suffix(".json")
     if not (file.is_file() and side_file.is_file()):
+        check_space(folder, total, "data.cache_frames")
         errors = _fill(file, table.path.tolist(), shapes, decoder, processes)
         write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
     errors = json.loads(side_file.read_text())["errors"]

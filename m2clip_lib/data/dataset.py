@@ -1,23 +1,26 @@
 """Clips for training and evaluation. All randomness of an item is f(seed, epoch, index): workers and their number do not matter."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from m2clip_lib.data.probe import VideoError
 from m2clip_lib.data.sampling import test_indices, train_indices
-from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip, test_crops
-from m2clip_lib.data.video import VideoError, fit_short_side, read_frames
+from m2clip_lib.data.transforms import Augmentation, Colours, augment, exact_resize, frames_to_clip, test_crops
+from m2clip_lib.data.video import fit_short_side, read_frames
 
 log = logging.getLogger(__name__)
 
-FrameReader = Callable[[int, Sequence[int], int], np.ndarray]  # (row, frame indices, short side) -> (t, h, w, 3) uint8
+# (row, frame indices, short side in pixels or None for the video's own) -> (t, h, w, 3) uint8, and the name of what read them
+FrameReader = Callable[[int, Sequence[int], int | None], tuple[np.ndarray, str]]
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,22 @@ class Item:
     label: int
     clip: Tensor | None
     error: str = ""
+    decoder: str = ""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """clips: training (b, t, 3, s, s), evaluation (b, v, t, 3, s, s), uint8 RGB. indices: rows of the table.
+    """clips: training (b, t, 3, s, s), evaluation (b, v, t, 3, s, s), uint8 RGB, or float and normalised (data.resize "exact").
 
-    failed: (row, reason) of the videos of this batch that could not be read; they are not in clips.
+    indices: rows of the table. failed: (row, reason) of the videos of this batch that could not be read; they are not in clips.
+    decoders: how many clips were read by which decoder.
     """
 
-    clips: UInt8[Tensor, "b ..."]
+    clips: UInt8[Tensor, "b ..."] | Float[Tensor, "b ..."]
     labels: Int[Tensor, "b"]
     indices: list[int]
     failed: list[tuple[int, str]]
+    decoders: Counter[str]
 
 
 class VideoReader:
@@ -48,13 +54,13 @@ class VideoReader:
 
     def __init__(self, table: pd.DataFrame, decoder: str):
         self.paths, self.decoder = table.path.tolist(), decoder
-        self.codecs = table.codec.tolist() if "codec" in table else [""] * len(table)
+        self.exact_in_decord = [bool(value) for value in table.decord]
         self.sizes = list(zip(table.width, table.height, strict=True))
 
-    def __call__(self, row: int, indices: Sequence[int], short_side: int) -> np.ndarray:
+    def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
         """See FrameReader above."""
-        size = fit_short_side(*self.sizes[row], short_side)
-        return read_frames(self.paths[row], indices, size, self.decoder, self.codecs[row])[0]
+        size = None if short_side is None else fit_short_side(*self.sizes[row], short_side)
+        return read_frames(self.paths[row], indices, size, self.decoder, self.exact_in_decord[row])
 
 
 class TrainClips(Dataset):
@@ -77,14 +83,18 @@ class TrainClips(Dataset):
         least, most = self.augmentation.short_side
         short_side, draw = int(rng.integers(least, most + 1)), int(rng.integers(2**31))
         try:
-            frames = self.reader(row, indices, short_side)
+            frames, decoder = self.reader(row, indices, short_side)
         except VideoError as error:
             return Item(row, self.labels[row], None, str(error))
-        return Item(row, self.labels[row], augment(frames_to_clip(frames), self.side, self.augmentation, draw))
+        return Item(row, self.labels[row], augment(frames_to_clip(frames), self.side, self.augmentation, draw), decoder=decoder)
 
 
 class TestViews(Dataset):
-    """All views of a video, temporal x spatial; indexed by row. backwards: play every clip in reverse."""
+    """All views of a video, temporal x spatial; indexed by row.
+
+    backwards: play every clip in reverse.
+    exact: the backbone's (mean, std): resize as the published code does, in floating point after normalising, instead of in the decoder.
+    """
 
     __test__ = False  # not a pytest class
 
@@ -98,10 +108,11 @@ class TestViews(Dataset):
         temporal_views: int = 1,
         spatial_views: int = 1,
         backwards: bool = False,
+        exact: tuple[Colours, Colours] | None = None,
     ):
         self.num_frames, self.labels = table.num_frames.tolist(), table.label.tolist()
         self.reader, self.clip_len, self.stride, self.side = reader, clip_len, stride, side
-        self.temporal_views, self.spatial_views, self.backwards = temporal_views, spatial_views, backwards
+        self.temporal_views, self.spatial_views, self.backwards, self.exact = temporal_views, spatial_views, backwards, exact
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,15 +121,18 @@ class TestViews(Dataset):
         views = test_indices(self.num_frames[row], self.clip_len, self.stride, self.temporal_views)
         needed = sorted({index for view in views for index in view})  # views overlap: decode each frame once
         try:
-            frames = self.reader(row, needed, self.side)
+            pictures, decoder = self.reader(row, needed, None if self.exact else self.side)
         except VideoError as error:
             return Item(row, self.labels[row], None, str(error))
+        frames = frames_to_clip(pictures)
+        if self.exact:
+            frames = exact_resize(frames, self.side, *self.exact)
         place = {index: i for i, index in enumerate(needed)}
         clips = []
         for view in views:
-            clip = frames_to_clip(frames[[place[index] for index in view]])
+            clip = frames[[place[index] for index in view]]
             clips.append(test_crops(clip.flip(0) if self.backwards else clip, self.side, self.spatial_views))
-        return Item(row, self.labels[row], torch.cat(clips))
+        return Item(row, self.labels[row], torch.cat(clips), decoder=decoder)
 
 
 class EpochSampler(Sampler):
@@ -140,7 +154,8 @@ def collate(items: list[Item]) -> Batch:
     good = [item for item in items if item.clip is not None]
     failed = [(item.index, item.error) for item in items if item.clip is None]
     clips = torch.stack([item.clip for item in good]) if good else torch.empty(0, dtype=torch.uint8)
-    return Batch(clips, torch.tensor([item.label for item in good], dtype=torch.int64), [item.index for item in good], failed)
+    labels = torch.tensor([item.label for item in good], dtype=torch.int64)
+    return Batch(clips, labels, [item.index for item in good], failed, Counter(item.decoder for item in good))
 
 
 def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:

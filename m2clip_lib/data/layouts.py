@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from m2clip_lib.data.labels import name_from_folder
-from m2clip_lib.data.video import EXTENSIONS
+from m2clip_lib.data.probe import EXTENSIONS
 from m2clip_lib.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -1,27 +1,24 @@
 """The manifest: one row a video, with all that later steps need, so that nobody opens a video twice to learn what it is.
 
 Columns: path, label (int), class_name, split (train | val | test), num_frames, fps, duration_s, width, height, codec,
-status ("ok", or the reason why the video cannot be used).
+decord (whether that decoder can be trusted with the file), status ("ok", or the reason why the video cannot be used).
 """
 
 import hashlib
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from m2clip_lib.data.labels import labels_sha256
 from m2clip_lib.data.layouts import Listing
-from m2clip_lib.data.video import VideoError, VideoInfo, probe
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 
+VERSION = "manifest 2"  # changes when the columns change: older manifests are then made anew
 FILE, SIDE_FILE, UNREADABLE_FILE = "manifest.parquet", "manifest.json", "unreadable.csv"
-EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, codec="")
 
 
 @dataclass(frozen=True)
@@ -42,36 +39,10 @@ class Manifest:
 
     def summary(self) -> pd.DataFrame:
         """Counts a split: listed, ok, missing, unreadable."""
-        status = self.table.status
-        counted = self.table.assign(listed=1, ok=status == "ok", missing=status == "missing", unreadable=~status.isin(["ok", "missing"]))
+        ok, missing = self.table.status == "ok", self.table.status.str.startswith("missing")
+        counted = self.table.assign(listed=1, ok=ok, missing=missing, unreadable=~(ok | missing))
         columns = ["listed", "ok", "missing", "unreadable"]
         return counted.groupby("split")[columns].sum().reindex([s for s in ("train", "val", "test") if s in set(self.table.split)])
-
-
-def scan(listing: Listing, processes: int) -> pd.DataFrame:
-    """Open every listed video and write down what it is; a broken one becomes a row with a reason."""
-    paths = [_printable(path) for path, _, _ in listing.rows]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(_probe_row, paths, chunksize=max(1, min(64, len(paths) // (4 * processes) or 1))))
-    rows = [
-        {"path": path, "label": label, "class_name": listing.class_names[label], "split": split, **row}
-        for path, (_, label, split), row in zip(paths, listing.rows, found, strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
-def _printable(path: Path) -> str:
-    """A file name that is not UTF-8 cannot stand in a table: its odd bytes are written as \\xNN, and it becomes a row with a reason."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _probe_row(path: str) -> dict:
-    if "\\x" in path and not Path(path).exists():
-        return asdict(EMPTY) | {"status": "file name is not UTF-8: rename it"}
-    try:
-        return asdict(probe(path)) | {"status": "ok"}
-    except VideoError as error:
-        return asdict(EMPTY) | {"status": str(error)}
 
 
 def write_manifest(table: pd.DataFrame, class_names: list[str], folder: Path, root: Path, made_from: str) -> Manifest:
@@ -101,7 +72,10 @@ def read_manifest(folder: Path, how_to_make: str) -> Manifest:
     if not (folder / FILE).is_file() or not (folder / SIDE_FILE).is_file():
         raise UserError(f"manifest: none at {folder / FILE}; make it with: {how_to_make}")
     side = json.loads((folder / SIDE_FILE).read_text())
-    return Manifest(pd.read_parquet(folder / FILE), side["class_names"], folder, side["sha256"])
+    table = pd.read_parquet(folder / FILE)
+    if "decord" not in table:
+        raise UserError(f"manifest: {folder / FILE} was made by an older version of the workbook; make it again with: {how_to_make}")
+    return Manifest(table, side["class_names"], folder, side["sha256"])
 
 
 def made_from(folder: Path) -> str:
@@ -112,7 +86,7 @@ def made_from(folder: Path) -> str:
 
 def listing_sha256(listing: Listing) -> str:
     """Digest of paths, labels, splits, sizes and times of change: new, gone or replaced videos change it."""
-    digest = hashlib.sha256("\n".join(listing.class_names).encode())
+    digest = hashlib.sha256("\n".join([VERSION, *listing.class_names]).encode())
     for path, label, split in listing.rows:
         stat = path.stat() if path.exists() else None
         digest.update(os.fsencode(path) + f"|{label}|{split}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())

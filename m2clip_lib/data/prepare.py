@@ -4,21 +4,35 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data import layouts
 from m2clip_lib.data.layouts import Listing
-from m2clip_lib.data.manifest import Manifest, listing_sha256, made_from, read_manifest, scan, write_manifest
+from m2clip_lib.data.manifest import Manifest, listing_sha256, made_from, read_manifest, write_manifest
+from m2clip_lib.data.scan import scan
 from m2clip_lib.data.synthetic import CLASS_NAMES, SPLITS, SyntheticConfig, make_videos, recipe_hash
+from m2clip_lib.data.transcode import transcode
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import check_space
+
+COPIES = "transcoded"  # folder of the fast copies and their manifest, beside the manifest of the originals
+BYTES_A_ROW = 1500  # journal, manifest and table of unreadable files, generously
 
 
 def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) -> Manifest:
-    """Make the manifest of an experiment, and the synthetic videos where it asks for them; an unchanged dataset is left alone.
+    """Make the manifest of an experiment, and the synthetic videos or fast copies where it asks for them.
 
-    Raises: UserError when videos or annotations are not where the experiment says.
+    An unchanged dataset is left alone; work that was stopped goes on where it was.
+    Raises: UserError when videos or annotations are not where the experiment says, or the disk is full.
     """
-    processes = os.cpu_count() or 1
+    manifest = _originals(experiment, report)
+    return _copies(experiment, manifest, report) if experiment.data.transcode else manifest
+
+
+def _originals(experiment: Experiment, report: Callable[[str], None]) -> Manifest:
+    processes, limit_s = os.cpu_count() or 1, experiment.data.file_timeout_s
     if experiment.data.layout == "synthetic":
         root = videos_root(experiment)
         if make_videos(root, synthetic_config(experiment), processes):
@@ -30,11 +44,29 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     digest = listing_sha256(listing)
     if made_from(experiment.prepared) == digest:
         report(f"manifest: {paths.shown(experiment.prepared)} is up to date ({len(listing.rows)} videos)")
-        return _check_usable(load_manifest(experiment))
+        return _check_usable(read_manifest(experiment.prepared, ""))
     report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
-    manifest = write_manifest(scan(listing, processes), listing.class_names, experiment.prepared, videos_root(experiment), digest)
-    bad = int((manifest.table.status != "ok").sum())
-    report(f"manifest: {len(manifest.table) - bad} videos ok, {bad} not usable -> {paths.shown(experiment.prepared)}")
+    check_space(experiment.prepared, BYTES_A_ROW * len(listing.rows), "manifest")
+    table = scan(listing, processes, experiment.prepared, limit_s, report)
+    return _write(table, listing.class_names, experiment.prepared, videos_root(experiment), digest, report)
+
+
+def _copies(experiment: Experiment, originals: Manifest, report: Callable[[str], None]) -> Manifest:
+    folder = experiment.prepared / COPIES
+    if made_from(folder) == originals.sha256:
+        report(f"transcode: {paths.shown(folder)} is up to date ({len(originals.table)} videos)")
+        return _check_usable(read_manifest(folder, ""))
+    root = videos_root(experiment)
+    table = transcode(originals, root, folder, os.cpu_count() or 1, experiment.data.file_timeout_s, report)
+    return _write(table, originals.class_names, folder, folder / "videos", originals.sha256, report)
+
+
+def _write(table: pd.DataFrame, class_names: list[str], folder: Path, root: Path, digest: str, report: Callable[[str], None]) -> Manifest:
+    manifest = write_manifest(table, class_names, folder, root, digest)
+    bad = table.status[table.status != "ok"]
+    report(f"manifest: {len(table) - len(bad)} videos ok, {len(bad)} not usable -> {paths.shown(folder)}")
+    for reason, count in bad.value_counts().head(5).items():
+        report(f"  {count} x {reason}")
     return _check_usable(manifest)
 
 
@@ -50,6 +82,8 @@ def _check_usable(manifest: Manifest) -> Manifest:
 
 def load_manifest(experiment: Experiment) -> Manifest:
     """Raises: UserError naming the command that makes it when there is none."""
+    if experiment.data.transcode:
+        return read_manifest(experiment.prepared / COPIES, f"m2clip prepare {experiment.name} --transcode")
     return read_manifest(experiment.prepared, f"m2clip prepare {experiment.name}")
 
 

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from m2clip_lib.data.sampling import spatial_offsets
+
+Colours = tuple[float, float, float]  # one value a channel, red green blue
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,21 @@ def augment(clip: UInt8[Tensor, "t 3 h w"], side: int, how: Augmentation, seed: 
         return v2.Compose(steps)(clip)
 
 
-def test_crops(clip: UInt8[Tensor, "t 3 h w"], side: int, views: int) -> UInt8[Tensor, "v t 3 s s"]:
+def exact_resize(clip: UInt8[Tensor, "t 3 h w"], side: int, mean: Colours, std: Colours) -> Float[Tensor, "t 3 h2 w2"]:
+    """Normalise, then resize the short side to `side`: the published order, bicubic without antialiasing.
+
+    It aliases where a video is much larger than `side`: for published weights, which were trained on it. Checked against golden values.
+    """
+    pixels = clip.float() / 255
+    pixels = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    height, width = clip.shape[2:]
+    size = (side, width * side // height) if height <= width else (height * side // width, side)
+    return F.interpolate(pixels, size, mode="bicubic", align_corners=False)
+
+
+def test_crops(
+    clip: UInt8[Tensor, "t 3 h w"] | Float[Tensor, "t 3 h w"], side: int, views: int
+) -> UInt8[Tensor, "v t 3 s s"] | Float[Tensor, "v t 3 s s"]:
     """The square crops of an evaluation; the clip's short side equals `side`."""
     corners = spatial_offsets(clip.shape[2], clip.shape[3], side, views)
     return torch.stack([clip[:, :, y : y + side, x : x + side] for y, x in corners])
@@ -49,9 +66,14 @@ def frames_to_clip(frames: np.ndarray) -> UInt8[Tensor, "t 3 h w"]:
 
 
 def to_model_input(
-    clips: UInt8[Tensor, "b t 3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
+    clips: UInt8[Tensor, "b t 3 h w"] | Float[Tensor, "b t 3 h w"], mean: Colours, std: Colours
 ) -> Float[Tensor, "b 3 t h w"]:
-    """uint8 RGB in [0, 255] -> float, normalised, channels before time; on the device where the clips are."""
+    """uint8 RGB in [0, 255] -> float, normalised, channels before time; on the device where the clips are.
+
+    Clips in floating point are normalised already (exact_resize).
+    """
+    if clips.is_floating_point():
+        return clips.transpose(1, 2)
     scale = torch.tensor([1 / (255 * s) for s in std], device=clips.device)[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=clips.device)[:, None, None]
     return (clips.float() * scale + shift).transpose(1, 2)

@@ -119,7 +119,7 @@ def run_job(job: Job) -> float:
         model = M2CLIP.from_checkpoint(result.best, backbone).to(pick_device())
         split = experiment.eval.split
         for name in prediction_names(experiment):
-            dataset = test_views(experiment, manifest, split, backbone.image_size, backwards=name == BACKWARDS)
+            dataset = test_views(experiment, manifest, split, backbone, backwards=name == BACKWARDS)
             predictions = predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, pick_device())
             save_predictions(predictions, manifest.split(split), job.folder, name, key=job.key)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -61,24 +61,28 @@ def build_model(experiment: Experiment, backbone: Backbone, class_names: list[st
     return M2CLIP(backbone, model_config(experiment, class_names))
 
 
-def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int) -> FrameReader:
-    """Frames from the cache where the experiment keeps one, else from the files."""
+def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, exact: bool = False) -> FrameReader:
+    """Frames from the cache where the experiment keeps one, else from the files.
+
+    exact: decode with PyAV, whose pixels the golden values are held by.
+    """
     if experiment.data.cache_frames:
         return cached_reader(table, experiment.prepared / "cache", image_size, experiment.data.decoder, os.cpu_count() or 1)
-    return VideoReader(table, experiment.data.decoder)
+    return VideoReader(table, "pyav" if exact else experiment.data.decoder)
 
 
-def test_views(experiment: Experiment, manifest: Manifest, split: str, image_size: int, backwards: bool = False) -> TestViews:
+def test_views(experiment: Experiment, manifest: Manifest, split: str, backbone: Backbone, backwards: bool = False) -> TestViews:
     """The evaluation clips of a split, by the protocol of the eval section."""
     table = manifest.split(split)
     data, protocol = experiment.data, experiment.eval
     return TestViews(
         table,
-        make_reader(experiment, table, image_size),
+        make_reader(experiment, table, backbone.image_size, exact=data.resize == "exact"),
         data.num_frames,
         data.stride,
-        image_size,
+        backbone.image_size,
         protocol.temporal_views,
         protocol.spatial_views,
         backwards,
+        exact=(backbone.mean, backbone.std) if data.resize == "exact" else None,
     )

@@ -34,7 +34,7 @@ def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[st
 def zero_shot(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
     """Frozen CLIP, frames averaged, against the class prompts; similarity only."""
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
-    dataset = test_views(experiment, manifest, experiment.eval.split, backbone.image_size)
+    dataset = test_views(experiment, manifest, experiment.eval.split, backbone)
     return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, class_names=manifest.class_names)
 
 
@@ -43,7 +43,7 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
     features = {}
     for split in ("train", "val", experiment.eval.split):
-        dataset = test_views(experiment, manifest, split, backbone.image_size)
+        dataset = test_views(experiment, manifest, split, backbone)
         features[split] = _mean_features(model, dataset, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
     scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}

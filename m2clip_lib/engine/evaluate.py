@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class Predictions:
 
     similarity: of 100 x cosine with the class texts; classifier: of the linear head (None where the label set is not its own).
     rows: rows of the split's table that were read; failed: (row, reason) of those that were not.
+    decoders: how many videos were read by which decoder.
     """
 
     similarity: np.ndarray
@@ -37,6 +39,7 @@ class Predictions:
     rows: list[int]
     class_names: list[str]
     failed: list[tuple[int, str]] = field(default_factory=list)
+    decoders: dict[str, int] = field(default_factory=dict)
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -64,9 +67,10 @@ def predict(
     backbone = model.backbone
     tokens = tokenize(backbone.tokenizer, build_prompts(names, model.config.prompt)).to(device)
     texts = F.normalize(model.encode_text(tokens).text_features, dim=-1)
-    similarity, classifier, labels, rows, failed = [], [], [], [], []
+    similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
     for batch in tqdm(make_loader(dataset, batch_size, workers), desc="evaluate", leave=False, disable=not sys.stderr.isatty()):
         failed += batch.failed
+        decoders += batch.decoders
         if not batch.indices:
             continue
         videos, views = batch.clips.shape[:2]
@@ -79,7 +83,9 @@ def predict(
         rows += batch.indices
     if not rows:
         raise UserError(f"evaluation: none of {len(failed)} videos could be read; first reason: {failed[0][1] if failed else 'no videos'}")
-    return Predictions(np.concatenate(similarity), np.concatenate(classifier) if own else None, np.concatenate(labels), rows, names, failed)
+    return Predictions(
+        np.concatenate(similarity), np.concatenate(classifier) if own else None, np.concatenate(labels), rows, names, failed, dict(decoders)
+    )
 
 
 def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path, name: str, **provenance: object) -> None:
@@ -99,7 +105,9 @@ def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
     write_atomically(folder / f"{name}.npz", write_arrays)
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
-    write_json(folder / f"{name}.json", {"class_names": predictions.class_names, "failed": failed, **provenance})
+    write_json(
+        folder / f"{name}.json", {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders, **provenance}
+    )
 
 
 def load_predictions(folder: Path, name: str) -> Predictions:
@@ -111,4 +119,5 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
     with np.load(folder / f"{name}.npz") as arrays:
         classifier = arrays["classifier"] if "classifier" in arrays else None
-        return Predictions(arrays["similarity"], classifier, arrays["labels"], arrays["rows"].tolist(), about["class_names"], failed)
+        labels, rows = arrays["labels"], arrays["rows"].tolist()
+        return Predictions(arrays["similarity"], classifier, labels, rows, about["class_names"], failed, about["decoders"])

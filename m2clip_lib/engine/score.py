@@ -28,7 +28,7 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path) -> list[s
     split, protocol = experiment.eval.split, experiment.eval
     names = [split] + ([f"{split}_backwards"] if protocol.backwards else [])
     for name in names:
-        dataset = test_views(experiment, manifest, split, backbone.image_size, backwards=name != split)
+        dataset = test_views(experiment, manifest, split, backbone, backwards=name != split)
         predictions = predict(model, dataset, protocol.batch_size, experiment.data.workers, device)
         save_predictions(predictions, manifest.split(split), run.predictions, name, checkpoint=str(checkpoint), split=split)
     return names

@@ -95,7 +95,7 @@ def train(
     backbone = open_backbone(experiment)
     model = build_model(experiment, backbone, manifest.class_names).to(device)
     steps = TrainingSteps(experiment, manifest, backbone, model, device)
-    validation = test_views(experiment, manifest, "val", backbone.image_size)
+    validation = test_views(experiment, manifest, "val", backbone)
     folder, metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     report(

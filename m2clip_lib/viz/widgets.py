@@ -51,7 +51,7 @@ class Explorer:
 
     def clip(self, row: int) -> torch.Tensor:
         """The first view of a video: (t, 3, s, s) uint8 RGB."""
-        views = test_views(self.run.experiment, self.manifest, self.run.experiment.eval.split, self.model.backbone.image_size)
+        views = test_views(self.run.experiment, self.manifest, self.run.experiment.eval.split, self.model.backbone)
         return collate([views[row]]).clips[0, 0]
 
     def figure(self, row: int, block: int) -> Figure:

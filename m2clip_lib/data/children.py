@@ -1,0 +1,119 @@
+"""Calls in child processes that can be killed: a decoder in C that spins or crashes takes its child with it and nothing else."""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that took its child down, and why."""
+
+    reason: str
+
+
+@dataclass
+class _Child:
+    process: BaseProcess
+    pipe: Connection
+    place: int = -1  # of the job it works on
+    job: Any = None
+    deaths: int = 0
+
+
+def call_in_children(
+    function: Callable[[Any], Any], jobs: Iterable[Any], processes: int, limit_s: float | Callable[[Any], float]
+) -> Iterator[tuple[int, Any | Failure]]:
+    """Call function(job) for every job.
+
+    Args:
+        function: of a module, so that a child can import it; what it raises ends the whole iteration.
+        limit_s: seconds one call may take; or a function that says it of a job.
+    Returns: (place of the job, result) as they come; a Failure for a call that was killed at the limit, or crashed twice.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting = enumerate(jobs)
+    children: list[_Child] = []
+    limit_of = limit_s if callable(limit_s) else lambda job: limit_s
+
+    def start() -> _Child:
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, function), daemon=True)
+        process.start()
+        there.close()  # so that its death closes the pipe
+        children.append(child := _Child(process, here))
+        return child
+
+    def give(child: _Child, place: int, job: Any) -> None:
+        child.place, child.job = place, job
+        with contextlib.suppress(BrokenPipeError):  # died in between: its closed pipe tells below
+            child.pipe.send((job, limit_of(job)))
+
+    try:
+        for place, job in waiting:
+            give(start(), place, job)
+            if len(children) == processes:
+                break
+        while children:
+            for pipe in wait([child.pipe for child in children]):
+                child = next(c for c in children if c.pipe is pipe)
+                try:
+                    result = pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    children.remove(child)
+                    child.process.join()
+                    timed_out = child.process.exitcode == -signal.SIGALRM
+                    if not timed_out and not child.deaths:  # perhaps the machine killed it for memory: once more
+                        give(again := start(), child.place, child.job)
+                        again.deaths = 1
+                        continue
+                    yield child.place, Failure(f"took more than {limit_of(child.job):g} s" if timed_out else _death(child.process.exitcode))
+                    child = None
+                else:
+                    if isinstance(result, BaseException):
+                        raise result
+                    yield child.place, result
+                    child.deaths = 0
+                following = next(waiting, None)
+                if following is not None:
+                    give(child or start(), *following)
+                elif child is not None:
+                    _dismiss(child)
+                    children.remove(child)
+    finally:
+        for child in children:
+            child.process.kill()
+            child.process.join()
+
+
+def _serve(pipe: Connection, function: Callable) -> None:
+    """A child's life: one call after another, until the parent hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel kills us at the limit, whatever a decoder is doing
+    while True:
+        try:
+            job, limit_s = pipe.recv()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        try:
+            result = function(job)
+        except Exception as error:  # the parent raises it
+            result = error
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pipe.send(result)
+
+
+def _dismiss(child: _Child) -> None:
+    child.pipe.close()
+    child.process.join()
+
+
+def _death(exit_code: int | None) -> str:
+    name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit {exit_code}"
+    return f"the decoder crashed ({name})"

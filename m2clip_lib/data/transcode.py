@@ -1,0 +1,184 @@
+"""Encoding a dataset once into files that load fast: short side 256 px, a keyframe every 12 frames, no audio, upright.
+
+Frame n of the new file is frame n of the old one, so that sampling does not change. The copies have a manifest of their own.
+"""
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+
+from m2clip_lib.data.children import Failure, call_in_children
+from m2clip_lib.data.journal import Journal, fingerprint
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.probe import VideoError, decodable_frames, probe, reason, video_stream
+from m2clip_lib.data.progress import with_progress
+from m2clip_lib.data.sampling import train_indices
+from m2clip_lib.data.scan import EMPTY, bad_row
+from m2clip_lib.data.video import fit_short_side, read_frames
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import check_space, show_bytes, write_atomically
+
+SHORT_SIDE, KEYFRAME_EVERY = 256, 12  # pixels, frames
+# A keyframe exactly every 12 frames, and B-frames that nothing is predicted from: a reader may skip them.
+ENCODER = {"preset": "veryfast", "crf": "20", "g": str(KEYFRAME_EVERY), "bf": "2", "b-pyramid": "none", "sc_threshold": "0", "threads": "1"}
+JOURNAL_FILE = "transcode.jsonl"
+SAMPLE = 8  # videos that are done first, to say what the rest will take
+CLIP = (8, 16)  # frames and stride of the clips that the gain is measured with
+
+
+def transcode(
+    manifest: Manifest, root: Path, folder: Path, processes: int, limit_s: float, report: Callable[[str], None] = print
+) -> pd.DataFrame:
+    """Encode every usable video of a manifest into folder/videos; can be stopped and continued.
+
+    Says what it costs and gains, measured on the first few, before it goes on.
+    Args:
+        root: folder of the originals; the copies keep the paths below it.
+        limit_s: seconds for one file, to which twice its duration is added.
+    Returns: the manifest's rows for the copies; an original that was not usable keeps its status, one that fails gets one.
+    Raises: UserError when the disk has no room.
+    """
+    journal = Journal(folder / JOURNAL_FILE, {*asdict(EMPTY), "status", "seconds", "bytes"})
+    jobs, rows = {}, {}
+    for row in manifest.table.itertuples():
+        if row.status != "ok":
+            rows[row.path] = bad_row(row.status)
+            continue
+        target = copy_path(row.path, root, folder)
+        mark = f"{fingerprint(row.path)} {ENCODER}"
+        if (row.path, mark) in journal.known and target.is_file():
+            rows[row.path] = journal.known[row.path, mark]
+        else:
+            jobs[row.path] = (row.path, str(target), row.num_frames, limit_s + 2 * row.duration_s, mark)
+    if rows and jobs:
+        report(f"transcode: {len(rows):,} files are done or not usable, {len(jobs):,} are to be done")
+
+    def work(batch: list[tuple], what: str) -> None:
+        results = call_in_children(_transcode_row, batch, processes, lambda job: job[3])
+        for place, result in with_progress(results, len(batch), what, report):
+            path, _, _, _, mark = batch[place]
+            if isinstance(result, Failure):
+                rows[path] = bad_row(f"transcode: {result.reason}")
+            else:
+                rows[path] = result
+                if result["status"] == "ok":
+                    journal.add(path, mark, result)
+
+    with journal:
+        todo = list(jobs.values())
+        first = todo[:: max(1, len(todo) // SAMPLE)][:SAMPLE]
+        rest = [job for job in todo if job not in first]
+        work(first, "transcoding a sample")
+        if rest:
+            _say_costs([rows[job[0]] | {"source": job[0], "target": job[1]} for job in first], len(rest), folder, processes, report)
+            work(rest, "transcoding")
+    table = manifest.table.copy()
+    table["path"] = [str(copy_path(path, root, folder)) for path in table.path]
+    for column in (*asdict(EMPTY), "status"):
+        table[column] = [rows[path][column] for path in manifest.table.path]
+    return table
+
+
+def copy_path(path: str, root: Path, folder: Path) -> Path:
+    """Where the copy of a video lies: the same place below folder/videos, ".mp4" added (a.avi and a.mp4 stay two)."""
+    source = Path(path)
+    if source.is_relative_to(root) and ".." not in source.parts:
+        return folder / "videos" / f"{source.relative_to(root)}.mp4"
+    return folder / "videos" / "elsewhere" / hashlib.sha256(os.fsencode(source)).hexdigest()[:16] / f"{source.name}.mp4"
+
+
+def transcode_file(source: Path, target: Path) -> int:
+    """Encode one video, atomically. Returns: frames written. Raises: VideoError with the reason."""
+    try:
+        written = 0
+
+        def encode(file: Path) -> None:
+            nonlocal written
+            with av.open(str(source)) as origin, av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as copy:
+                written = _copy_frames(origin, copy)
+
+        write_atomically(target, encode)
+        return written
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise VideoError(f"cannot be encoded: {reason(error)}") from error
+
+
+def _copy_frames(origin: av.container.InputContainer, copy: av.container.OutputContainer) -> int:
+    stream = video_stream(origin)
+    rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+    out, count, last = None, 0, -1
+    for count, frame in enumerate(decodable_frames(origin, stream), start=1):
+        turns = round(frame.rotation / 90) % 4
+        width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        if out is None:
+            out = copy.add_stream("libx264", rate=rate.limit_denominator(100_000))
+            out.options, out.pix_fmt = ENCODER, "yuv420p"
+            out.width, out.height = _even(*fit_short_side(width, height, min(SHORT_SIDE, width, height)))
+            out.time_base = out.codec_context.time_base = stream.time_base or 1 / rate
+        size = (out.height, out.width) if turns % 2 else (out.width, out.height)
+        if turns:
+            upright = np.rot90(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray(), turns)
+            small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p")
+        else:
+            small = frame.reformat(*size, "yuv420p", interpolation="BICUBIC")
+        wanted = frame.pts if frame.pts is not None else round((count - 1) / rate / out.time_base)
+        last = max(wanted, last + 1)  # two frames never share a time: a frame is found by it
+        small.pts, small.time_base, small.pict_type = last, out.time_base, 0
+        copy.mux(out.encode(small))
+    if out is None:
+        raise VideoError("no frame can be decoded")
+    copy.mux(out.encode())
+    return count
+
+
+def _even(width: int, height: int) -> tuple[int, int]:
+    return max(2, width - width % 2), max(2, height - height % 2)
+
+
+def _transcode_row(job: tuple[str, str, int, float, str]) -> dict:
+    source, target, num_frames, _, _ = job
+    start = time.perf_counter()
+    try:
+        transcode_file(Path(source), Path(target))
+        info = probe(target)
+    except (VideoError, OSError) as error:
+        return bad_row(f"transcode: {error}") | {"seconds": 0.0, "bytes": 0}
+    if info.num_frames != num_frames:
+        return bad_row(f"transcode: {info.num_frames} frames came out of {num_frames}") | {"seconds": 0.0, "bytes": 0}
+    return asdict(info) | {"status": "ok", "seconds": time.perf_counter() - start, "bytes": Path(target).stat().st_size}
+
+
+def _say_costs(sample: list[dict], rest: int, folder: Path, processes: int, report: Callable[[str], None]) -> None:
+    done = [row for row in sample if row["status"] == "ok"]
+    if not done:
+        raise UserError(f"transcode: not one of the first {len(sample)} videos could be encoded; first reason: {sample[0]['status']}")
+    minutes = statistics.mean(row["seconds"] for row in done) * rest / processes / 60
+    size = statistics.mean(row["bytes"] for row in done) * rest
+    gain = statistics.median(_gain(row, number) for number, row in enumerate(done))
+    report(
+        f"transcode: {rest:,} more videos take about {minutes:.0f} min on {processes} processes and {show_bytes(size)} in {folder}; "
+        f"a training clip then loads {gain:.1f} times as fast (measured on {len(done)} videos)"
+    )
+    check_space(folder, int(1.1 * size), "transcode")
+
+
+def _gain(row: dict, number: int) -> float:
+    """Time to load one training clip from the original over that from the copy."""
+    indices = train_indices(row["num_frames"], *CLIP, np.random.default_rng(number))
+    seconds = {"source": [], "target": []}
+    size = fit_short_side(row["width"], row["height"], min(224, row["width"], row["height"]))
+    for _ in range(3):
+        for which in seconds:
+            start = time.perf_counter()
+            read_frames(row[which], indices, size)
+            seconds[which].append(time.perf_counter() - start)
+    return min(seconds["source"]) / min(seconds["target"])
