@@ -1,23 +1,24 @@
-"""What `m2clip bench` runs: three small measurements on the demonstration's videos, each a ratio within one interleaved run.
+"""What `m2clip bench` runs, each a ratio within one interleaved run.
 
-data: frames of a training clip, decoders against one another. train: an optimizer step with and without the model's exact
-shortcuts. eval: scoring videos from the frame cache and from the files.
+data: loading against the published way (data_loading.py). train: an optimizer step with and without the model's exact shortcuts. eval:
+scoring the demonstration's videos from the frame cache and from the files.
 """
 
 import json
-import statistics
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))  # run by path from m2clip bench: its neighbours are no package
+
+from data_loading import bench_data
+from timing import interleaved, table
+
 from m2clip_lib.config import load_experiment
-from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.data.sampling import train_indices
-from m2clip_lib.data.video import has_decord
 from m2clip_lib.engine.build import build_model, open_backbone, pick_device, set_threads, test_views
 from m2clip_lib.engine.evaluate import predict
 from m2clip_lib.engine.train import TrainingSteps
@@ -25,48 +26,8 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_json
 from m2clip_lib.runs import hardware
 
-ROUNDS = 7
 
-
-def interleaved(contestants: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each contestant, taken in turn so that a drifting machine hits all alike; one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            contestant()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def table(seconds: dict[str, list[float]], items: int, unit: str) -> list[dict]:
-    """One row a contestant: median rate, and the median of its speed relative to the first, pair by pair."""
-    first = next(iter(seconds.values()))
-    return [
-        {
-            "what": name,
-            unit: round(items / statistics.median(values), 1),
-            "speed_relative_to_first": round(statistics.median(a / b for a, b in zip(first, values, strict=True)), 2),
-        }
-        for name, values in seconds.items()
-    ]
-
-
-def bench_data() -> list[dict]:
-    """Decode the 8 frames of 64 training clips, one core."""
-    videos = load_manifest(load_experiment("demo")).split("train").head(64)
-
-    def read(decoder: str) -> None:
-        reader = VideoReader(videos, decoder)
-        for row, frames in enumerate(videos.num_frames):
-            reader(row, train_indices(frames, 8, 0, np.random.default_rng(row)), 64)
-
-    decoders = ["pyav", "decord"] if has_decord() else ["pyav"]
-    return table(interleaved({name: lambda name=name: read(name) for name in decoders}), len(videos), "clips_per_s")
-
-
-def bench_train() -> list[dict]:
+def bench_train(_: Path | None) -> dict[str, list[dict]]:
     """One optimizer step of the demonstration, batch 32, one thread."""
     experiment = load_experiment("demo")
     set_threads(1)
@@ -81,10 +42,14 @@ def bench_train() -> list[dict]:
         steps.step(batch, 1, 0).sum().item()
 
     contestants = {"without shortcuts": lambda: step(False), "with shortcuts": lambda: step(True)}
-    return table(interleaved(contestants, 2 * ROUNDS), len(batch.indices), "clips_per_s")
+    return {
+        "an optimizer step of the demonstration, batch 32, one thread": table(
+            interleaved(contestants, 14), len(batch.indices), "clips_per_s"
+        )
+    }
 
 
-def bench_eval() -> list[dict]:
+def bench_eval(_: Path | None) -> dict[str, list[dict]]:
     """Score the validation videos of the demonstration."""
     experiment = load_experiment("demo")
     set_threads(0)
@@ -96,22 +61,24 @@ def bench_eval() -> list[dict]:
         predict(model, test_views(changed, manifest, "val", backbone), 32, 0, device)
 
     contestants = {"from the files": lambda: score(False), "from the frame cache": lambda: score(True)}
-    return table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")
+    return {
+        "scoring the validation videos of the demonstration": table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")
+    }
 
 
 BENCHMARKS = {"data": bench_data, "train": bench_train, "eval": bench_eval}
 
 
-def main(what: str, json_path: Path | None, report: Callable[[str], None]) -> None:
-    """Run one benchmark or all; print a table each; optionally write them as JSON. Raises: UserError for an unknown name."""
+def main(what: str, json_path: Path | None, videos: Path | None, report: Callable[[str], None]) -> None:
+    """Run one benchmark or all; print their tables; optionally write them as JSON. Raises: UserError for an unknown name."""
     if what not in (*BENCHMARKS, "all"):
         raise UserError(f"bench {what}: no such benchmark; there are: {', '.join(BENCHMARKS)}, all")
-    found = {"hardware": hardware(), "torch": torch.__version__}
+    found: dict = {"hardware": hardware(), "torch": torch.__version__}
     report(", ".join(f"{key}: {value}" for key, value in found["hardware"].items() if value))
     for name in BENCHMARKS if what == "all" else [what]:
-        found[name] = BENCHMARKS[name]()
-        report(f"\n{name}: {BENCHMARKS[name].__doc__}")
-        for row in found[name]:
-            report("  " + "  ".join(f"{key}: {value}" if key != "what" else f"{value:22}" for key, value in row.items()))
+        found[name] = BENCHMARKS[name](videos)
+        for title, rows in found[name].items():
+            report(f"\n{name}: {title}")
+            report(pd.DataFrame(rows).to_string(index=False))
     if json_path is not None:
         write_json(json_path, json.loads(json.dumps(found)))

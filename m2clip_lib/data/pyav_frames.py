@@ -42,7 +42,7 @@ def read_with_pyav(path: str | Path, indices: Sequence[int], size: tuple[int, in
 
 def _seek(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
     stream = video_stream(container)
-    picture = _Pictures(size)
+    picture = Pictures(size)
     stamps, keys = _timestamps(container, stream)
     if indices[-1] >= len(stamps):
         raise _CannotSeekError(f"frame {indices[-1]} of {len(stamps)}")
@@ -94,7 +94,7 @@ def _timestamps(container: InputContainer, stream: VideoStream) -> tuple[list[in
 
 
 def _from_the_start(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    picture, wanted = _Pictures(size), set(indices)
+    picture, wanted = Pictures(size), set(indices)
     pictures: dict[int, NDArray[np.uint8]] = {}
     last = -1
     for last, frame in enumerate(decodable_frames(container, video_stream(container))):
@@ -107,7 +107,7 @@ def _from_the_start(container: InputContainer, indices: Sequence[int], size: tup
     return np.stack([pictures[index] for index in indices])
 
 
-class _Pictures:
+class Pictures:
     """Frame -> (h, w, 3) uint8 RGB at a size, upright. One object for all frames of a video: it keeps its scaling context."""
 
     def __init__(self, size: tuple[int, int] | None):

@@ -1,0 +1,161 @@
+"""`m2clip bench data`: what loading costs on one core, against the published way; and which decoder is faster on a folder of one's own.
+
+Videos: 10 s of 340 x 256 px H.264 at 30 frames/s, made here; "sparse" with keyframes 250 frames apart, as downloads often are, "close" what
+`m2clip prepare --transcode` makes of them. Clips: 8 frames, stride 16, 224 px; tests: 4 x 3 views.
+"""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import torch
+from published_loading import test_views as published_views
+from published_loading import train_clip as published_clip
+from timing import interleaved, table
+from torch.nn import functional as F
+
+from m2clip_lib.data.dataset import TestViews, TrainClips, VideoReader
+from m2clip_lib.data.probe import EXTENSIONS, VideoError, decodable_frames, probe, video_stream
+from m2clip_lib.data.pyav_frames import Pictures
+from m2clip_lib.data.sampling import test_indices, train_indices
+from m2clip_lib.data.synthetic import write_video
+from m2clip_lib.data.transcode import transcode_file
+from m2clip_lib.data.transforms import Augmentation
+from m2clip_lib.data.video import fit_short_side, has_decord
+from m2clip_lib.errors import UserError
+from m2clip_lib.models.backbone import OPENAI_MEAN, OPENAI_STD
+
+CLIP_LEN, STRIDE, SIDE, SPATIAL, TEMPORAL = 8, 16, 224, 4, 3
+HOW = Augmentation((SIDE, SIDE))
+VIDEOS, ROUNDS, OWN_FILES = 4, 7, 32
+
+
+def bench_data(own_folder: Path | None) -> dict[str, list[dict]]:
+    """Tables by title."""
+    torch.set_num_threads(1)
+    if own_folder is not None:
+        return {f"decoders on {own_folder}": _own_files(own_folder)}
+    with tempfile.TemporaryDirectory() as folder:
+        sparse, close = _make_videos(Path(folder))
+        return {
+            "training clips, keyframes 250 apart": _training(sparse),
+            "training clips, after prepare --transcode": _training(close),
+            "test, 4 x 3 views, keyframes 250 apart": _testing(sparse),
+            "where the time of a training clip goes, PyAV": [_shares("sparse", sparse), _shares("close", close)],
+        }
+
+
+def _make_videos(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    sparse, close = [], []
+    for number in range(VIDEOS):
+        source, copy = folder / f"{number}.mp4", folder / f"{number} transcoded.mp4"
+        write_video(source, _moving_texture(number), 30, "libx264", {"g": "250", "preset": "medium", "crf": "23"})
+        transcode_file(source, copy)
+        sparse.append({"path": str(source), "label": 0, **asdict(probe(source))})
+        close.append({"path": str(copy), "label": 0, **asdict(probe(copy))})
+    return pd.DataFrame(sparse), pd.DataFrame(close)
+
+
+def _moving_texture(seed: int, frames: int = 300, height: int = 256, width: int = 340) -> np.ndarray:
+    """A textured background that drifts, a textured square that moves over it, film grain. (t, h, w, 3) uint8."""
+    rng = np.random.default_rng(seed)
+
+    def texture(h: int, w: int) -> np.ndarray:
+        coarse = F.interpolate(torch.from_numpy(rng.random((1, 3, 24, 32), np.float32)), (h, w), mode="bicubic")[0]
+        return (200 * coarse + 55 * torch.from_numpy(rng.random((3, h, w), np.float32))).clamp(0, 255).permute(1, 2, 0).numpy()
+
+    back, front = texture(height + 120, width + 160), texture(90, 90)
+    out = np.empty((frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        y, x = int(60 + 50 * np.sin(t / 30)), int(80 + 70 * np.cos(t / 41))
+        picture = back[y : y + height, x : x + width].copy()
+        top, left = int(80 + 70 * np.cos(t / 9)), int(120 + 100 * np.sin(t / 13))
+        picture[top : top + 90, left : left + 90] = front
+        out[t] = (picture + rng.normal(0, 3, (height, width, 1))).clip(0, 255)
+    return out
+
+
+def _decoders() -> list[str]:
+    return ["pyav", "decord"] if has_decord() else ["pyav"]
+
+
+def _training(videos: pd.DataFrame) -> list[dict]:
+    def published() -> None:
+        for row, video in enumerate(videos.itertuples()):
+            indices = train_indices(video.num_frames, CLIP_LEN, STRIDE, np.random.default_rng([0, 0, row]))
+            published_clip(video.path, indices, SIDE, SIDE, (0, 30), OPENAI_MEAN, OPENAI_STD)
+
+    def ours(decoder: str) -> None:
+        clips = TrainClips(videos, VideoReader(videos, decoder), CLIP_LEN, STRIDE, SIDE, HOW, seed=0)
+        for row in range(len(videos)):
+            if clips[0, row].error:
+                raise UserError(f"bench: {clips[0, row].error}")
+
+    contestants = {"published: decode everything": published} | {name: lambda name=name: ours(name) for name in _decoders()}
+    return table(interleaved(contestants, ROUNDS), len(videos), "clips_per_s_and_core")
+
+
+def _testing(videos: pd.DataFrame) -> list[dict]:
+    videos = videos.head(2)
+
+    def published() -> None:
+        for video in videos.itertuples():
+            views = test_indices(video.num_frames, CLIP_LEN, STRIDE, TEMPORAL)
+            published_views(video.path, views, SIDE, SPATIAL, OPENAI_MEAN, OPENAI_STD)
+
+    def ours(decoder: str) -> None:
+        views = TestViews(videos, VideoReader(videos, decoder), CLIP_LEN, STRIDE, SIDE, TEMPORAL, SPATIAL)
+        for row in range(len(videos)):
+            if views[row].error:
+                raise UserError(f"bench: {views[row].error}")
+
+    contestants = {"published: convert everything": published} | {name: lambda name=name: ours(name) for name in _decoders()}
+    return table(interleaved(contestants, ROUNDS), len(videos), "videos_per_s_and_core")
+
+
+def _shares(name: str, videos: pd.DataFrame) -> dict:
+    """Percent of the time in decoding, resizing with colour conversion, and the transforms after it."""
+    clips = TrainClips(videos, VideoReader(videos, "pyav"), CLIP_LEN, STRIDE, SIDE, HOW, seed=0)
+    size = fit_short_side(videos.width[0], videos.height[0], SIDE)
+    with av.open(videos.path[0]) as container:
+        frames = [frame for frame, _ in zip(decodable_frames(container, video_stream(container)), range(CLIP_LEN), strict=False)]
+
+    def convert() -> None:
+        pictures = Pictures(size)
+        for frame in frames:
+            pictures(frame)
+
+    seconds = interleaved(
+        {"all": lambda: clips[0, 0], "read": lambda: clips.reader(0, list(range(0, 128, 16)), SIDE), "convert": convert}, 15
+    )
+    whole, read, converted = (float(np.median(seconds[key])) for key in ("all", "read", "convert"))
+    whole = max(whole, read)
+    shares = {"decode": read - converted, "resize": converted, "transform": whole - read}
+    return {"what": name} | {f"{key}_percent": round(100 * value / whole) for key, value in shares.items()}
+
+
+def _own_files(folder: Path) -> list[dict]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+    rows = []
+    for file in files[:: max(1, len(files) // OWN_FILES)][:OWN_FILES]:
+        try:
+            rows.append({"path": str(file), "label": 0, **asdict(probe(file))})
+        except VideoError:
+            continue
+    if not rows:
+        raise UserError(f"bench data --videos {folder}: no readable video there")
+    videos = pd.DataFrame(rows)
+    both = videos[videos.decord].reset_index(drop=True)
+    if has_decord() and both.empty:
+        raise UserError(f"bench data --videos {folder}: decord does not read any of {len(videos)} files rightly; auto takes PyAV for all")
+
+    def read(decoder: str) -> None:
+        reader = VideoReader(both, decoder)
+        for row, frames in enumerate(both.num_frames):
+            reader(row, train_indices(frames, CLIP_LEN, STRIDE, np.random.default_rng(row)), SIDE)
+
+    found = table(interleaved({name: lambda name=name: read(name) for name in _decoders()}, 3), len(both), "clips_per_s_and_core")
+    return [row | {"files": len(both), "files_for_pyav_only": len(videos) - len(both)} for row in found]
