@@ -114,6 +114,7 @@ class Pictures:
         self.size, self.scale = size, VideoReformatter().reformat
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """One picture."""
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         width, height = self.size or (None, None)
         if turns % 2:
