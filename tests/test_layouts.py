@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2clip_lib.data.layouts import list_files, list_folder, list_kinetics, list_ssv2, read_names
+from m2clip_lib.data.annotations import list_kinetics, list_ssv2
+from m2clip_lib.data.layouts import list_files, list_folder
+from m2clip_lib.data.names import read_names
 from m2clip_lib.errors import UserError
 
 
@@ -134,7 +136,7 @@ def one_list(tmp_path: Path, text: str) -> dict[str, Path]:
     ],
 )
 def test_list_line_of_two_or_three_columns_with_spaces(tmp_path, names_file, line, path, label):
-    listing = list_files(tmp_path, one_list(tmp_path, line + "\n"), names_file)
+    listing = list_files(tmp_path, one_list(tmp_path, line + "\n"), read_names(names_file))
     assert short(listing, tmp_path) == [(path, label, "train")]
     assert listing.class_names == ["abseil", "ski", "zumba"]
 
@@ -148,31 +150,31 @@ def test_any_path_survives_a_list_line(tmp_path_factory, parts, label, frames):
     path = " ".join(parts).replace("/", "_").strip() + ".mp4"
     (folder / "names.txt").write_text("a\nb\nc\n")
     line = f"{path} {label}" if frames is None else f"{path} {frames} {label}"
-    listing = list_files(folder, one_list(folder, line + "\n"), folder / "names.txt")
+    listing = list_files(folder, one_list(folder, line + "\n"), ["a", "b", "c"])
     assert listing.rows == [(folder / path, label, "train")]
 
 
 def test_each_list_gives_its_split_and_absolute_paths_stay(tmp_path, names_file):
     (tmp_path / "a.txt").write_text("x.mp4 0\n")
     (tmp_path / "b.txt").write_text("/mnt/y.mp4 1\n")
-    listing = list_files(tmp_path, {"train": tmp_path / "a.txt", "test": tmp_path / "b.txt"}, names_file)
+    listing = list_files(tmp_path, {"train": tmp_path / "a.txt", "test": tmp_path / "b.txt"}, read_names(names_file))
     assert listing.rows == [(tmp_path / "x.mp4", 0, "train"), (Path("/mnt/y.mp4"), 1, "test")]
 
 
 @pytest.mark.parametrize("line", ["a.mp4", "a.mp4 ski", "a.mp4 3", "a.mp4 -1", "0", "a.mp4 1.0", "a.mp4 ²"])
 def test_bad_list_line_is_named_with_file_number_and_range(tmp_path, names_file, line):
     with pytest.raises(UserError, match=r"train\.txt:2: .*label from 0 to 2"):
-        list_files(tmp_path, one_list(tmp_path, f"a.mp4 0\n{line}\n"), names_file)
+        list_files(tmp_path, one_list(tmp_path, f"a.mp4 0\n{line}\n"), read_names(names_file))
 
 
 def test_blank_lines_and_trailing_spaces_of_a_list_are_nothing(tmp_path, names_file):
-    listing = list_files(tmp_path, one_list(tmp_path, "a.mp4 0 \n\nb.mp4 1\n\n"), names_file)
+    listing = list_files(tmp_path, one_list(tmp_path, "a.mp4 0 \n\nb.mp4 1\n\n"), read_names(names_file))
     assert short(listing, tmp_path) == [("a.mp4", 0, "train"), ("b.mp4", 1, "train")]
 
 
 def test_missing_annotation_file_is_named(tmp_path, names_file):
     with pytest.raises(UserError, match=r"no such file: .*gone\.txt"):
-        list_files(tmp_path, {"train": tmp_path / "gone.txt"}, names_file)
+        list_files(tmp_path, {"train": tmp_path / "gone.txt"}, read_names(names_file))
     with pytest.raises(UserError, match=r"no such file: .*no_names\.txt"):
         list_files(tmp_path, one_list(tmp_path, "a.mp4 0\n"), tmp_path / "no_names.txt")
 
