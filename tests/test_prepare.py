@@ -34,8 +34,7 @@ def test_synthetic_videos_are_written_once_and_listed(workspace):
     assert lines[0].startswith("videos: written")
     times = [path.stat().st_mtime_ns for path in sorted((workspace / "data").rglob("*.*"))]
     again, lines = prepare("tiny")
-    assert len(lines) == 1
-    assert "up to date (48 videos)" in lines[0]
+    assert "up to date (48 videos)" in lines[-1]
     assert [path.stat().st_mtime_ns for path in sorted((workspace / "data").rglob("*.*"))] == times
     assert again.sha256 == manifest.sha256 == load_manifest(load_experiment("tiny")).sha256
 
@@ -71,12 +70,12 @@ def test_folder_is_listed_with_a_row_for_a_broken_video(own_folder):
 def test_unchanged_folder_is_left_alone_and_a_new_video_is_found(own_folder):
     root, at_root = own_folder
     first, _ = prepare("folder", at_root)
-    assert "up to date" in prepare("folder", at_root)[1][0]
+    assert "up to date" in prepare("folder", at_root)[1][-1]
     before = data_fingerprint(load_experiment("folder", [at_root]))
     shutil.copy(root / "moving_left" / "clip 0.mp4", root / "moving_left" / "new.mp4")
     assert data_fingerprint(load_experiment("folder", [at_root])) != before
     second, lines = prepare("folder", at_root)
-    assert "opening 13 videos" in lines[0]
+    assert any("opening 13 videos" in line for line in lines)
     assert len(second.table) == 13
     assert second.sha256 != first.sha256
 
