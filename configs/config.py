@@ -60,6 +60,35 @@ SSV2 = {
     "random_resized_crop": True,
     "rand_augment": True,  # and no mirror: left and right are labels
 }
+UCF_101 = {
+    "layout": "ucf101",
+    "root": "data/ucf101/videos",  # fill in: class folders, or flat
+    "annotations": "data/ucf101/ucfTrainTestlist",  # fill in: classInd.txt, trainlist0N.txt, testlist0N.txt
+    "official_split": 1,  # 1, 2 or 3: a manifest each, so give each its own `prepared`; a tenth of the training videos is validation
+    "prepared": "ucf101_split1",
+    "num_frames": 8,
+    "stride": 8,
+    "mirror": True,
+}
+HMDB_51 = {
+    "layout": "hmdb51",
+    "root": "data/hmdb51/videos",  # fill in: class folders, or flat
+    "annotations": "data/hmdb51/testTrainMulti_7030_splits",  # fill in: <class>_test_split{1,2,3}.txt
+    "official_split": 1,
+    "prepared": "hmdb51_split1",
+    "num_frames": 8,
+    "stride": 4,
+    "mirror": True,
+}
+KINETICS_600_ZERO_SHOT = {  # one of the three splits of 160 classes that Kinetics-400 does not have; evaluation only
+    "layout": "k600_zero_shot",
+    "root": "data/kinetics600/videos",  # fill in
+    "test_list": "data/kinetics600/zero_shot_split1.txt",  # fill in: <path> <label>
+    "names_file": "data/kinetics600/zero_shot_names1.txt",  # fill in: of the split, or of all the classes its labels count in
+    "prepared": "k600_zero_shot_split1",
+    "num_frames": 8,
+    "stride": 16,
+}
 
 # --- Experiments ------------------------------------------------------------------------------------------------------------
 
@@ -103,6 +132,29 @@ EXPERIMENTS = {
         "data": SSV2 | {"workers": 12},
         "train": {"epochs": 50, "batch_size": 256, "lr": 1e-3, "warmup": 2 / 50, "precision": "bf16"},
         "eval": {"split": "val", "spatial_views": 3, "batch_size": 8},
+    },
+    # Split 1 of UCF101, a starting point that nobody measured; the other splits: -o data.official_split=2 -o data.prepared=ucf101_split2.
+    "ucf101_b16": {
+        "backbone": VIT_B_16,
+        "model": B16_12X384,
+        "data": UCF_101 | {"short_side": (224, 258), "workers": 12},
+        "train": {"epochs": 20, "batch_size": 64, "lr": 2.5e-4, "warmup": 2 / 20, "precision": "bf16"},
+        "eval": {"spatial_views": 3, "temporal_views": 2, "batch_size": 8},
+    },
+    # Split 1 of HMDB51; the others likewise.
+    "hmdb51_b16": {
+        "backbone": VIT_B_16,
+        "model": B16_12X384,
+        "data": HMDB_51 | {"short_side": (224, 258), "workers": 12},
+        "train": {"epochs": 20, "batch_size": 64, "lr": 2.5e-4, "warmup": 2 / 20, "precision": "bf16"},
+        "eval": {"spatial_views": 3, "temporal_views": 2, "batch_size": 8},
+    },
+    # Zero-shot: m2clip eval k600_zero_shot --checkpoint checkpoints/k400_b16/best.safetensors (similarity alone, no training).
+    "k600_zero_shot": {
+        "backbone": VIT_B_16,
+        "model": B16_12X384,
+        "data": KINETICS_600_ZERO_SHOT | {"workers": 12},
+        "eval": {"spatial_views": 4, "temporal_views": 3, "batch_size": 4},
     },
     # One 16 GB GPU, as the seed project trained: batch 32, 12 epochs, 8 frames, 1 x 1 views. lr = 1e-3 * 32 / 256.
     "k400_b32_16gb": {

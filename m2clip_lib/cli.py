@@ -108,7 +108,7 @@ def train(experiment: ExperimentName = "", run: RunName = "", override: Override
     opened.describe_inputs(manifest, open_backbone(opened.experiment).sha256)
     result = train_model(opened.experiment, manifest, opened.name, _say, progress=sys.stderr.isatty())
     opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
-    _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % -> {result.best}")
+    _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
 
 
 @app.command(name="eval")
@@ -117,7 +117,7 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.engine.find import last_run
-    from m2clip_lib.engine.score import score_checkpoint
+    from m2clip_lib.engine.score import score_checkpoint, zero_shot_note
     from m2clip_lib.runs import Run
 
     loaded = load_experiment(experiment, override or [])
@@ -126,6 +126,8 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     opened = Run.open(loaded.name, run, override or [], step="eval")
     table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint)
     _say(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    if note := zero_shot_note(opened):
+        _say(note)
     opened.record(outputs=[])
     _say(f"tables: {opened.tables}")
 

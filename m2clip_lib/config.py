@@ -74,7 +74,7 @@ class ModelSection(Section):
 class DataSection(Section):
     """Which videos, how clips are cut from them, how they are augmented."""
 
-    layout: Literal["synthetic", "folder", "list", "kinetics", "ssv2"] = "folder"
+    layout: Literal["synthetic", "folder", "list", "kinetics", "ssv2", "ucf101", "hmdb51", "k600_zero_shot"] = "folder"
     """How the dataset lies on disk; "synthetic" writes the demonstration's videos first."""
     root: str = ""
     """Folder of the videos; relative to the root of the repository."""
@@ -87,7 +87,15 @@ class DataSection(Section):
     test_list: str = ""
     """The same for the test split."""
     names_file: str = ""
-    """Class names, one a line (list), or labels.json (ssv2)."""
+    """Class names: one a line, `<index> <name>` a line, or CSV `id,name` (list, k600_zero_shot); "kinetics400"; labels.json (ssv2)."""
+    annotations: str = ""
+    """Folder of the official split files (ucf101, hmdb51)."""
+    official_split: Literal[1, 2, 3] = 1
+    """Which of them (ucf101, hmdb51)."""
+    hold_out: Share = 0.1
+    """Share of the training videos taken for validation where the lists bring none; 0: no validation, the best epoch is the last."""
+    check_csv: str = ""
+    """Kinetics CSV (label, youtube_id, time_start, time_end) to check a list's labels against."""
     train_videos: Positive = 1440
     """Synthetic videos in the training split, all classes together."""
     val_videos: Positive = 240
@@ -96,8 +104,12 @@ class DataSection(Section):
     """The same for test."""
     video_seed: Count = 0
     """Seed of the synthetic videos."""
-    prompt: str = "A video of {}"
-    """Prompt of a class; {} is the class name."""
+    prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = "A video of {}"
+    """Prompt of a class, or a list of several; {} is the class name. Training reads one a step, evaluation the mean of all."""
+    prompts_file: str = ""
+    """JSON {class name: [prompt, ...]}: sentences of your own in place of data.prompt."""
+    vocabulary_file: str = ""
+    """`<word> <index>` a line, for the masked-word head; none: the lower-cased words of all prompts, sorted."""
     num_frames: Positive = 8
     """Frames a clip."""
     stride: Count = 16
@@ -108,8 +120,8 @@ class DataSection(Section):
     """Crop 8 % to 100 % of the area instead (SSv2 recipe)."""
     rand_augment: bool = False
     """RandAugment, 4 operations of magnitude 7 (SSv2 recipe)."""
-    mirror: bool = False
-    """Flip half of the training clips. Never for labels that speak of left and right."""
+    mirror: bool | Literal["force"] = False
+    """Flip half of the training clips. Refused for class names that speak of left or right, unless "force"."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     """auto: decord where it is installed, PyAV for files that decord does not read rightly. `m2clip bench data` says which is faster."""
     resize: Literal["fast", "exact"] = "fast"
@@ -125,9 +137,10 @@ class DataSection(Section):
 
     @field_validator("prompt")
     @classmethod
-    def _one_place(cls, prompt: str) -> str:
-        if prompt.count("{}") != 1 or set(prompt.replace("{}", "")) & set("{}"):
-            raise ValueError("must contain {} exactly once, where the class name goes")
+    def _one_place(cls, prompt: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for template in (prompt,) if isinstance(prompt, str) else prompt:
+            if template.count("{}") != 1 or set(template.replace("{}", "")) & set("{}"):
+                raise ValueError("must contain {} exactly once, where the class name goes")
         return prompt
 
     @model_validator(mode="after")
@@ -290,7 +303,7 @@ def parse_value(text: str, kind: Any) -> Any:
     allowed = get_args(kind) if get_origin(kind) is not None and NoneType in get_args(kind) else (kind,)
     if NoneType in allowed and text in {"null", "none", "None"}:
         return None
-    if str in allowed:
+    if str in allowed or (str in get_args(kind) and not text.lstrip().startswith("[")):  # text, or a list of texts
         return text
     try:
         return json.loads(text.lower() if text in {"True", "False"} else text)

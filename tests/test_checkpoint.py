@@ -81,3 +81,21 @@ def test_missing_foreign_and_damaged_files_are_refused(saved, backbone, tmp_path
     (tmp_path / "cut.safetensors").write_bytes(saved[1].read_bytes()[:500])
     with pytest.raises(UserError, match="not a readable safetensors"):
         M2CLIP.from_checkpoint(tmp_path / "cut.safetensors", backbone)
+
+
+def test_prompts_and_vocabulary_of_ones_own_come_back(backbone, tmp_path):
+    config = dataclasses.replace(CONFIG, prompt=("see {}", "{} is seen"), own_prompts=(("it goes left", "left"), ("a café",)))
+    M2CLIP(backbone, config).save(tmp_path / "own.safetensors")
+    info = read_checkpoint_info(tmp_path / "own.safetensors")
+    assert info.config == config
+    assert info.prompts == ["it goes left", "left", "a café"]
+
+
+def test_a_file_from_before_there_were_several_prompts_still_loads(saved, backbone, tmp_path):
+    model, path = saved
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["m2clip"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["config"]["own_prompts"]
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"m2clip": json.dumps(header)})
+    assert M2CLIP.from_checkpoint(tmp_path / "old.safetensors", backbone).config == model.config

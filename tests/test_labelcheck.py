@@ -1,10 +1,15 @@
 """The label check on made-up scores: a permuted list is found, a right one is not."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.engine.evaluate import Predictions
-from m2clip_lib.engine.labelcheck import check_labels
+from m2clip_lib.engine.labelcheck import check_labels, stop_if_permuted
+from m2clip_lib.errors import UserError
 
 CLASSES, EACH = 10, 8
 TRUTH = np.repeat(np.arange(CLASSES), EACH)
@@ -28,6 +33,7 @@ def test_a_right_list_is_not_suspicious(share):
     check = check_labels(zero_shot(guesses_with(share), TRUTH))
     assert check.observed == 100 * share
     assert not check.suspicious
+    assert not check.permuted
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,3 +67,81 @@ def test_relabellings_average_to_chance_and_come_from_the_seed():
     assert check.shuffled.mean() == pytest.approx(100 / CLASSES, abs=1)
     assert np.array_equal(check.shuffled, check_labels(found, relabellings=2000).shuffled)
     assert not np.array_equal(check.shuffled, check_labels(found, relabellings=2000, seed=1).shuffled)
+
+
+# --- permuted names, or a CLIP that cannot see these classes ---
+
+NAMES = [f"class {i}" for i in range(CLASSES)]
+
+
+def permutation(seed: int) -> np.ndarray:
+    """Label -> another label, none kept."""
+    order = np.random.default_rng(seed).permutation(CLASSES)
+    permuted = np.empty(CLASSES, int)
+    permuted[order] = np.roll(order, 1)
+    return permuted
+
+
+def manifest(paths: list[str], labels: np.ndarray) -> Manifest:
+    return Manifest(pd.DataFrame({"path": paths, "label": labels, "split": "test"}), NAMES, Path(), "")
+
+
+def flat(labels: np.ndarray) -> Manifest:
+    return manifest([f"/videos/{i}.mp4" for i in range(len(labels))], labels)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("share", "each"), [(1.0, 8), (0.75, 8), (0.4, 40)])
+def test_permuted_names_come_back_on_videos_they_were_not_fitted_to(seed, share, each):
+    permuted, rng = permutation(seed), np.random.default_rng(seed)
+    truth = np.repeat(np.arange(CLASSES), each)
+    guesses = np.where(rng.uniform(size=len(truth)) < share, truth, rng.integers(CLASSES, size=len(truth)))
+    check = check_labels(zero_shot(guesses, permuted[truth]))
+    assert check.permuted
+    assert check.relabelling.videos == len(truth) // 2
+    if share == 1.0:
+        assert np.array_equal(check.relabelling.names[permuted], np.arange(CLASSES))
+        assert (check.relabelling.listed, check.relabelling.fitted) == (0.0, 100.0)
+
+
+def test_permuted_list_stops_with_counts_and_three_examples():
+    permuted = np.roll(np.arange(CLASSES), -1)  # the videos of class 0 have label 1
+    check = check_labels(zero_shot(TRUTH, permuted[TRUTH]))
+    with pytest.raises(UserError) as error:
+        stop_if_permuted(check, flat(permuted[TRUTH]), accept=False)
+    text = str(error.value)
+    assert "0.0 % of 40 videos right with the list as it is and 100.0 % with names exchanged (10 of 10 classes clearly)" in text
+    assert text.count("look like") == 3
+    assert "videos labelled 'class 1' look like 'class 0'" in text
+    assert "ACCEPT_PERMUTED_LABELS" in text
+    assert "\n" not in text
+    accepted = stop_if_permuted(check, flat(permuted[TRUTH]), accept=True)
+    assert accepted.startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
+
+
+def test_names_that_the_folders_vouch_for_are_never_called_permuted():
+    labels = permutation(0)[TRUTH]
+    check = check_labels(zero_shot(TRUTH, labels))
+    assert check.permuted
+    assert stop_if_permuted(check, manifest([f"/v/{NAMES[label]}/{i}.mp4" for i, label in enumerate(labels)], labels), accept=False) == ""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blind_clip_is_not_called_a_permuted_list(seed):
+    guesses = np.random.default_rng(seed).integers(CLASSES, size=len(TRUTH))
+    check = check_labels(zero_shot(guesses, TRUTH))
+    assert not check.permuted
+    assert stop_if_permuted(check, flat(TRUTH), accept=False) == ""
+
+
+def test_clip_that_knows_two_words_for_everything_is_not_called_a_permuted_list():
+    # as the demonstration's: its motions look like one or two of the words, and consistently so
+    check = check_labels(zero_shot(np.where(TRUTH < 5, 7, 2), TRUTH))
+    assert check.relabelling.fitted > check.relabelling.listed
+    assert not check.permuted
+
+
+def test_one_video_a_class_leaves_nothing_to_judge_by():
+    check = check_labels(zero_shot(np.arange(CLASSES), np.roll(np.arange(CLASSES), 1)))
+    assert check.relabelling.videos == 0
+    assert not check.permuted

@@ -49,7 +49,7 @@ def test_masked_word_loss_without_a_masked_word_is_zero_and_has_a_gradient():
 def batch(backbone):
     torch.manual_seed(0)
     model = M2CLIP(backbone, CONFIG).eval()
-    captions = build_captions(NAMES, CONFIG.prompt, CONFIG.vocabulary, backbone.tokenizer)
+    captions = build_captions([p for (p,) in CONFIG.prompts()], CONFIG.vocabulary, backbone.tokenizer)
     tokens, targets = mask_batch(captions, [0, 1], backbone.tokenizer, [(0,), (1,)])
     video = torch.randn(2, 3, 2, 64, 64)
     class_tokens = backbone.tokenizer([f"A video of {name}" for name in NAMES])
@@ -114,7 +114,7 @@ def test_masked_word_loss_is_finite_whatever_the_names_are(backbone, names, word
     vocabulary = words or tuple(sorted({word for name in names for word in name.split()}))
     config = M2CLIPConfig(names, vocabulary, 1, 8, text_adapter_layers=1, text_adapter_width=8)
     model = M2CLIP(backbone, config)
-    captions = build_captions(names, config.prompt, vocabulary, backbone.tokenizer)
+    captions = build_captions([p for (p,) in config.prompts()], vocabulary, backbone.tokenizer)
     tokens, targets = mask_batch(captions, [0, 1], backbone.tokenizer, [(0,), (1,)])
     class_tokens = backbone.tokenizer([f"A video of {name}" for name in names])
     loss = multi_task_loss(

@@ -101,3 +101,19 @@ def test_trained_adapters_are_not_frozen_into_the_cache(model):
         before = model.encode_text(tokens, fixed=True).text_features
         model.text_adapters[1]["pre_mlp"].fc2.bias.add_(1.0)
         assert not torch.allclose(model.encode_text(tokens, fixed=True).text_features, before)
+
+
+def test_several_token_tensors_are_kept_and_never_too_many(model, calls, monkeypatch):
+    from m2clip_lib.models import prefix_cache
+
+    monkeypatch.setattr(prefix_cache, "LARGEST", 3)
+    sets = [tokens_of(model, f"{i}", "two") for i in range(4)]
+    for tokens in sets[:3] * 2:
+        model.encode_text(tokens, fixed=True)
+    assert len(calls) == 3
+    model.encode_text(sets[3], fixed=True)  # the one used longest ago gives way
+    model.encode_text(sets[1], fixed=True)
+    assert len(calls) == 4
+    model.encode_text(sets[0], fixed=True)
+    assert len(calls) == 5
+    assert len(model._prefix_cache._entries) == 3

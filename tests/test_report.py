@@ -106,3 +106,12 @@ def test_numbers_have_one_decimal_and_thousands_are_separated():
     assert ">–</td>" in page  # no number, rather than nan
     assert ">1,234,567</td>" in page
     assert page.count("<tr class=strong>") == 1  # the ensemble's row
+
+
+def test_what_was_accepted_stands_at_the_top_in_red(folder):
+    (folder / "02_backbone_check.json").write_text(json.dumps({"warning": "ACCEPTED ALTHOUGH names < permuted"}))
+    page = write_report(folder).read_text()
+    assert '<p class="warning">ACCEPTED ALTHOUGH names &lt; permuted</p>' in page
+    assert page.index("ACCEPTED") < page.index("left &lt; right")
+    (folder / "02_backbone_check.json").write_text(json.dumps({"warning": ""}))
+    assert 'class="warning"' not in write_report(folder).read_text()

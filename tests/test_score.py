@@ -3,13 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.engine.score import predict_checkpoint, score_checkpoint, write_tables
+from m2clip_lib.data.prompts import class_prompts
+from m2clip_lib.engine import build
+from m2clip_lib.engine.evaluate import load_predictions, predict
+from m2clip_lib.engine.score import predict_checkpoint, score_checkpoint, write_tables, zero_shot_note
 from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
 pytestmark = pytest.mark.xdist_group("trained")
@@ -77,9 +83,44 @@ def test_videos_are_played_backwards_only_where_the_experiment_asks(scoring):
     assert set(table.split) == {"val"}
 
 
-def test_a_checkpoint_of_other_classes_is_refused(scoring):
+def renamed(manifest: Manifest, names: list[str]) -> Manifest:
+    return Manifest(manifest.table, names, manifest.folder, manifest.sha256)
+
+
+def test_the_same_classes_in_another_order_are_refused(scoring):
     open_run, checkpoint, _ = scoring
     run, manifest = open_run()
-    other = Manifest(manifest.table, list(reversed(manifest.class_names)), manifest.folder, manifest.sha256)
-    with pytest.raises(UserError, match=r"trained on 12 classes \('moving left', ...\), the manifest has 12 \('moving apart', ...\)"):
-        predict_checkpoint(run, other, checkpoint)
+    for names in (list(reversed(manifest.class_names)), [name.title() for name in reversed(manifest.class_names)]):
+        with pytest.raises(UserError, match=r"same 12 classes in another order \(label 0: 'moving left' there, '[Mm]oving [Aa]part'"):
+            predict_checkpoint(run, renamed(manifest, names), checkpoint)
+
+
+def test_another_spelling_is_the_same_label_set(scoring):
+    open_run, checkpoint, results = scoring
+    run, manifest = open_run("eval.backwards=false")
+    score_checkpoint(run, renamed(manifest, [name.replace(" ", "_").title() for name in manifest.class_names]), checkpoint)
+    written, expected = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (run.folder, results))
+    assert written.top1.tolist() == expected.top1.tolist()
+    assert zero_shot_note(run) == ""
+
+
+def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(scoring):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false", 'data.prompt=["see {}", "{} here"]')
+    names = ["Moving Left", *(f"new class {i}" for i in range(11))]
+    shown = score_checkpoint(run, renamed(manifest, names), checkpoint)
+    assert shown.model.tolist() == ["M2-CLIP, zero-shot"]
+    assert shown.readout.tolist() == ["similarity"]
+    assert pd.read_csv(run.tables / "accuracy.csv").prompt.tolist() == ["see {} | {} here"]
+    assert pd.read_csv(run.tables / "per_class.csv").class_name.tolist() == names
+    assert pd.read_csv(run.tables / "confusion.csv").drop(columns="true_class").to_numpy().sum() == 12
+    assert zero_shot_note(run) == "zero-shot: 1 of the 12 classes were classes of training too ('Moving Left')"
+
+    about = json.loads((run.predictions / "test.json").read_text())
+    assert (about["class_names"], about["shared_classes"]) == (names, ["Moving Left"])
+    backbone = build.open_backbone(run.experiment)
+    model = M2CLIP.from_checkpoint(checkpoint, backbone)
+    dataset = build.test_views(run.experiment, manifest, "test", backbone.image_size)
+    prompts = class_prompts(names, ("see {}", "{} here"))
+    expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names, prompts=prompts)
+    np.testing.assert_allclose(load_predictions(run.predictions, "test").similarity, expected.similarity, atol=1e-5)

@@ -186,3 +186,37 @@ def test_missing_manifest_names_the_command_that_makes_it(workspace):
 def test_missing_small_clip_names_the_command_that_makes_it(workspace):
     with pytest.raises(UserError, match=r"small CLIP is not at .*; make it with: m2clip prepare tiny"):
         open_backbone(load_experiment("tiny", ["backbone.source=demo"]))
+
+
+def without_validation() -> Manifest:
+    manifest = load_manifest(load_experiment("tiny"))
+    return Manifest(manifest.table[manifest.table.split != "val"], manifest.class_names, manifest.folder, manifest.sha256)
+
+
+def test_without_validation_the_last_epoch_is_the_best_and_the_log_says_so(prepared):
+    lines: list[str] = []
+    result = train(load_experiment("tiny", ["train.epochs=2"]), without_validation(), "no_validation", report=lines.append)
+    assert result.best_epoch == 2
+    assert math.isnan(result.best_val_top1)
+    assert "no validation: the last epoch is the best" in lines[0]
+    assert load_file(result.best).keys() == load_file(result.last).keys()
+    assert all(torch.equal(value, load_file(result.last)[name]) for name, value in load_file(result.best).items())
+    assert pd.read_csv(result.metrics).val_top1_ensemble.isna().all()
+
+
+def test_mirror_of_left_and_right_is_refused_when_training_starts(prepared):
+    with pytest.raises(UserError, match="'moving left' and 'moving right'"):
+        train_tiny("mirror", "data.mirror=true")
+    train_tiny("mirror", "data.mirror=force")
+
+
+def test_several_prompts_train_and_one_as_a_list_changes_no_bit(prepared):
+    manifest = load_manifest(load_experiment("tiny"))
+    single = train_tiny("one_prompt", manifest=manifest)[0]
+    listed = train_tiny("one_listed", 'data.prompt=["A video of {}"]', manifest=manifest)[0]
+    several = train_tiny("several", 'data.prompt=["A video of {}", "{} on film"]', manifest=manifest)[0]
+    again = train_tiny("again", 'data.prompt=["A video of {}", "{} on film"]', manifest=manifest)[0]
+    one, same, other, repeated = (load_file(result.last) for result in (single, listed, several, again))
+    assert all(torch.equal(value, same[name]) for name, value in one.items())
+    assert all(torch.equal(value, repeated[name]) for name, value in other.items())
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])

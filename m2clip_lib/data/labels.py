@@ -1,6 +1,7 @@
 """Class names, the prompts made of them, and the words they are made of."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -17,6 +18,11 @@ def build_vocabulary(prompts: Sequence[str]) -> list[str]:
 def labels_sha256(class_names: Sequence[str]) -> str:
     """Digest of the names in order: label i means the same class in two runs only if this agrees."""
     return hashlib.sha256("\n".join(class_names).encode()).hexdigest()
+
+
+def class_key(name: str) -> str:
+    """What is the same in all spellings of a class name: "hurling (sport)", "Hurling_Sport" and "HurlingSport" have one key."""
+    return "".join(c for c in unicodedata.normalize("NFC", name).lower() if c.isalnum())
 
 
 def name_from_folder(folder: str) -> str:

@@ -67,6 +67,13 @@ def write_manifest(table: pd.DataFrame, class_names: list[str], folder: Path, ro
     return manifest
 
 
+def add_to_manifest(folder: Path, about: dict[str, object]) -> None:
+    """Write more into the side file: digests of the lists, prompts, vocabulary. Nothing is written where all of it stands there already."""
+    side = json.loads((folder / SIDE_FILE).read_text())
+    if side | about != side:
+        write_json(folder / SIDE_FILE, side | about)
+
+
 def read_manifest(folder: Path, how_to_make: str) -> Manifest:
     """Raises: UserError naming the command that makes it when there is none."""
     if not (folder / FILE).is_file() or not (folder / SIDE_FILE).is_file():

@@ -1,5 +1,6 @@
 """From an experiment's data section to a manifest on disk: what notebook 01 and `m2clip prepare` do."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,14 @@ import pandas as pd
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data import layouts
+from m2clip_lib.data.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
 from m2clip_lib.data.layouts import Listing
-from m2clip_lib.data.manifest import Manifest, listing_sha256, made_from, read_manifest, write_manifest
+from m2clip_lib.data.listing import list_videos, source_files, videos_root
+from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, write_manifest
 from m2clip_lib.data.scan import scan
-from m2clip_lib.data.synthetic import CLASS_NAMES, SPLITS, SyntheticConfig, make_videos, recipe_hash
+from m2clip_lib.data.synthetic import SyntheticConfig, make_videos, recipe_hash
+from m2clip_lib.data.textfiles import file_sha256
+from m2clip_lib.data.texts import experiment_texts
 from m2clip_lib.data.transcode import transcode
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space
@@ -40,34 +44,71 @@ def _originals(experiment: Experiment, report: Callable[[str], None]) -> Manifes
     listing = list_videos(experiment)
     if not listing.rows:
         raise UserError(f"experiment {experiment.name!r}: its lists name no video; check data.train_list, val_list and test_list")
-    layouts.check_labels_in_paths(listing)
+    check_listing(experiment, listing, report)
+    report(f"texts: {experiment_texts(experiment.data, listing.class_names).summary()}")
+    about = _about(experiment, listing.class_names)
     digest = listing_sha256(listing)
     if made_from(experiment.prepared) == digest:
+        add_to_manifest(experiment.prepared, about)
         report(f"manifest: {paths.shown(experiment.prepared)} is up to date ({len(listing.rows)} videos)")
         return _check_usable(read_manifest(experiment.prepared, ""))
     report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
     check_space(experiment.prepared, BYTES_A_ROW * len(listing.rows), "manifest")
     table = scan(listing, processes, experiment.prepared, limit_s, report)
-    return _write(table, listing.class_names, experiment.prepared, videos_root(experiment), digest, report)
+    return _write(table, listing.class_names, experiment.prepared, videos_root(experiment), digest, about, report)
 
 
 def _copies(experiment: Experiment, originals: Manifest, report: Callable[[str], None]) -> Manifest:
     folder = experiment.prepared / COPIES
+    about = _about(experiment, originals.class_names)
     if made_from(folder) == originals.sha256:
+        add_to_manifest(folder, about)
         report(f"transcode: {paths.shown(folder)} is up to date ({len(originals.table)} videos)")
         return _check_usable(read_manifest(folder, ""))
     root = videos_root(experiment)
     table = transcode(originals, root, folder, os.cpu_count() or 1, experiment.data.file_timeout_s, report)
-    return _write(table, originals.class_names, folder, folder / "videos", originals.sha256, report)
+    return _write(table, originals.class_names, folder, folder / "videos", originals.sha256, about, report)
 
 
-def _write(table: pd.DataFrame, class_names: list[str], folder: Path, root: Path, digest: str, report: Callable[[str], None]) -> Manifest:
+def _about(experiment: Experiment, class_names: list[str]) -> dict[str, object]:
+    """What labels and texts were made from, for the manifest's side file."""
+    texts = experiment_texts(experiment.data, class_names)
+    return {
+        "sources": {paths.shown(file): file_sha256(file) for file in source_files(experiment.data)},
+        "prompts": [[prompt.text for prompt in of_class] for of_class in texts.prompts],
+        "vocabulary": texts.vocabulary,
+    }
+
+
+def _write(
+    table: pd.DataFrame, class_names: list[str], folder: Path, root: Path, digest: str, about: dict, report: Callable[[str], None]
+) -> Manifest:
     manifest = write_manifest(table, class_names, folder, root, digest)
+    add_to_manifest(folder, about)
     bad = table.status[table.status != "ok"]
     report(f"manifest: {len(table) - len(bad)} videos ok, {len(bad)} not usable -> {paths.shown(folder)}")
     for reason, count in bad.value_counts().head(5).items():
         report(f"  {count} x {reason}")
     return _check_usable(manifest)
+
+
+def check_listing(experiment: Experiment, listing: Listing, report: Callable[[str], None]) -> None:
+    """All that can be known to be wrong before a video is opened; says what was checked, and which classes lack training videos.
+
+    Raises: UserError for labels that disagree with the paths, a video in two splits, or mirroring of left and right.
+    """
+    table = experiment.data.check_csv
+    checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
+    check_leaks(listing)
+    check_mirror(listing.class_names, experiment.data.mirror)
+    report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
+    splits = {split for _, _, split in listing.rows}
+    empty = sorted(set(range(len(listing.class_names))) - {label for _, label, split in listing.rows if split == "train"})
+    if "train" in splits and empty:
+        named = ", ".join(repr(listing.class_names[label]) for label in empty[:3])
+        report(f"labels: {len(empty)} of {len(listing.class_names)} classes have no training video: {named}")
+    if "train" in splits and "val" not in splits:
+        report("splits: no validation videos; the last epoch will count as the best")
 
 
 def _check_usable(manifest: Manifest) -> Manifest:
@@ -87,48 +128,12 @@ def load_manifest(experiment: Experiment) -> Manifest:
     return read_manifest(experiment.prepared, f"m2clip prepare {experiment.name}")
 
 
-def videos_root(experiment: Experiment) -> Path:
-    """Folder of the videos; the synthetic ones live beside their manifest."""
-    if experiment.data.layout == "synthetic":
-        return experiment.prepared / "videos"
-    if not experiment.data.root:
-        raise UserError(f"experiment {experiment.name!r}: data.root is not set; give the folder of the videos")
-    return paths.resolve(experiment.data.root)
-
-
-def list_videos(experiment: Experiment) -> Listing:
-    """The dataset's videos and labels, not yet opened."""
-    data, root = experiment.data, videos_root(experiment)
-    if data.layout == "synthetic":
-        rows = [
-            (p, label, split)
-            for split in SPLITS
-            for label, name in enumerate(CLASS_NAMES)
-            for p in sorted((root / split / name).glob("*.mp4"))
-        ]
-        return Listing(rows, list(CLASS_NAMES))
-    if not root.is_dir():
-        raise UserError(f"videos of experiment {experiment.name!r}: no such folder: {root}; put them there, or set data.root")
-    if data.layout == "folder":
-        return layouts.list_folder(root)
-    lists = {
-        split: paths.resolve(file) for split, file in zip(SPLITS, (data.train_list, data.val_list, data.test_list), strict=True) if file
-    }
-    if not lists:
-        raise UserError(f"experiment {experiment.name!r}: layout {data.layout!r} needs data.train_list (and val_list, test_list)")
-    if data.layout == "kinetics":
-        return layouts.list_kinetics(root, lists)
-    if not data.names_file:
-        raise UserError(f"experiment {experiment.name!r}: layout {data.layout!r} needs data.names_file")
-    reader = layouts.list_ssv2 if data.layout == "ssv2" else layouts.list_files
-    return reader(root, lists, paths.resolve(data.names_file))
-
-
 def data_fingerprint(experiment: Experiment) -> str:
     """Changes when the videos on disk would give another manifest; cheap: no video is opened."""
-    if experiment.data.layout == "synthetic":
-        return recipe_hash(synthetic_config(experiment))
-    return listing_sha256(list_videos(experiment))
+    synthetic = experiment.data.layout == "synthetic"
+    parts = [recipe_hash(synthetic_config(experiment)) if synthetic else listing_sha256(list_videos(experiment))]
+    parts += [file_sha256(file) for file in source_files(experiment.data) if file.is_file()]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def synthetic_config(experiment: Experiment) -> SyntheticConfig:

@@ -1,6 +1,7 @@
 """From an experiment to the things it names: backbone, model, frame reader. Shared by training, evaluation and the notebooks."""
 
 import dataclasses
+import logging
 import os
 
 import pandas as pd
@@ -10,11 +11,14 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.cache import cached_reader
 from m2clip_lib.data.dataset import FrameReader, TestViews, VideoReader
-from m2clip_lib.data.labels import build_prompts, build_vocabulary
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prompts import names_without_word
+from m2clip_lib.data.texts import experiment_texts
 from m2clip_lib.engine.pretrain import demo_clip_path
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
+
+log = logging.getLogger(__name__)
 
 
 def pick_device() -> torch.device:
@@ -45,12 +49,13 @@ def open_backbone(experiment: Experiment) -> Backbone:
 
 def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:
     """The model section, with the classes of the manifest."""
-    prompts = build_prompts(class_names, experiment.data.prompt)
+    texts = experiment_texts(experiment.data, class_names)
     return M2CLIPConfig(
         class_names=tuple(class_names),
-        vocabulary=tuple(build_vocabulary(prompts)),
+        vocabulary=tuple(texts.vocabulary),
         num_frames=experiment.data.num_frames,
         prompt=experiment.data.prompt,
+        own_prompts=texts.own,
         **experiment.model.model_dump(),
     )
 
@@ -58,7 +63,11 @@ def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig
 def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
     """A new model; its weights depend on train.seed alone."""
     torch.manual_seed(experiment.train.seed)
-    return M2CLIP(backbone, model_config(experiment, class_names))
+    model = M2CLIP(backbone, model_config(experiment, class_names))
+    without = names_without_word(model.config.prompts(), model.config.vocabulary)
+    if without:
+        log.warning("%d of %d class names have no word in the vocabulary: they are never masked", without, len(class_names))
+    return model
 
 
 def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, exact: bool = False) -> FrameReader:

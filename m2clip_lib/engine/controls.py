@@ -18,7 +18,7 @@ from m2clip_lib.models import M2CLIP, Backbone
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Recipe of the linear probe on mean frame features; the weight decay is chosen on validation."""
+    """Recipe of the linear probe on mean frame features; the weight decay is chosen on validation, without one it is the middle one."""
 
     steps: int = 300
     lr: float = 1e-2
@@ -35,21 +35,25 @@ def zero_shot(experiment: Experiment, manifest: Manifest, backbone: Backbone, de
     """Frozen CLIP, frames averaged, against the class prompts; similarity only."""
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
     dataset = test_views(experiment, manifest, experiment.eval.split, backbone)
-    return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, class_names=manifest.class_names)
+    names, prompts = manifest.class_names, model.config.prompts()
+    return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, class_names=names, prompts=prompts)
 
 
 def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
     """A linear classifier on the mean of frozen frame features, trained on the training split."""
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
     features = {}
-    for split in ("train", "val", experiment.eval.split):
+    validated = (manifest.table.split == "val").any()
+    for split in ("train", *(["val"] if validated else []), experiment.eval.split):
         dataset = test_views(experiment, manifest, split, backbone)
         features[split] = _mean_features(model, dataset, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
     scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
     probes = [_fit(*scaled["train"][:2], len(manifest.class_names), decay, experiment.train.seed) for decay in ProbeConfig().weight_decays]
-    x, y, *_ = scaled["val"]
-    best = max(probes, key=lambda probe: (probe(x).argmax(1) == y).float().mean().item())
+    best = probes[len(probes) // 2]
+    if validated:
+        x, y, *_ = scaled["val"]
+        best = max(probes, key=lambda probe: (probe(x).argmax(1) == y).float().mean().item())
     x, y, rows, failed = scaled[experiment.eval.split]
     with torch.inference_mode():
         scores = best(x).softmax(-1).numpy()

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from m2clip_lib.data.dataset import TestViews, make_loader
-from m2clip_lib.data.labels import build_prompts
+from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.engine.protocols import READOUTS, top_ids
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models import M2CLIP
+from m2clip_lib.models.class_texts import class_features
 from m2clip_lib.models.losses import SCORE_SCALE
-from m2clip_lib.models.text import tokenize
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,26 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(
-    model: M2CLIP, dataset: TestViews, batch_size: int, workers: int, device: torch.device, class_names: Sequence[str] | None = None
+    model: M2CLIP,
+    dataset: TestViews,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    class_names: Sequence[str] | None = None,
+    prompts: Sequence[Sequence[Prompt]] | None = None,
 ) -> Predictions:
     """Score every video of a dataset; one that cannot be read is named in `failed`, and nothing takes its place.
 
-    class_names: another label set (scored by similarity alone); by default the model's own.
+    Args:
+        class_names: another label set (scored by similarity alone); by default the model's own.
+        prompts: of that label set; by default the model's templates.
     """
     model.eval()
     own = class_names is None
     names = list(model.config.class_names if own else class_names)
     backbone = model.backbone
-    tokens = tokenize(backbone.tokenizer, build_prompts(names, model.config.prompt)).to(device)
-    texts = F.normalize(model.encode_text(tokens).text_features, dim=-1)
+    prompts = model.config.prompts() if own else prompts or class_prompts(names, model.config.prompt)
+    texts = class_features(model, prompts, device)
     similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
     for batch in tqdm(make_loader(dataset, batch_size, workers), desc="evaluate", leave=False, disable=not sys.stderr.isatty()):
         failed += batch.failed

@@ -6,6 +6,7 @@ import pandas as pd
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prompts import templates
 from m2clip_lib.data.synthetic import CLASS_NAMES, opposite
 from m2clip_lib.engine.evaluate import Predictions, load_predictions
 from m2clip_lib.engine.protocols import bootstrap_interval, direction_hits, is_hit, topk_accuracy
@@ -33,6 +34,11 @@ def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
     return rows
 
 
+def model_name(predictions: Predictions) -> str:
+    """How tables call the trained model: without a classifier of these classes it is zero-shot."""
+    return MODEL_NAME if predictions.classifier is not None else f"{MODEL_NAME}, zero-shot"
+
+
 def describe_protocol(experiment: Experiment, manifest: Manifest) -> dict[str, object]:
     """The columns that make a number reproducible: split, views, frames, prompt, list."""
     data, protocol = experiment.data, experiment.eval
@@ -41,7 +47,7 @@ def describe_protocol(experiment: Experiment, manifest: Manifest) -> dict[str, o
         "views": f"{protocol.spatial_views}x{protocol.temporal_views if data.stride else 1}",  # stride 0 covers the video: one view
         "frames": data.num_frames,
         "stride": data.stride,
-        "prompt": data.prompt,
+        "prompt": data.prompts_file or " | ".join(templates(data.prompt)),
         "list_sha256": manifest.sha256[:12],
     }
 
@@ -52,7 +58,8 @@ def headline_table(predictions: Path, experiment: Experiment, manifest: Manifest
     rows = accuracy_rows(load_predictions(predictions, f"{split}_frozen_clip"), "frozen CLIP, zero-shot")
     probe = accuracy_rows(load_predictions(predictions, f"{split}_frame_mean_probe"), "probe on the frame mean")
     rows += [row | {"readout": "classifier"} for row in probe]
-    rows += accuracy_rows(load_predictions(predictions, split), MODEL_NAME)
+    trained = load_predictions(predictions, split)
+    rows += accuracy_rows(trained, model_name(trained))
     return pd.DataFrame(rows).assign(seeds=1, **describe_protocol(experiment, manifest))
 
 

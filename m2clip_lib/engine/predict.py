@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from m2clip_lib.data.dataset import TestViews, VideoReader
-from m2clip_lib.data.layouts import read_names
+from m2clip_lib.data.names import read_names
 from m2clip_lib.data.probe import VideoError, probe
 from m2clip_lib.engine.build import pick_device
 from m2clip_lib.engine.evaluate import predict

@@ -13,16 +13,17 @@ from tqdm.auto import tqdm
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
+from m2clip_lib.data.checks import check_mirror
 from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
-from m2clip_lib.data.labels import build_prompts
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.transforms import Augmentation, to_model_input
 from m2clip_lib.engine.build import build_model, make_reader, open_backbone, pick_device, set_threads, test_views
 from m2clip_lib.engine.evaluate import predict
-from m2clip_lib.engine.protocols import topk_accuracy
+from m2clip_lib.engine.protocols import READOUTS, topk_accuracy
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, multi_task_loss
-from m2clip_lib.models.text import build_captions, mask_batch, tokenize
+from m2clip_lib.models.class_texts import TrainingTexts
+from m2clip_lib.models.text import mask_batch
 
 TERMS = ("total", "contrastive", "cross_modal", "classification", "mlm")
 
@@ -90,26 +91,28 @@ def train(
     Raises: UserError for missing videos or weights, and when a loss is not finite (it names the term).
     """
     start = time.perf_counter()
+    check_mirror(manifest.class_names, experiment.data.mirror)
     set_threads(experiment.train.threads)
     device = pick_device()
     backbone = open_backbone(experiment)
     model = build_model(experiment, backbone, manifest.class_names).to(device)
     steps = TrainingSteps(experiment, manifest, backbone, model, device)
-    validation = test_views(experiment, manifest, "val", backbone)
+    validated = (manifest.table.split == "val").any()
+    validation = test_views(experiment, manifest, "val", backbone) if validated else None
     folder, metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     report(
         f"training {experiment.name!r} on {device}: {len(steps.dataset)} videos, {len(manifest.class_names)} classes, "
-        f"{trainable:,} trainable parameters, {steps.total} steps"
+        f"{trainable:,} trainable parameters, {steps.total} steps" + ("" if validated else "; no validation: the last epoch is the best")
     )
     best, history = (-1.0, 0), []
     for epoch in range(1, experiment.train.epochs + 1):
         began = time.perf_counter()
         means, clips, skipped = steps.run_epoch(epoch, progress)
-        scores = predict(model, validation, experiment.eval.batch_size, experiment.data.workers, device)
-        top1 = {
-            f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in ("similarity", "classifier", "ensemble")
-        }
+        top1 = dict.fromkeys((f"val_top1_{name}" for name in READOUTS), float("nan"))
+        if validation is not None:
+            scores = predict(model, validation, experiment.eval.batch_size, experiment.data.workers, device)
+            top1 = {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
         row = EpochMetrics(
             epoch,
             epoch * len(steps.loader),
@@ -130,7 +133,7 @@ def train(
             "val_top1_ensemble": row.val_top1_ensemble,
         }
         model.save(folder / "last.safetensors", **extra)
-        if row.val_top1_ensemble >= best[0]:
+        if validation is None or row.val_top1_ensemble >= best[0]:
             best = (row.val_top1_ensemble, epoch)
             model.save(folder / "best.safetensors", **extra)
         report(
@@ -150,7 +153,7 @@ class TrainingSteps:
         settings, data = experiment.train, experiment.data
         table = manifest.split("train")
         side = backbone.image_size
-        augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, data.mirror)
+        augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, bool(data.mirror))
         if augmentation.short_side[0] < side:
             raise UserError(
                 f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise the least value"
@@ -165,9 +168,7 @@ class TrainingSteps:
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.peak_rates = [group["lr"] for group in groups]
         self.parameters = [p for group in groups for p in group["params"]]
-        names, config = manifest.class_names, model.config
-        self.captions = build_captions(names, config.prompt, config.vocabulary, backbone.tokenizer)
-        self.class_tokens = tokenize(backbone.tokenizer, build_prompts(names, config.prompt)).to(device)
+        self.texts = TrainingTexts(model, device, settings.seed)
         self.last_lr = 0.0
 
     def run_epoch(self, epoch: int, progress: bool = False) -> tuple[dict[str, float], int, int]:
@@ -192,14 +193,15 @@ class TrainingSteps:
             group["lr"] = peak * factor
         self.last_lr = self.settings.lr * factor
         seeds = [(self.settings.seed, epoch, index) for index in batch.indices]
-        tokens, targets = mask_batch(self.captions, batch.labels.tolist(), self.backbone.tokenizer, seeds)
+        captions, class_tokens = self.texts.of_step(step)
+        tokens, targets = mask_batch(captions, batch.labels.tolist(), self.backbone.tokenizer, seeds)
         video = to_model_input(batch.clips.to(self.device, non_blocking=True), self.backbone.mean, self.backbone.std)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             loss = multi_task_loss(
                 self.model,
                 video,
                 batch.labels.to(self.device),
-                self.class_tokens,
+                class_tokens,
                 masked_tokens=tokens.to(self.device),
                 masked_targets=targets.to(self.device),
                 cross_modal_ce=self.settings.cross_modal_ce,

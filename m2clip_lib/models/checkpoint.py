@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from m2clip_lib.data.labels import build_prompts
+from m2clip_lib.data.prompts import prompt_texts
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models.backbone import Backbone
@@ -38,7 +38,7 @@ def save_checkpoint(model: M2CLIP, path: str | Path, **extra: object) -> None:
     header = {
         "format": FORMAT,
         "config": dataclasses.asdict(model.config),
-        "prompts": build_prompts(model.config.class_names, model.config.prompt),
+        "prompts": prompt_texts(model.config.prompts()),
         "backbone": {"source": backbone.source, "sha256": backbone.sha256},
         "preprocessing": {"image_size": backbone.image_size, "mean": backbone.mean, "std": backbone.std},
         "extra": extra,
@@ -60,7 +60,7 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
         raise UserError(f"{path}: not a readable safetensors checkpoint ({error})") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header)")
-    values = header["config"] | {key: tuple(header["config"][key]) for key in ("class_names", "vocabulary")}
+    values = {key: _as_tuple(value) for key, value in header["config"].items()}
     return CheckpointInfo(
         config=M2CLIPConfig(**values),
         prompts=header["prompts"],
@@ -69,6 +69,11 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
         preprocessing=header["preprocessing"],
         extra=header["extra"],
     )
+
+
+def _as_tuple(value: object) -> object:
+    """JSON has no tuples: its lists become them again."""
+    return tuple(_as_tuple(entry) for entry in value) if isinstance(value, list) else value
 
 
 def load_checkpoint(path: str | Path, backbone: Backbone, num_frames: int | None = None) -> M2CLIP:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.adapters import FrameAdapter, MaskedWordHead, TEDAdapter, TextAdapter
 from m2clip_lib.models.backbone import Backbone
@@ -51,9 +52,16 @@ class M2CLIPConfig:
     temporal_kernel: int = 3
     dropout: float = 0.5
     num_frames: int = 8
-    prompt: str = "A video of {}"
+    prompt: str | tuple[str, ...] = "A video of {}"
+    """One template, or several."""
+    own_prompts: tuple[tuple[str, ...], ...] = ()
+    """Sentences a class, in place of the templates; the templates stay for other class names."""
     own_mlm_block: bool = False
     """The masked-word block is not the copy of CLIP's last text block but one that came with a full file; it is saved too."""
+
+    def prompts(self) -> list[tuple[Prompt, ...]]:
+        """The prompts of every class, in the order of the class names."""
+        return class_prompts(self.class_names, self.prompt, self.own_prompts)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
+LARGEST = 32  # prompt sets kept, the last used ones: 400 classes of B/16 take 9 MB a set
+
 
 class PrefixCache:
-    """Holds one result; made anew when the tokens, CLIP's weights, their device or dtype, or autocast change."""
+    """Holds one result a tensor of tokens; made anew when the tokens, CLIP's weights, their device or dtype, or autocast change."""
 
     def __init__(self) -> None:
-        self._key: tuple = ()
-        self._tokens: Tensor | None = None  # held, so that its id cannot be given to another tensor
-        self._value: tuple[Tensor, int, Tensor] | None = None
+        # id of the tokens -> (key, tokens, value), the last used at the end. Tokens are held, so that their id cannot be given away.
+        self._entries: dict[int, tuple[tuple, Tensor, tuple[Tensor, int, Tensor]]] = {}
 
     def __deepcopy__(self, memo: dict) -> "PrefixCache":
         return PrefixCache()
@@ -22,15 +23,18 @@ class PrefixCache:
         """Returns: the prefix (n, length, w), its length, the place of the end of text in each row (n,)."""
         from m2clip_lib.models.text import text_length
 
-        key = (id(tokens), _version(tokens), _weights_key(model), _autocast_key(tokens.device.type))
-        if key != self._key or self._tokens is not tokens:
+        key = (_version(tokens), _weights_key(model), _autocast_key(tokens.device.type))
+        entry = self._entries.pop(id(tokens), None)
+        if entry is None or entry[0] != key:
             length = text_length(tokens)
             # Also usable in training when it was first asked for in evaluation: never an inference tensor.
             with torch.inference_mode(False), torch.no_grad():
                 fixed = tokens.clone()
-                self._value = (model.text_prefix(fixed, length), length, fixed.argmax(dim=1))
-            self._key, self._tokens = key, tokens
-        return self._value
+                entry = (key, tokens, (model.text_prefix(fixed, length), length, fixed.argmax(dim=1)))
+        self._entries[id(tokens)] = entry
+        if len(self._entries) > LARGEST:
+            self._entries.pop(next(iter(self._entries)))
+        return entry[2]
 
 
 def _version(tensor: Tensor) -> int:

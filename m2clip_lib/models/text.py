@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from m2clip_lib.data.labels import build_prompts
+from m2clip_lib.data.prompts import Prompt
 from m2clip_lib.errors import UserError
 
 MASK_WORD = "mask"  # the published code masks with this ordinary word; CLIP's vocabulary has no mask token
@@ -43,16 +43,14 @@ class Caption:
     maskable: tuple[int, ...]  # indices into words
 
 
-def build_captions(class_names: Sequence[str], template: str, vocabulary: Sequence[str], tokenizer: Callable[..., Tensor]) -> list[Caption]:
-    """Prepare one caption a class for masking. A word unknown to the vocabulary is never a target."""
+def build_captions(prompts: Sequence[Prompt], vocabulary: Sequence[str], tokenizer: Callable[..., Tensor]) -> list[Caption]:
+    """Prepare prompts, one a class, for masking. A word unknown to the vocabulary is never a target."""
     index = {word: i for i, word in enumerate(vocabulary)}
-    before = len(template.split("{}")[0].split())
     captions = []
-    for name, prompt in zip(class_names, build_prompts(class_names, template), strict=True):
-        words = prompt.lower().split()
+    for prompt in prompts:
+        words = prompt.text.lower().split()
         targets = tuple(index.get(word, NOT_A_TARGET) for word in words)
-        of_name = range(before, before + len(name.split()))
-        maskable = tuple(i for i in of_name if i < len(words) and targets[i] != NOT_A_TARGET)
+        maskable = tuple(i for i in prompt.name_words if targets[i] != NOT_A_TARGET)
         captions.append(Caption(tuple(tuple(tokenizer.encode(word)) for word in words), targets, maskable))
     return captions
 

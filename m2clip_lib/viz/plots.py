@@ -142,6 +142,9 @@ def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
     ax.set_ylim(0, 100)
     _epoch_axis(ax)
     ax.set_ylabel("validation top-1, %")
+    if metrics.val_top1_ensemble.isna().all():
+        ax.set_title("No validation split: the last epoch counts as the best")
+        return ax
     best = metrics.loc[metrics.val_top1_ensemble[::-1].idxmax()]
     ax.set_title(f"Best epoch {int(best.epoch)}: {best.val_top1_ensemble:.1f} %")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)

@@ -30,6 +30,7 @@ STYLE = """
 body{font:17px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem 1.2rem 3rem;color:#1b1b1b;background:#fff}
 h1{font-size:1.7rem;margin:.6rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .6rem}
 .finding{font-size:1.15rem;background:#eef5fb;border-left:5px solid #0072B2;padding:.7rem 1rem}
+.warning{font-weight:600;color:#a00;background:#fdeeee;border-left:5px solid #c00;padding:.7rem 1rem}
 figure{margin:1.4rem 0}img{max-width:100%;height:auto;display:block}figcaption{color:#444;font-size:.95rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}th{background:#f4f4f4}
@@ -42,7 +43,7 @@ text-align:left;word-break:break-word}
 def write_report(folder: Path) -> Path:
     """Write folder/report.html from run.json, tables/, figures/ and executed/. Returns: its path."""
     run = json.loads((folder / "run.json").read_text())
-    parts = [f"<h1>M2CLIP workbook: run “{html.escape(run['run'])}”</h1>", _finding(folder)]
+    parts = [f"<h1>M2CLIP workbook: run “{html.escape(run['run'])}”</h1>", *_warnings(folder), _finding(folder)]
     for name, title in TABLES[:1]:
         parts += _table_section(folder, name, title)
     parts += ["<h2>Figures</h2>", *(_figure(folder, name, caption) for name, caption in FIGURES)]
@@ -57,6 +58,12 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _warnings(folder: Path) -> list[str]:
+    """What a step was told to accept, in red."""
+    texts = [json.loads(record.read_text()).get("warning", "") for record in sorted(folder.glob("[0-9][0-9]_*.json"))]
+    return [f'<p class="warning">{html.escape(text)}</p>' for text in texts if text]
 
 
 def _finding(folder: Path) -> str:

@@ -1,0 +1,56 @@
+"""Class names from a file, in the forms that datasets publish them in, or from torchvision for Kinetics-400."""
+
+import csv
+import re
+from pathlib import Path
+
+from m2clip_lib import paths
+from m2clip_lib.data.textfiles import read_lines
+from m2clip_lib.errors import UserError
+
+KINETICS_400 = "kinetics400"  # as data.names_file: no file needed
+
+
+def find_names(names_file: str) -> list[str]:
+    """The names that data.names_file stands for: "kinetics400", or the path of a file."""
+    return kinetics400_names() if names_file == KINETICS_400 else read_names(paths.resolve(names_file))
+
+
+def kinetics400_names() -> list[str]:
+    """The 400 names in their alphabetical order, from the metadata of torchvision's video weights; nothing is downloaded."""
+    from torchvision.models.video import R3D_18_Weights  # lazy: slow to import, and seldom wanted
+
+    return list(R3D_18_Weights.DEFAULT.meta["categories"])
+
+
+def read_names(file: Path) -> list[str]:
+    """Class names in the order of their labels.
+
+    Three forms: one name a line; `<index> <name>` a line; CSV with the header `id,name`. Indices count from 0 or from 1, in any order.
+    Raises: UserError when there are no names, when one stands there twice, or when the indices have gaps.
+    """
+    lines = [line for _, line in read_lines(file)]
+    if lines and re.fullmatch(r"id\s*,\s*name", lines[0], re.IGNORECASE):
+        indexed = [(row[0].strip(), ",".join(row[1:]).strip()) for row in csv.reader(lines[1:], skipinitialspace=True)]
+        names = _in_order(file, indexed)
+    elif lines and all(re.fullmatch(r"[0-9]+[ \t]+.+", line) for line in lines):
+        names = _in_order(file, [tuple(re.split(r"[ \t]+", line, maxsplit=1)) for line in lines])
+    else:
+        names = lines
+    if not names:
+        raise UserError(f"{file}: no class names in it; expected one a line")
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise UserError(f"{file}: class name {twice!r} stands there twice: two labels of one prompt; give each its own name")
+    return names
+
+
+def _in_order(file: Path, indexed: list[tuple[str, str]]) -> list[str]:
+    numbers = [int(index) for index, _ in indexed if re.fullmatch(r"[0-9]+", index)]
+    first = min(numbers, default=0)
+    if first > 1 or sorted(numbers) != list(range(first, first + len(indexed))):
+        raise UserError(
+            f"{file}: {len(indexed)} lines begin with a number, but not with 0 to {len(indexed) - 1} (or 1 to {len(indexed)}) once each; "
+            "mend the numbers, or leave them all out"
+        )
+    return [name for _, name in sorted(indexed, key=lambda entry: int(entry[0]))]

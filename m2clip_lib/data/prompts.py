@@ -1,0 +1,111 @@
+"""Several prompts a class: templates, or sentences of one's own; and which of them a training step reads."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from m2clip_lib.data.labels import build_prompts
+from m2clip_lib.data.textfiles import read_json, read_lines
+from m2clip_lib.errors import UserError
+
+PUNCTUATION = ".,;:!?\"'()"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text, and the places among its whitespace words where the class name stands; none: the name was not found."""
+
+    text: str
+    name_words: range = range(0)
+
+
+def templates(prompt: str | Sequence[str]) -> tuple[str, ...]:
+    """data.prompt as a tuple of one or more templates."""
+    return (prompt,) if isinstance(prompt, str) else tuple(prompt)
+
+
+def class_prompts(class_names: Sequence[str], prompt: str | Sequence[str], own: Sequence[Sequence[str]] = ()) -> list[tuple[Prompt, ...]]:
+    """The prompts of every class.
+
+    Args:
+        prompt: template or templates with one {}. own: sentences a class, in the order of the names; they stand in for the templates.
+    """
+    if own:
+        return [tuple(_locate(name, text) for text in texts) for name, texts in zip(class_names, own, strict=True)]
+    return [tuple(_fill(name, template) for template in templates(prompt)) for name in class_names]
+
+
+def prompt_texts(prompts: Sequence[Sequence[Prompt]]) -> list[str]:
+    """All texts, class by class."""
+    return [prompt.text for of_class in prompts for prompt in of_class]
+
+
+def nth_prompts(prompts: Sequence[Sequence[Prompt]], number: int) -> list[Prompt]:
+    """One prompt a class: number j, or j modulo as many as the class has."""
+    return [of_class[number % len(of_class)] for of_class in prompts]
+
+
+def prompt_number(seed: int, step: int, prompts: int) -> int:
+    """Which of `prompts` prompts a training step reads: f(seed, step)."""
+    return int(np.random.default_rng([seed, step, prompts]).integers(prompts))
+
+
+def read_prompts_file(file: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """JSON {class name: [prompt, ...]} -> the prompts of every class, in the order of the names.
+
+    Raises: UserError for a class without prompts, and for one that is none of the dataset's.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected an object: class name -> list of prompts")
+    for name, texts in content.items():
+        if name not in class_names:
+            raise UserError(f"{file}: {name!r} is none of the {len(class_names)} classes ({class_names[0]!r}, ...); take it out or mend it")
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError(f"{file}: class {name!r}: expected a list of one or more prompts")
+    missing = [name for name in class_names if name not in content]
+    if missing:
+        raise UserError(f"{file}: no prompts for class {missing[0]!r} ({len(missing)} of {len(class_names)} classes have none); add them")
+    return tuple(tuple(content[name]) for name in class_names)
+
+
+def read_vocabulary(file: Path) -> list[str]:
+    """`<word> <index>` a line, indices 0 to n-1 once each, in any order -> the words in the order of their indices.
+
+    Raises: UserError naming the line that is of another form, or stands for a word or an index that was there before.
+    """
+    words: dict[int, str] = {}
+    lines = read_lines(file)
+    for number, line in lines:
+        found = re.fullmatch(r"(\S+)[ \t]+([0-9]+)", line)
+        if not found or int(found[2]) >= len(lines):
+            raise UserError(f"{file}:{number}: {line!r}: expected '<word> <index>' with an index from 0 to {len(lines) - 1}")
+        if int(found[2]) in words or found[1] in words.values():
+            raise UserError(f"{file}:{number}: {line!r}: this word or index stands there twice; each belongs to one line")
+        words[int(found[2])] = found[1]
+    if not words:
+        raise UserError(f"{file}: no words in it; expected '<word> <index>' a line")
+    return [words[i] for i in range(len(words))]
+
+
+def names_without_word(prompts: Sequence[Sequence[Prompt]], vocabulary: Sequence[str]) -> int:
+    """Classes of which the masked-word head learns nothing: no word of the name, in any prompt, is in the vocabulary."""
+    known = set(vocabulary)
+    return sum(not any(p.text.lower().split()[i] in known for p in of_class for i in p.name_words) for of_class in prompts)
+
+
+def _fill(name: str, template: str) -> Prompt:
+    before = template.partition("{}")[0]
+    first = len(before.split()) if not before or before[-1].isspace() else len(before.split()) - 1  # glued: "视频{}" is one word
+    text = build_prompts([name], template)[0]
+    return Prompt(text, range(first, min(first + len(name.split()), len(text.split()))))
+
+
+def _locate(name: str, text: str) -> Prompt:
+    """Find the words of the name as a run in a sentence, whatever their case and the punctuation around them."""
+    wanted, words = ([word.strip(PUNCTUATION) for word in x.lower().split()] for x in (name, text))
+    starts = [i for i in range(len(words) - len(wanted) + 1) if words[i : i + len(wanted)] == wanted]
+    return Prompt(text, range(starts[0], starts[0] + len(wanted)) if starts and wanted else range(0))
