@@ -48,7 +48,7 @@ def names_that_fit(backbone, pictures: np.ndarray) -> list[str]:
     images = F.normalize(clip.encode_image((pixels - mean) / std), dim=-1)
     texts = F.normalize(clip.encode_text(backbone.tokenizer([f"A video of {word}" for word in words])), dim=-1)
     scores, rng = (images @ texts.T).numpy(), np.random.default_rng(0)
-    draws = (rng.choice(len(words), len(pictures), replace=False) for _ in range(200_000))
+    draws = (rng.choice(len(words), len(pictures), replace=False) for _ in range(20_000))
     margin, best = 0.0, None
     for chosen in draws:
         found = np.sort(scores[:, chosen] - np.diag(scores[:, chosen])[:, None], axis=1)[:, -1]
@@ -60,7 +60,7 @@ def names_that_fit(backbone, pictures: np.ndarray) -> list[str]:
 
 
 def test_notebook_02_stops_at_permuted_names_and_goes_on_only_when_told_in_red(workspace, backbone, capsys):
-    """Flat files that CLIP can tell apart: no path says anything. Three kernels, about 40 s."""
+    """Flat files that CLIP can tell apart: no path says anything. Two kernels, about 25 s."""
     pictures = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in COLOURS.values()])
     words = names_that_fit(backbone, pictures)
     root, lines = workspace / "flat", []
@@ -88,9 +88,3 @@ def test_notebook_02_stops_at_permuted_names_and_goes_on_only_when_told_in_red(w
     assert status == 0
     assert json.loads(record.read_text())["warning"].startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
     assert '<p class="warning">ACCEPTED ALTHOUGH' in Path(workspace / "results" / "folder" / "report.html").read_text()
-
-    (workspace / "names.txt").write_text("\n".join(words))
-    assert call(capsys, "prepare", "folder", *overrides)[0] == 0
-    assert call(capsys, "run", "folder", "--only", "02", *overrides)[0] == 0
-    assert json.loads(record.read_text())["warning"] == ""
-    assert json.loads(record.read_text())["zero_shot_top1"] == 100.0

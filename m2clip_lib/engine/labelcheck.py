@@ -33,11 +33,15 @@ class Relabelling:
     """
 
     names: np.ndarray
+    class_names: list[str]
     listed: float
     fitted: float
     p_value: float
     returned: list[int]
     videos: int
+
+
+NOT_FITTED = Relabelling(np.arange(0), [], float("nan"), float("nan"), 1.0, [], 0)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,7 @@ class LabelCheck:
     observed: float
     shuffled: np.ndarray
     p_value: float
-    relabelling: Relabelling
-    class_names: list[str]
+    relabelling: Relabelling = NOT_FITTED
 
     @property
     def suspicious(self) -> bool:
@@ -62,12 +65,12 @@ class LabelCheck:
     def permuted(self) -> bool:
         """True when the list is no better than chance and exchanged names are right for many classes, on videos they were not fitted to."""
         found = self.relabelling
-        enough = max(LEAST_CLASSES, LEAST_SHARE * len(self.class_names))
+        enough = max(LEAST_CLASSES, LEAST_SHARE * len(found.class_names))
         return self.suspicious and found.fitted > found.listed and found.p_value < SURE and len(found.returned) >= enough
 
     def message(self) -> str:
         """What is wrong with a permuted list: counts and three examples."""
-        found, names = self.relabelling, self.class_names
+        found, names = self.relabelling, self.relabelling.class_names
         examples = "; ".join(f"videos labelled {names[label]!r} look like {names[found.names[label]]!r}" for label in found.returned[:3])
         return (
             f"labels: the class names are permuted: frozen CLIP names {found.listed:.1f} % of {found.videos} videos right with the list as "
@@ -87,7 +90,7 @@ def check_labels(zero_shot: Predictions, relabellings: int = 200, seed: int = 0)
     observed = topk_accuracy(zero_shot.similarity, zero_shot.labels, 1)
     shuffled = np.array([100 * (guesses == rng.permutation(classes)[zero_shot.labels]).mean() for _ in range(relabellings)])
     p_value = (1 + int((shuffled >= observed).sum())) / (1 + relabellings)
-    return LabelCheck(observed, shuffled, p_value, fit_relabelling(zero_shot, rng), zero_shot.class_names)
+    return LabelCheck(observed, shuffled, p_value, fit_relabelling(zero_shot, rng))
 
 
 def fit_relabelling(zero_shot: Predictions, rng: np.random.Generator) -> Relabelling:
@@ -105,7 +108,7 @@ def fit_relabelling(zero_shot: Predictions, rng: np.random.Generator) -> Relabel
 
     guesses, judged = top_ids(scores[~fitting], 1)[:, 0], labels[~fitting]
     if not len(judged):
-        return Relabelling(names, float("nan"), float("nan"), 1.0, [], 0)
+        return Relabelling(names, zero_shot.class_names, float("nan"), float("nan"), 1.0, [], 0)
     listed, fitted = guesses == judged, guesses == names[judged]
     better, worse = int((fitted & ~listed).sum()), int((listed & ~fitted).sum())
     p_value = binomtest(better, better + worse, alternative="greater").pvalue if better + worse else 1.0
@@ -115,7 +118,8 @@ def fit_relabelling(zero_shot: Predictions, rng: np.random.Generator) -> Relabel
     hits = counts[rows, names]
     returned = np.flatnonzero((names != rows) & (hits > 0) & (hits == counts.max(axis=1)))
     order = returned[np.argsort(-hits[returned], kind="stable")]
-    return Relabelling(names, 100 * float(listed.mean()), 100 * float(fitted.mean()), float(p_value), order.tolist(), len(judged))
+    top1 = [100 * float(right.mean()) for right in (listed, fitted)]
+    return Relabelling(names, zero_shot.class_names, *top1, float(p_value), order.tolist(), len(judged))
 
 
 def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool) -> str:
