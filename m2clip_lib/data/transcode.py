@@ -19,7 +19,8 @@ import pandas as pd
 from m2clip_lib.data.children import Failure, call_in_children
 from m2clip_lib.data.journal import Journal, fingerprint
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.probe import VideoError, decodable_frames, probe, reason, video_stream
+from m2clip_lib.data.packets import VideoError, open_video, video_stream
+from m2clip_lib.data.probe import decodable_frames, probe, quarter_turns, reason
 from m2clip_lib.data.progress import with_progress
 from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.scan import EMPTY, bad_row
@@ -103,7 +104,7 @@ def transcode_file(source: Path, target: Path) -> int:
 
         def encode(file: Path) -> None:
             nonlocal written
-            with av.open(str(source)) as origin, av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as copy:
+            with open_video(source) as origin, av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as copy:
                 written = _copy_frames(origin, copy)
 
         write_atomically(target, encode)
@@ -117,7 +118,7 @@ def _copy_frames(origin: av.container.InputContainer, copy: av.container.OutputC
     rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
     out, count, last = None, 0, -1
     for count, frame in enumerate(decodable_frames(origin, stream), start=1):
-        turns = round(frame.rotation / 90) % 4
+        turns = quarter_turns(frame)
         width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
         if out is None:
             out = copy.add_stream("libx264", rate=rate.limit_denominator(100_000))
