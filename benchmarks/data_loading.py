@@ -18,7 +18,8 @@ from timing import interleaved, table
 from torch.nn import functional as F
 
 from m2clip_lib.data.dataset import TestViews, TrainClips, VideoReader
-from m2clip_lib.data.probe import EXTENSIONS, VideoError, decodable_frames, probe, video_stream
+from m2clip_lib.data.packets import VideoError, video_stream
+from m2clip_lib.data.probe import EXTENSIONS, decodable_frames, probe
 from m2clip_lib.data.pyav_frames import Pictures
 from m2clip_lib.data.sampling import test_indices, train_indices
 from m2clip_lib.data.synthetic import write_video

@@ -198,9 +198,10 @@ def main(arguments: list[str] | None = None) -> None:
         message = error.format_message() if isinstance(error, ClickError) else str(error)
         print(f"m2clip: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # newer typers return 130 instead
+        status = 130
+    if status == 130:
         print("m2clip: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
     raise SystemExit(status if isinstance(status, int) else 0)
 
 

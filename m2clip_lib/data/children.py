@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -37,6 +38,7 @@ def call_in_children(
     Returns: (place of the job, result) as they come; a Failure for a call that was killed at the limit, or crashed twice.
     """
     context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # started with the first child, it would unblock SIGINT just before
     waiting = enumerate(jobs)
     children: list[_Child] = []
     limit_of = limit_s if callable(limit_s) else lambda job: limit_s
@@ -44,7 +46,11 @@ def call_in_children(
     def start() -> _Child:
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, function), daemon=True)
-        process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it: Ctrl-C is ours, from its first moment
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()  # so that its death closes the pipe
         children.append(child := _Child(process, here))
         return child
@@ -93,12 +99,11 @@ def call_in_children(
 
 def _serve(pipe: Connection, function: Callable) -> None:
     """A child's life: one call after another, until the parent hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel kills us at the limit, whatever a decoder is doing
     while True:
         try:
             job, limit_s = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         signal.setitimer(signal.ITIMER_REAL, limit_s)
         try:
@@ -106,7 +111,10 @@ def _serve(pipe: Connection, function: Callable) -> None:
         except Exception as error:  # the parent raises it
             result = error
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send(result)
+        try:
+            pipe.send(result)
+        except BrokenPipeError:  # the parent was killed
+            return
 
 
 def _dismiss(child: _Child) -> None:

@@ -21,12 +21,9 @@ class Journal:
         if not self.file.is_file():
             return
         for line in self.file.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if set(entry["row"]) == self.fields:
-                self.known[entry["path"], entry["file"]] = entry["row"]
+            match _parse(line):
+                case {"path": str(path), "file": str(mark), "row": dict(row)} if set(row) == self.fields:
+                    self.known[path, mark] = row
 
     def __enter__(self) -> "Journal":
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +38,13 @@ class Journal:
         """Write one finished file down, at once."""
         self._lines.write(json.dumps({"path": path, "file": fingerprint, "row": row}, ensure_ascii=False) + "\n")
         self.known[path, fingerprint] = row
+
+
+def _parse(line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 def fingerprint(path: str | Path) -> str:

@@ -95,8 +95,12 @@ def listing_sha256(listing: Listing) -> str:
     """Digest of paths, labels, splits, sizes and times of change: new, gone or replaced videos change it."""
     digest = hashlib.sha256("\n".join([VERSION, *listing.class_names]).encode())
     for path, label, split in listing.rows:
-        stat = path.stat() if path.exists() else None
-        digest.update(os.fsencode(path) + f"|{label}|{split}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        try:
+            stat = path.stat()
+            mark = (stat.st_size, stat.st_mtime_ns)
+        except (OSError, ValueError):  # gone, or no file can have this name: the scan says which
+            mark = None
+        digest.update(os.fsencode(path) + f"|{label}|{split}|{mark}\n".encode())
     return digest.hexdigest()
 
 

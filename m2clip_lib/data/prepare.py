@@ -61,13 +61,16 @@ def _originals(experiment: Experiment, report: Callable[[str], None]) -> Manifes
 def _copies(experiment: Experiment, originals: Manifest, report: Callable[[str], None]) -> Manifest:
     folder = experiment.prepared / COPIES
     about = _about(experiment, originals.class_names)
-    if made_from(folder) == originals.sha256:
-        add_to_manifest(folder, about)
-        report(f"transcode: {paths.shown(folder)} is up to date ({len(originals.table)} videos)")
-        return _check_usable(read_manifest(folder, ""))
+    digest = f"{originals.sha256} {made_from(experiment.prepared)}"  # what was found in the files, and their sizes and times
+    if made_from(folder) == digest:
+        copies = read_manifest(folder, "")
+        if all(Path(path).is_file() for path in copies.table.path[copies.table.status == "ok"]):
+            add_to_manifest(folder, about)
+            report(f"transcode: {paths.shown(folder)} is up to date ({len(originals.table)} videos)")
+            return _check_usable(copies)
     root = videos_root(experiment)
     table = transcode(originals, root, folder, os.cpu_count() or 1, experiment.data.file_timeout_s, report)
-    return _write(table, originals.class_names, folder, folder / "videos", originals.sha256, about, report)
+    return _write(table, originals.class_names, folder, folder / "videos", digest, about, report)
 
 
 def _about(experiment: Experiment, class_names: list[str]) -> dict[str, object]:

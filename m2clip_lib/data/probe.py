@@ -6,32 +6,23 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+
+from m2clip_lib.data.packets import ONE_FRAME_A_PACKET, Timeline, VideoError, open_video, packets, read_timeline, video_stream
 
 EXTENSIONS = {
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob"),
     *(".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".gif", ".mxf", ".y4m", ".h264", ".hevc", ".ivf"),
 }
 
-# Codecs with one shown picture in every packet. Others (VP8's hidden frames, packed MPEG-4) are counted by decoding.
-ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "qtrle", "png", "gif"}
-
-# For these decord's frames were found to be the ones asked for (tests/test_video.py). With mpeg4 its seeking lands elsewhere, silently;
-# other pixel formats and rotated files come out wrong or sideways.
+# For these decord's frames were found to be the ones asked for (tests/test_video.py). With mpeg4, and with open groups of pictures, its
+# seeking lands elsewhere, silently; other pixel formats and rotated files come out wrong or sideways; of two streams it may take the other.
 EXACT_IN_DECORD = {"h264", "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9"}
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 
 # Decoders that can be told, packet by packet, not to decode a picture that no other one is predicted from.
 SKIPS_FRAMES = {"h264", "hevc"}
-
-# Containers that store when each frame is shown. In others (AVI, MPEG) FFmpeg guesses it, and after a seek it guesses differently.
-WITH_TIMESTAMPS = {"mov", "mp4", "matroska", "webm"}
-
-
-class VideoError(Exception):
-    """A video that cannot be read; the message is the reason, as it goes into the manifest's status column."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +44,30 @@ class VideoInfo:
 def probe(path: str | Path) -> VideoInfo:
     """Count the frames that can be decoded, and measure the first.
 
-    Packets are counted where header and packets agree on their number; anything odd is decoded to its end.
+    Packets are counted where header and packets agree on their number and the first can be decoded; anything odd is decoded to its end.
     Raises: VideoError with the reason.
     """
     path = check_file(path)
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             stream = video_stream(container)
-            packets = [p for p in _packets(container, stream) if p.size and not p.is_discard]
-            stamps = sorted(p.pts for p in packets if p.pts is not None)
-            honest = _header_agrees(container, stream, len(packets), stamps)
-        with av.open(str(path)) as container:
+            timeline = read_timeline(container, stream)
+            honest = timeline.whole_start and not timeline.cut_off and _header_agrees(container, stream, timeline)
+            alone = len(container.streams.video) == 1
+        with open_video(path) as container:
             stream = video_stream(container)
             codec = stream.codec_context.name
             frames = decodable_frames(container, stream)
             first = next(frames, None)
             if first is None:
                 raise VideoError("no frame can be decoded")
-            count = len(packets) if honest and codec in ONE_FRAME_A_PACKET else 1 + sum(1 for _ in frames)
-            fps, duration = _times(stream, count, stamps)
-            width, height = (first.height, first.width) if first.rotation % 180 else (first.width, first.height)
-            stamped = has_timestamps(container) and len(set(stamps)) == len(packets)
-            decord = codec in EXACT_IN_DECORD and first.format.name in PLAIN_PIXELS and not first.rotation and stamped and honest
+            honest = honest and (not timeline.timed or first.pts == timeline.stamps[0])
+            count = timeline.count if honest and codec in ONE_FRAME_A_PACKET else 1 + sum(1 for _ in frames)
+            fps, duration = _times(stream, count, timeline.stamps)
+            width, height = (first.height, first.width) if quarter_turns(first) % 2 else (first.width, first.height)
+            plain = first.format.name in PLAIN_PIXELS and not quarter_turns(first)
+            found = timeline.timed and timeline.closed and honest and alone and count == timeline.count
+            decord = codec in EXACT_IN_DECORD and plain and found
             return VideoInfo(count, fps, duration, width, height, codec, decord)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise VideoError(f"cannot be opened: {reason(error)}") from error
@@ -92,36 +85,24 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def video_stream(container: InputContainer) -> VideoStream:
-    """The first stream of moving pictures; a cover image in a music file is none. Decoding is on one thread: workers are the parallel part.
-
-    Raises: VideoError when there is none.
-    """
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
-            stream.thread_count = 1
-            return stream
-    raise VideoError("no video stream")
-
-
-def has_timestamps(container: InputContainer) -> bool:
-    """Whether this kind of container tells frames apart by their time."""
-    return not WITH_TIMESTAMPS.isdisjoint(container.format.name.split(","))
-
-
 def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Container[int] | None = None) -> Iterator[VideoFrame]:
     """Frames in the order they are shown; damaged packets are stepped over. Frame number n of a video is the n-th of these.
 
     wanted: timestamps; frames with others may be left out, and are where nothing else is predicted from them.
     """
     may_skip = wanted is not None and stream.codec_context.name in SKIPS_FRAMES
-    for packet in _packets(container, stream):
+    for packet in packets(container, stream):
         if may_skip:
             stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
         try:
             yield from packet.decode()
-        except av.InvalidDataError:
+        except av.FFmpegError:
             continue
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """How often a frame is to be turned by 90 degrees counter-clockwise to be upright, 0 to 3."""
+    return round(frame.rotation / 90) % 4
 
 
 def reason(error: Exception) -> str:
@@ -129,20 +110,11 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Packets to the end, or to where a cut-off file breaks."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, av.InvalidDataError, av.EOFError):
-            return
-
-
-def _header_agrees(container: InputContainer, stream: VideoStream, packets: int, stamps: list[int]) -> bool:
+def _header_agrees(container: InputContainer, stream: VideoStream, timeline: Timeline) -> bool:
     """Whether the header promises what the file holds. Silence is no promise."""
+    stamps = timeline.stamps
     if stream.frames:
-        return stream.frames == packets
+        return stream.frames == timeline.count
     if container.duration is None or len(stamps) < 2:
         return False
     start = container.start_time or 0  # microseconds, as the duration

@@ -16,41 +16,48 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from m2clip_lib.data.probe import VideoError, decodable_frames, has_timestamps, reason, video_stream
+from m2clip_lib.data.packets import VideoError, open_video, read_timeline, video_stream
+from m2clip_lib.data.probe import decodable_frames, quarter_turns, reason
 
 
 class _CannotSeekError(Exception):
     """No timestamps, or a frame that did not come: the message says which."""
 
 
-def read_with_pyav(path: str | Path, indices: Sequence[int], size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], str]:
+def read_with_pyav(
+    path: str | Path, indices: Sequence[int], size: tuple[int, int] | None, num_frames: int | None = None
+) -> tuple[NDArray[np.uint8], str]:
     """See read_frames in video.py. Returns: frames, and "pyav", or "pyav, from the start" where seeking was not possible.
 
     Raises: VideoError with the reason.
     """
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             try:
-                return _seek(container, indices, size), "pyav"
+                return _seek(container, indices, size, num_frames), "pyav"
             except _CannotSeekError:
                 pass
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             return _from_the_start(container, indices, size), "pyav, from the start"
     except (av.FFmpegError, ValueError, IndexError, MemoryError) as error:
         raise VideoError(f"cannot be decoded: {reason(error)}") from error
 
 
-def _seek(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _seek(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None, num_frames: int | None) -> NDArray[np.uint8]:
     stream = video_stream(container)
+    timeline = read_timeline(container, stream)
+    stamps, keys = timeline.stamps, timeline.keys
+    if not timeline.seekable:
+        raise _CannotSeekError("timestamps do not tell frames apart")
+    if indices[-1] >= len(stamps) or (num_frames or len(stamps)) != len(stamps):
+        raise _CannotSeekError("some packets cannot be decoded")
     picture = Pictures(size)
-    stamps, keys = _timestamps(container, stream)
-    if indices[-1] >= len(stamps):
-        raise _CannotSeekError(f"frame {indices[-1]} of {len(stamps)}")
     pictures: dict[int, NDArray[np.uint8]] = {}
     needed = {stamps[index] for index in indices}
     frames, position = iter(()), len(stamps)  # position: number of the frame that comes next
     for wanted in sorted(set(indices)):
-        key = keys[max(0, bisect_right(keys, wanted) - 1)] if keys else 0
+        before = bisect_right(keys, wanted)
+        key = keys[before - 1] if before else 0  # an edit list may hide the first keyframe
         if not position <= wanted or key > position:
             frames = _frames_from(container, stream, stamps[key], needed)
         for frame in frames:
@@ -71,26 +78,6 @@ def _frames_from(container: InputContainer, stream: VideoStream, stamp: int, nee
     except av.FFmpegError as error:
         raise _CannotSeekError(reason(error)) from error
     return decodable_frames(container, stream, needed)
-
-
-def _timestamps(container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int]]:
-    """(timestamp of every frame as shown, numbers of the keyframes). Raises: _CannotSeekError where timestamps cannot tell frames apart."""
-    if not has_timestamps(container):
-        raise _CannotSeekError("no timestamps")
-    stamps, at_keys = [], []
-    for packet in container.demux(stream):
-        if not packet.size or packet.is_discard:
-            continue
-        if packet.pts is None:
-            raise _CannotSeekError("no timestamps")
-        stamps.append(packet.pts)
-        if packet.is_keyframe:
-            at_keys.append(packet.pts)
-    stamps.sort()
-    places = {stamp: number for number, stamp in enumerate(stamps)}
-    if len(places) < len(stamps):
-        raise _CannotSeekError("two frames with one timestamp")
-    return stamps, sorted(places[stamp] for stamp in at_keys)
 
 
 def _from_the_start(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -115,9 +102,9 @@ class Pictures:
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """One picture."""
-        turns = round(frame.rotation / 90) % 4  # counter-clockwise
-        width, height = self.size or (None, None)
-        if turns % 2:
-            width, height = height, width
+        turns = quarter_turns(frame)
+        if self.size is None:  # of the first one for all: recorded calls change it midway
+            self.size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        width, height = reversed(self.size) if turns % 2 else self.size
         pixels = self.scale(frame, width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
         return np.rot90(pixels, turns) if turns else pixels

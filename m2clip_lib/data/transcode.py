@@ -3,6 +3,8 @@
 Frame n of the new file is frame n of the old one, so that sampling does not change. The copies have a manifest of their own.
 """
 
+import errno
+import glob
 import hashlib
 import os
 import statistics
@@ -19,7 +21,8 @@ import pandas as pd
 from m2clip_lib.data.children import Failure, call_in_children
 from m2clip_lib.data.journal import Journal, fingerprint
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.probe import VideoError, decodable_frames, probe, reason, video_stream
+from m2clip_lib.data.packets import VideoError, open_video, video_stream
+from m2clip_lib.data.probe import decodable_frames, probe, quarter_turns, reason
 from m2clip_lib.data.progress import with_progress
 from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.scan import EMPTY, bad_row
@@ -54,7 +57,11 @@ def transcode(
             rows[row.path] = bad_row(row.status)
             continue
         target = copy_path(row.path, root, folder)
-        mark = f"{fingerprint(row.path)} {ENCODER}"
+        try:
+            mark = f"{fingerprint(row.path)} {ENCODER}"
+        except OSError as error:  # gone since it was scanned
+            rows[row.path] = bad_row(f"transcode: {error.strerror}")
+            continue
         if (row.path, mark) in journal.known and target.is_file():
             rows[row.path] = journal.known[row.path, mark]
         else:
@@ -68,6 +75,7 @@ def transcode(
             path, _, _, _, mark = batch[place]
             if isinstance(result, Failure):
                 rows[path] = bad_row(f"transcode: {result.reason}")
+                _remove_unfinished(Path(batch[place][1]))
             else:
                 rows[path] = result
                 if result["status"] == "ok":
@@ -77,9 +85,12 @@ def transcode(
         todo = list(jobs.values())
         first = todo[:: max(1, len(todo) // SAMPLE)][:SAMPLE]
         rest = [job for job in todo if job not in first]
+        check_space(folder, sum(Path(job[0]).stat().st_size for job in first), "transcode")  # copies are smaller than what cameras write
         work(first, "transcoding a sample")
         if rest:
-            _say_costs([rows[job[0]] | {"source": job[0], "target": job[1]} for job in first], len(rest), folder, processes, report)
+            trusted = dict(zip(manifest.table.path, manifest.table.decord, strict=True))
+            sample = [rows[job[0]] | {"source": job[0], "target": job[1], "source_decord": trusted[job[0]]} for job in first]
+            _say_costs(sample, len(rest), folder, processes, report)
             work(rest, "transcoding")
     table = manifest.table.copy()
     table["path"] = [str(copy_path(path, root, folder)) for path in table.path]
@@ -97,42 +108,55 @@ def copy_path(path: str, root: Path, folder: Path) -> Path:
 
 
 def transcode_file(source: Path, target: Path) -> int:
-    """Encode one video, atomically. Returns: frames written. Raises: VideoError with the reason."""
+    """Encode one video, atomically. Returns: frames written.
+
+    Raises: VideoError with the reason; UserError when the disk is full: that is no fault of the video's.
+    """
+    _remove_unfinished(target)
     try:
         written = 0
 
         def encode(file: Path) -> None:
             nonlocal written
-            with av.open(str(source)) as origin, av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as copy:
+            with open_video(source) as origin, av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as copy:
                 written = _copy_frames(origin, copy)
 
         write_atomically(target, encode)
         return written
-    except (av.FFmpegError, ValueError, MemoryError) as error:
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"transcode: no space left in {target.parent}; make room and run it again: it goes on where it was") from error
         raise VideoError(f"cannot be encoded: {reason(error)}") from error
+
+
+def _remove_unfinished(target: Path) -> None:
+    """What an encoder that was killed has left behind."""
+    for file in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def _copy_frames(origin: av.container.InputContainer, copy: av.container.OutputContainer) -> int:
     stream = video_stream(origin)
     rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+    time_base = stream.time_base or 1 / rate  # not the new stream's: the first packet that is written changes that one
     out, count, last = None, 0, -1
     for count, frame in enumerate(decodable_frames(origin, stream), start=1):
-        turns = round(frame.rotation / 90) % 4
+        turns = quarter_turns(frame)
         width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
         if out is None:
             out = copy.add_stream("libx264", rate=rate.limit_denominator(100_000))
             out.options, out.pix_fmt = ENCODER, "yuv420p"
             out.width, out.height = _even(*fit_short_side(width, height, min(SHORT_SIDE, width, height)))
-            out.time_base = out.codec_context.time_base = stream.time_base or 1 / rate
+            out.time_base = out.codec_context.time_base = time_base
         size = (out.height, out.width) if turns % 2 else (out.width, out.height)
         if turns:
             upright = np.rot90(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray(), turns)
             small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p")
         else:
             small = frame.reformat(*size, "yuv420p", interpolation="BICUBIC")
-        wanted = frame.pts if frame.pts is not None else round((count - 1) / rate / out.time_base)
+        wanted = frame.pts if frame.pts is not None else round((count - 1) / rate / time_base)
         last = max(wanted, last + 1)  # two frames never share a time: a frame is found by it
-        small.pts, small.time_base, small.pict_type = last, out.time_base, 0
+        small.pts, small.time_base, small.pict_type = last, time_base, 0
         copy.mux(out.encode(small))
     if out is None:
         raise VideoError("no frame can be decoded")
@@ -150,7 +174,7 @@ def _transcode_row(job: tuple[str, str, int, float, str]) -> dict:
     try:
         transcode_file(Path(source), Path(target))
         info = probe(target)
-    except (VideoError, OSError) as error:
+    except VideoError as error:
         return bad_row(f"transcode: {error}") | {"seconds": 0.0, "bytes": 0}
     if info.num_frames != num_frames:
         return bad_row(f"transcode: {info.num_frames} frames came out of {num_frames}") | {"seconds": 0.0, "bytes": 0}
@@ -175,10 +199,11 @@ def _gain(row: dict, number: int) -> float:
     """Time to load one training clip from the original over that from the copy."""
     indices = train_indices(row["num_frames"], *CLIP, np.random.default_rng(number))
     seconds = {"source": [], "target": []}
+    trusted = {"source": row["source_decord"], "target": row["decord"]}
     size = fit_short_side(row["width"], row["height"], min(224, row["width"], row["height"]))
     for _ in range(3):
         for which in seconds:
             start = time.perf_counter()
-            read_frames(row[which], indices, size)
+            read_frames(row[which], indices, size, "auto", trusted[which], row["num_frames"])
             seconds[which].append(time.perf_counter() - start)
     return min(seconds["source"]) / min(seconds["target"])

@@ -35,6 +35,7 @@ def read_frames(
     size: tuple[int, int] | None = None,
     decoder: Decoder = "auto",
     exact_in_decord: bool | None = None,
+    num_frames: int | None = None,
 ) -> tuple[NDArray[np.uint8], str]:
     """Read chosen frames, upright (rotation metadata is applied).
 
@@ -42,27 +43,29 @@ def read_frames(
         indices: frame numbers, ascending, repeats allowed.
         size: (width, height) in pixels to resize to inside the decoder; None keeps the video's own.
         exact_in_decord: the manifest's column `decord`; None looks into the file, which takes longer.
+        num_frames: the manifest's; a file that has another number of packets is not seeked in, since some cannot be decoded.
     Returns: frames (t, h, w, 3) uint8 RGB, and what decoded them: "decord", "pyav", "pyav, from the start" (a file that cannot be
         seeked), "pyav, after decord failed".
     Raises: VideoError with the reason.
     """
     if decoder == "pyav" or (decoder == "auto" and not has_decord()):
-        return read_with_pyav(path, indices, size)
+        return read_with_pyav(path, indices, size, num_frames)
     if not has_decord():
         raise VideoError("decord is not installed on this machine: set data.decoder to auto or pyav")
     if exact_in_decord is None:
-        exact_in_decord = probe(path).decord
+        info = probe(path)
+        exact_in_decord, num_frames = info.decord, info.num_frames
     if not exact_in_decord:
         if decoder == "decord":
             raise VideoError("decord does not return the frames asked for from this kind of file: set data.decoder to auto or pyav")
-        return read_with_pyav(path, indices, size)
+        return read_with_pyav(path, indices, size, num_frames)
     try:
         return _read_decord(path, indices, size), "decord"
     except VideoError as error:
         if decoder == "decord":
             raise
         log.debug("%s: decord failed (%s), trying PyAV", path, error)
-        return read_with_pyav(path, indices, size)[0], "pyav, after decord failed"
+        return read_with_pyav(path, indices, size, num_frames)[0], "pyav, after decord failed"
 
 
 @functools.cache

@@ -1,0 +1,98 @@
+"""What a video file says without decoding: its stream, its packets, when each frame is shown. Imports no torch: children start fast."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+# Codecs with one shown picture in every packet. In others there are packets without one (VP8's hidden frames, packed MPEG-4).
+ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "qtrle", "png", "gif"}
+
+# Containers that store when each frame is shown. In others (AVI, MPEG) FFmpeg guesses it, and after a seek it guesses differently.
+WITH_TIMESTAMPS = {"mov", "mp4", "matroska", "webm"}
+
+
+class VideoError(Exception):
+    """A video that cannot be read; the message is the reason, as it goes into the manifest's status column."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a video, from its packets.
+
+    count: packets that are to be shown. stamps: their timestamps, ascending. keys: numbers of the keyframes, ascending.
+    timed: each packet has a time of its own, which the container stores.
+    whole_start: it begins with a keyframe and shows nothing before it; what comes earlier has lost what it was predicted from.
+    closed: no keyframe is followed in the file by frames that are shown before it.
+    cut_off: the file ends within a packet.
+    seekable: frame n can be found by its time.
+    """
+
+    count: int
+    stamps: list[int]
+    keys: list[int]
+    timed: bool
+    whole_start: bool
+    closed: bool
+    cut_off: bool
+    seekable: bool
+
+
+def open_video(path: str | Path) -> InputContainer:
+    """Open for reading. A title that is not UTF-8 does not matter; "file:" keeps a name with a colon from being taken for a protocol."""
+    return av.open(f"file:{path}", metadata_errors="replace")
+
+
+def video_stream(container: InputContainer) -> VideoStream:
+    """The first stream of moving pictures; a cover image in a music file is none. Decoding is on one thread: workers are the parallel part.
+
+    Raises: VideoError when there is none.
+    """
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
+            stream.thread_count = 1
+            return stream
+    raise VideoError("no video stream")
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Packets to the end, or to where a cut-off file breaks. The last one is empty: with it a decoder gives what it holds back."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        end = av.Packet()
+        end.stream = stream
+        yield end
+
+
+def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline:
+    """Read all packets, decode none: a few milliseconds."""
+    shown: list[tuple[int | None, bool]] = []  # (time, keyframe?)
+    first = key = None  # time of the first packet, and of the keyframe passed last
+    begins_with_key = None
+    closed, cut_off = True, False
+    for packet in packets(container, stream):
+        if not packet.size:
+            continue
+        if begins_with_key is None:
+            first, begins_with_key = packet.pts, packet.is_keyframe
+        cut_off = cut_off or packet.is_corrupt
+        key = packet.pts if packet.is_keyframe else key
+        closed = closed and not _before(packet.pts, key)
+        if not packet.is_discard:  # such a packet is decoded, and never shown: it lies before the start of an edit list
+            shown.append((packet.pts, packet.is_keyframe))
+    stamps = sorted(time for time, _ in shown if time is not None)
+    places = {stamp: number for number, stamp in enumerate(stamps)}
+    keys = sorted(places[time] for time, is_key in shown if is_key and time is not None)
+    timed = not WITH_TIMESTAMPS.isdisjoint(container.format.name.split(",")) and len(places) == len(shown)
+    whole_start = bool(begins_with_key) and not any(_before(time, first) for time, _ in shown)
+    seekable = timed and whole_start and stream.codec_context.name in ONE_FRAME_A_PACKET
+    return Timeline(len(shown), stamps, keys, timed, whole_start, closed, cut_off, seekable)
+
+
+def _before(time: int | None, other: int | None) -> bool:
+    return time is not None and other is not None and time < other

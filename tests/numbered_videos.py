@@ -1,0 +1,84 @@
+"""Videos whose frame n carries the number n, so that a wrong frame is seen."""
+
+import io
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+FRAMES, WIDTH, HEIGHT, FPS = 24, 96, 64, 25
+H264 = {"g": "6", "bf": "2", "crf": "12", "preset": "ultrafast", "threads": "1"}
+
+
+def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """Six bright or dark columns say the number; the upper left corner is bright, the upper right dark. (h, w, 3) uint8."""
+    bits = (number >> (np.arange(width) * 6 // width)) & 1
+    pixels = np.broadcast_to((bits * 200 + 25)[None, :, None], (height, width, 3)).astype(np.uint8)
+    pixels[: height // 4] = np.where(np.arange(width) < width // 2, 225, 25)[None, :, None]
+    return pixels
+
+
+def pictures(count: int = FRAMES, width: int = WIDTH, height: int = HEIGHT) -> list[np.ndarray]:
+    return [picture(number, width, height) for number in range(count)]
+
+
+def grainy(count: int = FRAMES) -> list[np.ndarray]:
+    """With noise in their lower part, so that a file is made of frames, not of headers."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, HEIGHT // 4, WIDTH, 1)).repeat(3, axis=3)
+    shown = np.stack(pictures(count))
+    shown[:, -HEIGHT // 4 :] = noise
+    return list(shown)
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    """Read the numbers back, at any size; -1 for a frame that is not upright."""
+    height, width = frames.shape[1:3]
+    bits = frames[:, height * 5 // 8, [int(width * (i + 0.5) / 6) for i in range(6)]].mean(axis=2) > 125
+    corners = frames[:, height // 12][:, [width // 5, width * 4 // 5]].mean(axis=2) > 125
+    return np.where((corners == [True, False]).all(axis=1), bits @ (1 << np.arange(6)), -1).tolist()
+
+
+def encode(
+    file: Path | io.RawIOBase,
+    frames: Sequence[np.ndarray],
+    codec: str = "libx264",
+    options: dict[str, str] = H264,
+    pixels: str = "yuv420p",
+    times: Sequence[int] | None = None,
+    drop: Iterable[int] = (),
+    rotation: int = 0,
+    damage: Iterable[int] = (),
+    **container: object,
+) -> None:
+    """Encode RGB frames. times: of the frames, in ms; drop: places of packets that are left out; damage: of those filled with noise."""
+    target = str(file) if isinstance(file, Path) else file
+    with av.open(target, "w", **container) as output:
+        stream = output.add_stream(codec, rate=FPS)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.options = pixels, options
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if times is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        count = 0
+        for number, pixels_of_frame in enumerate([*frames, None]):
+            frame = None
+            if pixels_of_frame is not None:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_of_frame), format="rgb24")
+                if times is not None:
+                    frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                if count in damage:
+                    packet.update(np.random.default_rng(count).bytes(packet.size))
+                if count not in drop:
+                    output.mux(packet)
+                count += 1
+
+
+def whole(suffix: str, **settings: object) -> bytes:
+    """The bytes of a file."""
+    file = io.BytesIO()
+    encode(file, pictures(), **settings, format={".mp4": "mp4", ".mkv": "matroska", ".avi": "avi"}[suffix])
+    return file.getvalue()
