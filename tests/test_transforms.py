@@ -1,13 +1,16 @@
 """Augmentation draws once a clip; evaluation crops and normalisation by hand arithmetic and against the published preprocessing."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from m2clip_lib.data import transforms
+from m2clip_lib.data.dataset import TestViews, VideoReader
 from m2clip_lib.data.sampling import test_indices as evaluation_indices
 from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip, to_model_input
 from m2clip_lib.data.video import probe, read_frames
@@ -103,6 +106,35 @@ def test_normalisation_of_clip_equals_the_formula_for_every_byte():
     for channel in range(3):
         expected = (torch.arange(256) / 255 - MEAN[channel]) / STD[channel]
         torch.testing.assert_close(out[0, channel, 0].flatten(), expected, atol=1e-6, rtol=0)
+
+
+def exact_views(spatial: int, temporal: int, stride: int) -> torch.Tensor:
+    """The golden video as `data.resize = exact` evaluates it: (views, 3, t, h, w), spatial-major as the golden file."""
+    info = asdict(probe(GOLDEN / "preprocess.mp4"))
+    table = pd.DataFrame([{"path": str(GOLDEN / "preprocess.mp4"), "label": 0, **info}])
+    views = TestViews(table, VideoReader(table, "pyav"), 4, stride, 32, temporal, spatial, exact=(MEAN, STD))
+    clips = to_model_input(views[0].clip, MEAN, STD)
+    return clips.unflatten(0, (temporal, spatial)).transpose(0, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize(("key", "spatial", "temporal", "stride"), [("1x1_r16", 1, 1, 16), ("3x1_r0", 3, 1, 0), ("4x3_r8", 4, 3, 8)])
+def test_exact_resize_gives_the_published_pixels(key, spatial, temporal, stride):
+    """To 1e-4, and the rounding of the golden values: shared/golden has them in fp32, tests/golden in fp16 (11 bits)."""
+    golden = load_file(GOLDEN / "preprocess.safetensors")[key].float()
+    ours = exact_views(spatial, temporal, stride)
+    assert ours.shape == golden.shape
+    assert ours.dtype == torch.float32
+    allowed = 1e-4 + golden.abs() * 2**-11 + 2**-24
+    assert ((ours - golden).abs() <= allowed).all(), (ours - golden).abs().max()
+
+
+def test_exact_resize_of_every_golden_key_is_tested():
+    assert set(load_file(GOLDEN / "preprocess.safetensors")) == {"1x1_r16", "3x1_r0", "4x3_r8"}
+
+
+@pytest.mark.parametrize(("size", "side", "resized"), [((72, 104), 32, (32, 46)), ((104, 72), 32, (46, 32)), ((40, 40), 32, (32, 32))])
+def test_exact_resize_rounds_the_long_side_down(size, side, resized):
+    assert transforms.exact_resize(noise(2, 3, *size), side, MEAN, STD).shape[2:] == resized  # 104 * 32 / 72 = 46.2
 
 
 @pytest.mark.parametrize(("key", "spatial", "temporal", "stride"), [("1x1_r16", 1, 1, 16), ("3x1_r0", 3, 1, 0), ("4x3_r8", 4, 3, 8)])

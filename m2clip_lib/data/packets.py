@@ -27,7 +27,7 @@ class Timeline:
     count: packets that are to be shown. stamps: their timestamps, ascending. keys: numbers of the keyframes, ascending.
     timed: each packet has a time of its own, which the container stores.
     whole_start: it begins with a keyframe and shows nothing before it; what comes earlier has lost what it was predicted from.
-    closed: no keyframe is followed in the file by frames that are shown before it.
+    closed: every keyframe is a clean start: no frame after it in the file is shown before it, or needs frames before it.
     cut_off: the file ends within a packet.
     seekable: frame n can be found by its time.
     """
@@ -82,7 +82,7 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline:
             first, begins_with_key = packet.pts, packet.is_keyframe
         cut_off = cut_off or packet.is_corrupt
         key = packet.pts if packet.is_keyframe else key
-        closed = closed and not _before(packet.pts, key)
+        closed = closed and not _before(packet.pts, key) and (not packet.is_keyframe or _resets(packet, stream))
         if not packet.is_discard:  # such a packet is decoded, and never shown: it lies before the start of an edit list
             shown.append((packet.pts, packet.is_keyframe))
     stamps = sorted(time for time, _ in shown if time is not None)
@@ -92,6 +92,19 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline:
     whole_start = bool(begins_with_key) and not any(_before(time, first) for time, _ in shown)
     seekable = timed and whole_start and stream.codec_context.name in ONE_FRAME_A_PACKET
     return Timeline(len(shown), stamps, keys, timed, whole_start, closed, cut_off, seekable)
+
+
+def _resets(packet: av.Packet, stream: VideoStream) -> bool:
+    """Whether an H.264 keyframe is an IDR picture (units of type 5), not one that refreshes a part, or ends an open group."""
+    header = stream.codec_context.extradata
+    if stream.codec_context.name != "h264" or not header or header[0] != 1:  # 1: units come with their length, as in MP4 and Matroska
+        return True
+    data, width, place = memoryview(packet), (header[4] & 3) + 1, 0
+    while place + width < len(data):
+        if data[place + width] & 31 == 5:
+            return True
+        place += width + int.from_bytes(data[place : place + width], "big")
+    return False
 
 
 def _before(time: int | None, other: int | None) -> bool:

@@ -1,6 +1,6 @@
 """What is in a video file: looks, decodes as little as it can, changes nothing. Imports no torch: a scan's children start fast."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Container[int] | None = None) -> Iterator[VideoFrame]:
+def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Set[int] | None = None) -> Iterator[VideoFrame]:
     """Frames in the order they are shown; damaged packets are stepped over. Frame number n of a video is the n-th of these.
 
     wanted: timestamps; frames with others may be left out, and are where nothing else is predicted from them.
@@ -98,6 +98,25 @@ def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Con
             yield from packet.decode()
         except av.FFmpegError:
             continue
+
+
+def frames_from(container: InputContainer, stream: VideoStream, stamp: int, wanted: Set[int]) -> Iterator[VideoFrame]:
+    """Seek to the keyframe shown at `stamp` and decode from there; wanted: see decodable_frames.
+
+    Gives nothing where a decoder cannot begin there: "keyframes" of intra refresh hold a part of the picture, the rest may come out green.
+    """
+    try:
+        container.seek(stamp, stream=stream)
+    except av.FFmpegError:
+        return
+    begun = False
+    for frame in decodable_frames(container, stream, wanted | {stamp}):
+        if not begun and (frame.pts is None or frame.pts >= stamp):  # earlier ones belong to the group before
+            if frame.pts != stamp:
+                return
+            begun = True
+        if begun:
+            yield frame
 
 
 def quarter_turns(frame: VideoFrame) -> int:

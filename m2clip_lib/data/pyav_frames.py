@@ -5,7 +5,7 @@ rates are exact. Where timestamps are missing or a frame does not come, the file
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -13,11 +13,10 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from m2clip_lib.data.packets import VideoError, open_video, read_timeline, video_stream
-from m2clip_lib.data.probe import decodable_frames, quarter_turns, reason
+from m2clip_lib.data.probe import decodable_frames, frames_from, quarter_turns, reason
 
 
 class _CannotSeekError(Exception):
@@ -59,7 +58,7 @@ def _seek(container: InputContainer, indices: Sequence[int], size: tuple[int, in
         before = bisect_right(keys, wanted)
         key = keys[before - 1] if before else 0  # an edit list may hide the first keyframe
         if not position <= wanted or key > position:
-            frames = _frames_from(container, stream, stamps[key], needed)
+            frames = frames_from(container, stream, stamps[key], needed)
         for frame in frames:
             if frame.pts is None or frame.pts > stamps[wanted]:
                 raise _CannotSeekError(f"frame {wanted} did not come")
@@ -70,14 +69,6 @@ def _seek(container: InputContainer, indices: Sequence[int], size: tuple[int, in
             raise _CannotSeekError(f"frame {wanted} did not come")
         position = wanted + 1
     return np.stack([pictures[index] for index in indices])
-
-
-def _frames_from(container: InputContainer, stream: VideoStream, stamp: int, needed: set[int]) -> Iterator[VideoFrame]:
-    try:
-        container.seek(stamp, stream=stream)
-    except av.FFmpegError as error:
-        raise _CannotSeekError(reason(error)) from error
-    return decodable_frames(container, stream, needed)
 
 
 def _from_the_start(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
