@@ -1,5 +1,6 @@
 """Controls that cannot see the order of frames: what a number without time looks like on the same videos."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import TestViews, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.engine.build import model_config, test_views
+from m2clip_lib.engine.build import build_model, model_config, test_views
 from m2clip_lib.engine.evaluate import Predictions, predict
 from m2clip_lib.models import M2CLIP, Backbone
+from m2clip_lib.models.backbone import state_sha256
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,20 @@ def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, weight_decay: float, se
         F.cross_entropy(probe(x), y).backward()
         optimizer.step()
     return probe
+
+
+def untrained(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """The same model with nothing trained: neither adapters nor CLIP. What a map shows of it comes from the architecture alone."""
+    clip = copy.deepcopy(backbone.clip)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.train.seed)
+        for module in clip.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+            for parameter in module.parameters(recurse=False) if reset is None else ():  # class token, positions, projections
+                if parameter.dim():
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    clip.requires_grad_(False)
+    fresh = dataclasses.replace(backbone, clip=clip, source="untrained", sha256=state_sha256(clip.state_dict()))
+    return build_model(experiment, fresh, class_names).eval()

@@ -1,0 +1,64 @@
+"""Does relevance fall on the moving object? Counted on the demonstration's videos, whose objects' boxes are known."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.boxes import box_shares, video_scenes
+from m2clip_lib.data.dataset import make_loader
+from m2clip_lib.data.labels import build_prompts
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prepare import synthetic_config
+from m2clip_lib.data.sampling import test_indices
+from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.engine.build import test_views
+from m2clip_lib.models import M2CLIP
+from m2clip_lib.models.text import tokenize
+from m2clip_lib.viz.relevance import relevance
+
+
+def mass_inside(values: np.ndarray, inside: np.ndarray) -> float:
+    """Share of a map's sum that lies in the boxes, each patch's value spread evenly over its area (no interpolation).
+
+    values: (t, rows, columns), >= 0. inside: share of each patch in the boxes, the same shape. A map of zeros has NaN.
+    """
+    total = values.sum()
+    return float((values * inside).sum() / total) if total else float("nan")
+
+
+def class_texts(model: M2CLIP) -> torch.Tensor:
+    """Features of the model's own class texts, of length 1: (k, e)."""
+    tokens = tokenize(model.backbone.tokenizer, build_prompts(model.config.class_names, model.config.prompt))
+    with torch.inference_mode():
+        return F.normalize(model.encode_text(tokens.to(model.clip.logit_scale.device)).text_features, dim=-1)
+
+
+def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: Manifest, videos: int, readout: str) -> pd.DataFrame:
+    """Relevance for the TRUE class on the first `videos` evaluation videos of every class.
+
+    Returns: one row a model and class: inside (mean share of relevance mass in the boxes) and area (mean share of the picture that
+        the boxes cover; what a map that knows nothing would hold), percent; ratio: inside / area; videos.
+    """
+    split, first_of = experiment.eval.split, experiment.eval.temporal_views
+    table = manifest.split(split)
+    chosen = [int(row) for label in range(len(manifest.class_names)) for row in table.index[table.label == label][:videos]]
+    rows = []
+    for name, model in models.items():
+        views = test_views(experiment, manifest, split, model.backbone.image_size)
+        texts = class_texts(model)
+        for batch in make_loader(torch.utils.data.Subset(views, chosen), experiment.eval.batch_size, 0):
+            clips = to_model_input(batch.clips[:, 0].to(texts.device), model.backbone.mean, model.backbone.std)
+            maps = relevance(model, clips, texts, batch.labels.to(texts.device), readout).cpu().numpy()
+            for row, values in zip(batch.indices, maps, strict=True):
+                indices = test_indices(table.num_frames[row], experiment.data.num_frames, experiment.data.stride, first_of)[0]
+                inside = box_shares(video_scenes(table.path[row], synthetic_config(experiment)), values.shape[1:])[indices]
+                rows.append((name, table.class_name[row], 100 * mass_inside(values, inside), 100 * inside.mean()))
+    found = pd.DataFrame(rows, columns=["model", "class_name", "inside", "area"])
+    summary = found.groupby(["model", "class_name"], sort=False).agg(
+        inside=("inside", "mean"), area=("area", "mean"), videos=("area", "size")
+    )
+    return summary.assign(ratio=summary.inside / summary.area).reset_index()
