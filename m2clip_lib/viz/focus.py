@@ -5,19 +5,17 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.boxes import box_shares, video_scenes
 from m2clip_lib.data.dataset import make_loader
-from m2clip_lib.data.labels import build_prompts
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import synthetic_config
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.engine.build import test_views
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.models.text import tokenize
+from m2clip_lib.viz.looking import text_features
 from m2clip_lib.viz.relevance import relevance
 
 
@@ -28,13 +26,6 @@ def mass_inside(values: np.ndarray, inside: np.ndarray) -> float:
     """
     total = values.sum()
     return float((values * inside).sum() / total) if total else float("nan")
-
-
-def class_texts(model: M2CLIP) -> torch.Tensor:
-    """Features of the model's own class texts, of length 1: (k, e)."""
-    tokens = tokenize(model.backbone.tokenizer, build_prompts(model.config.class_names, model.config.prompt))
-    with torch.inference_mode():
-        return F.normalize(model.encode_text(tokens.to(model.clip.logit_scale.device)).text_features, dim=-1)
 
 
 def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: Manifest, videos: int, readout: str) -> pd.DataFrame:
@@ -49,7 +40,7 @@ def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: 
     rows = []
     for name, model in models.items():
         views = test_views(experiment, manifest, split, model.backbone.image_size)
-        texts = class_texts(model)
+        texts = text_features(model, model.config.class_names)
         for batch in make_loader(torch.utils.data.Subset(views, chosen), experiment.eval.batch_size, 0):
             clips = to_model_input(batch.clips[:, 0].to(texts.device), model.backbone.mean, model.backbone.std)
             maps = relevance(model, clips, texts, batch.labels.to(texts.device), readout).cpu().numpy()

@@ -14,9 +14,9 @@ from m2clip_lib.viz.relevance import relevance
 from m2clip_lib.viz.rollout import attention_rollout
 
 METHODS = {  # name -> unit of the colour bar
-    "attention": "share of a frame's attention",
-    "rollout": "share of a frame's attention, all blocks up to this one",
-    "relevance": "share of the clip's relevance",
+    "attention": "% of a frame's attention",
+    "rollout": "% of a frame's attention through these blocks",
+    "relevance": "% of the clip's relevance",
     "enhancement": "length of what the enhancement branch adds",
     "difference": "length of what the difference branch adds",
 }
@@ -24,12 +24,11 @@ METHODS = {  # name -> unit of the colour bar
 
 @dataclass(frozen=True)
 class PatchMap:
-    """values: (t, rows, columns), >= 0. title: the finding. unit: of the values. method: as chosen."""
+    """values: (t, rows, columns), >= 0. title: the finding. unit: of the values."""
 
     values: np.ndarray
     title: str
     unit: str
-    method: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ def patch_map(
         case _:
             found, whose = branch_norms(model, video, choice.block, choice.method), block
     values = found[0].float().cpu().numpy()
-    return PatchMap(values, f"{whose}: {_finding(values, choice.method)}", METHODS[choice.method], choice.method)
+    finding = f"{whose}: {_finding(values, choice.method)}"
+    return PatchMap(100 * values if METHODS[choice.method].startswith("%") else values, finding, METHODS[choice.method])
 
 
 def _finding(values: np.ndarray, method: str) -> str:

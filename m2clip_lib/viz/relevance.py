@@ -63,7 +63,7 @@ def relevance(
     try:
         with torch.enable_grad():  # the input asks for a gradient, so that frozen blocks below the first adapter have one too
             seen = model.encode_video(video.detach().clone().requires_grad_())
-            score = log_odds(seen, texts.detach(), classes, readout).sum()  # clips do not meet: one sum, one gradient each
+            score = log_odds(seen, texts.clone(), classes, readout).sum()  # clips do not meet: one sum, a gradient each
             gradients = torch.autograd.grad(score, mixed)
     finally:
         for hook in hooks:
