@@ -46,7 +46,7 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
     features = {}
     for split in ("train", "val", experiment.eval.split):
         dataset = test_views(experiment, manifest, split, backbone.image_size)
-        features[split] = _mean_features(model, dataset, experiment, device)
+        features[split] = clip_features(model, dataset, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
     scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
     probes = [_fit(*scaled["train"][:2], len(manifest.class_names), decay, experiment.train.seed) for decay in ProbeConfig().weight_decays]
@@ -59,9 +59,10 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
 
 
 @torch.inference_mode()
-def _mean_features(
+def clip_features(
     model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[tuple[int, str]]]:
+    """Image features (length 1) of the first view of every video that could be read, labels, their rows, and (row, reason) of the rest."""
     features, labels, rows, failed = [], [], [], []
     for batch in make_loader(dataset, experiment.eval.batch_size, experiment.data.workers):
         failed += batch.failed

@@ -13,7 +13,8 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import synthetic_config
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.engine.build import test_views
+from m2clip_lib.engine.build import build_model, test_views
+from m2clip_lib.engine.controls import untrained
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.viz.looking import text_features
 from m2clip_lib.viz.relevance import relevance
@@ -26,6 +27,16 @@ def mass_inside(values: np.ndarray, inside: np.ndarray) -> float:
     """
     total = values.sum()
     return float((values * inside).sum() / total) if total else float("nan")
+
+
+def focus_models(model: M2CLIP, experiment: Experiment) -> dict[str, M2CLIP]:
+    """A trained model and its two controls: adapters as they start on the same CLIP, and nothing trained at all."""
+    names, device = list(model.config.class_names), model.clip.logit_scale.device
+    return {
+        "this run": model,
+        "adapters untrained": build_model(experiment, model.backbone, names).to(device).eval(),
+        "nothing trained": untrained(experiment, model.backbone, names).to(device),
+    }
 
 
 def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: Manifest, videos: int, readout: str) -> pd.DataFrame:

@@ -70,3 +70,23 @@ def plot_walk(ax: Axes, trace: pd.DataFrame) -> Axes:
     least = trace.set_index("step")["values"]
     ax.set_title(f"From {least['video']:,} pixel values to {least['image_features']:,} numbers a batch")
     return ax
+
+
+def plot_zero_shot(ax: Axes, scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Axes:
+    """Frozen CLIP's mean score of every name for the videos of every class, percent; rows are true classes.
+
+    scores: (n, k) in [0, 1], labels: (n,): its predictions. A class without videos has an empty row.
+    """
+    mean = np.full((len(class_names), len(class_names)), np.nan)
+    for label in np.unique(labels):
+        mean[label] = 100 * scores[labels == label].mean(axis=0)
+    image = ax.imshow(mean, cmap="cividis", vmin=0)
+    ax.figure.colorbar(image, ax=ax, label="mean score, %", shrink=0.8)
+    class_ticks(ax, class_names, rotate=True)
+    ax.set_xlabel("name that is scored")
+    ax.set_ylabel("true class of the videos")
+    ax.grid(False)
+    seen = np.unique(labels)
+    right = int((mean[seen].argmax(axis=1) == seen).sum())
+    ax.set_title(f"Frozen CLIP scores the right name highest\nin {right} of {len(seen)} classes")
+    return ax

@@ -1,5 +1,6 @@
 """Accuracy against what it costs, with the published numbers of others beside ours."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -24,8 +25,10 @@ def plot_cost(ax: Axes, ours: pd.DataFrame, others: pd.DataFrame, cost: str) -> 
     own, published = ours.dropna(subset=[cost]), others.dropna(subset=[cost])
     if len(published):
         ax.scatter(published[cost], published.top1, s=70, color=ORANGE, marker="s", label="published by others", zorder=3)
-        for row in published.itertuples():
-            ax.annotate(row.model, (getattr(row, cost), row.top1), (6, -3), textcoords="offset points", fontsize=10, va="top")
+        gap = 0.03 * max(published.top1.max() - published.top1.min(), 1)
+        published = published.sort_values("top1")
+        for row, y in zip(published.itertuples(), _apart(list(np.log(published[cost])), list(published.top1), gap), strict=True):
+            ax.annotate(row.model, (getattr(row, cost) * 1.08, y), fontsize=10, va="center")
     if len(own):
         own = own.sort_values(cost)
         error = [own.top1 - own.top1_low, own.top1_high - own.top1] if "top1_low" in own else None
@@ -34,11 +37,11 @@ def plot_cost(ax: Axes, ours: pd.DataFrame, others: pd.DataFrame, cost: str) -> 
             ax.annotate(f"{row.top1:.1f}", (getattr(row, cost), row.top1), (0, 14), textcoords="offset points", ha="center", fontsize=12)
     ax.set_xscale("log", base=2 if cost != "gflops" else 10)
     shown = sorted({*own[cost], *published[cost]})
-    if cost != "gflops":
+    if cost != "gflops" or not len(published):
         ax.set_xticks(shown)
     low, high = min(shown), max(shown)
-    ax.set_xlim(low / 1.5, high * 2)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlim(low / 1.5, high * (4 if len(published) else 1.5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value > 100 else f"{value:.2g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(y=0.15)
     ax.set_xlabel(AXES[cost])
@@ -46,6 +49,15 @@ def plot_cost(ax: Axes, ours: pd.DataFrame, others: pd.DataFrame, cost: str) -> 
     ax.set_title(_finding(own, published, cost))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
+
+
+def _apart(x: list[float], y: list[float], gap: float) -> list[float]:
+    """Heights of labels, at least `gap` apart from those that stand near in x; y ascending, each label moves up at most."""
+    placed: list[tuple[float, float]] = []
+    for left, height in zip(x, y, strict=True):
+        near = [h for at, h in placed if abs(at - left) < 0.8]
+        placed.append((left, max([height, *(h + gap for h in near if h + gap > height)])))
+    return [height for _, height in placed]
 
 
 def _finding(own: pd.DataFrame, published: pd.DataFrame, cost: str) -> str:

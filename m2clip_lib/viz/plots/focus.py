@@ -25,10 +25,10 @@ def plot_focus(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.grid(axis="y", visible=False)
     ratio = table.groupby("model").inside.mean() / table.groupby("model").area.mean()
     above = int((wide[models[0]] > area).sum())
-    others = "; ".join(f"{model}: {ratio[model]:.1f} times" for model in models[1:])
+    others = ", ".join(f"{model} {ratio[model]:.1f}" for model in models[1:])
     ax.set_title(
-        f"Relevance in the object's box: {ratio[models[0]]:.1f} times its share of the area,\n"
-        f"above it in {above} of {len(classes)} classes" + (f" ({others})" if others else "")
+        f"The object's box holds {ratio[models[0]]:.1f} times its share of relevance,\n"
+        f"more than its share in {above} of {len(classes)} classes" + (f"\n({others} times)" if others else "")
     )
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=12)
     return ax
