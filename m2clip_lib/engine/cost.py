@@ -5,11 +5,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.engine.build import test_views
+from m2clip_lib.engine.build import first_of_each_class, test_views
 from m2clip_lib.engine.evaluate import predict
 from m2clip_lib.engine.protocols import bootstrap_interval, is_hit
 from m2clip_lib.models import M2CLIP
@@ -52,16 +53,23 @@ def video_gflops(model: M2CLIP, frames: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def frames_table(model: M2CLIP, experiment: Experiment, manifest: Manifest, frames: list[int], device: torch.device) -> pd.DataFrame:
-    """Top-1 of the ensemble on the evaluation split when the same checkpoint reads clips of other lengths. Percent, GFLOP a video."""
+def frames_table(
+    model: M2CLIP, experiment: Experiment, manifest: Manifest, frames: list[int], videos: int, device: torch.device
+) -> pd.DataFrame:
+    """Top-1 of the ensemble when the same checkpoint reads clips of other lengths, on the first `videos` videos of every class.
+
+    Returns: one row a length: model, frames, views, gflops (a video), top1 with its 95 % interval (percent), videos.
+    """
+    split = experiment.eval.split
+    chosen = first_of_each_class(manifest.split(split), videos)
     rows = []
     for length in frames:
         data = experiment.data.model_copy(update={"num_frames": length})
-        dataset = test_views(experiment.model_copy(update={"data": data}), manifest, experiment.eval.split, model.backbone.image_size)
-        scores = predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device)
+        views = test_views(experiment.model_copy(update={"data": data}), manifest, split, model.backbone.image_size)
+        scores = predict(model, Subset(views, chosen), experiment.eval.batch_size, experiment.data.workers, device)
         hits = is_hit(scores.readout("ensemble"), scores.labels, 1)
         low, high = bootstrap_interval(hits)
-        views = experiment.eval.spatial_views * (experiment.eval.temporal_views if data.stride else 1)
-        gflops = video_gflops(model, length) * views
-        rows.append({"frames": length, "views": views, "gflops": gflops, "top1": 100 * hits.mean(), "top1_low": low, "top1_high": high})
-    return pd.DataFrame(rows).assign(model="this run", videos=len(hits))
+        count = experiment.eval.spatial_views * (experiment.eval.temporal_views if data.stride else 1)
+        row = {"model": "this run", "frames": length, "views": count, "gflops": count * video_gflops(model, length)}
+        rows.append(row | {"top1": 100 * hits.mean(), "top1_low": low, "top1_high": high, "videos": len(hits)})
+    return pd.DataFrame(rows)

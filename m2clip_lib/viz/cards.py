@@ -56,7 +56,7 @@ def ranking(table: pd.DataFrame, before: pd.DataFrame | None = None, title: str 
         body.append(f'<tr><td>{place}</td><td style="text-align:left">{escaped(str(name))}</td>{cells}</tr>')
     caption = f'<caption style="text-align:left">{escaped(title)}</caption>' if title else ""
     return (
-        f'<table class="m2clip-ranking" style="font-size:1.05em" border="0" cellpadding="6">{caption}'
+        f'<table class="m2clip-ranking" style="font-size:1.05em;line-height:1.3" cellpadding="4">{caption}'
         f"<tr><th>rank</th><th>label</th>{head}</tr>{''.join(body)}</table>"
     )
 

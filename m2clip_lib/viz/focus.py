@@ -13,7 +13,7 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import synthetic_config
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.engine.build import build_model, test_views
+from m2clip_lib.engine.build import build_model, first_of_each_class, test_views
 from m2clip_lib.engine.controls import untrained
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.viz.looking import text_features
@@ -47,7 +47,7 @@ def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: 
     """
     split, first_of = experiment.eval.split, experiment.eval.temporal_views
     table = manifest.split(split)
-    chosen = [int(row) for label in range(len(manifest.class_names)) for row in table.index[table.label == label][:videos]]
+    chosen = first_of_each_class(table, videos)
     rows = []
     for name, model in models.items():
         views = test_views(experiment, manifest, split, model.backbone.image_size)

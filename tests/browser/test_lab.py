@@ -8,17 +8,18 @@ MINUTE = 60_000  # milliseconds
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, screenshots, request):
     opened = browser.new_page(viewport={"width": 1500, "height": 1100})
-    opened.set_default_timeout(2 * MINUTE)
+    opened.set_default_timeout(MINUTE)
     yield opened
+    opened.screenshot(path=screenshots / f"{request.node.name}_end.png")  # what a failure looked like
     opened.close()
 
 
 def run_all(page, address: str) -> None:
     page.goto(address)
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
-    page.locator(".jp-NotebookPanel-toolbar [data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for()  # the kernel has said so itself: a click before that is lost
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
 
