@@ -2,6 +2,7 @@
 
 import base64
 import re
+from datetime import UTC, datetime
 
 import matplotlib.pyplot as plt
 import pytest
@@ -159,7 +160,10 @@ def test_a_path_opens_any_video_and_a_bad_one_is_a_message(panel, video_folder, 
 
 def test_an_uploaded_video_is_opened(panel, video_folder):
     file = sorted(video_folder.rglob("*.mp4"))[0]
-    panel.upload.value = ({"name": "../mine.mp4", "content": file.read_bytes(), "type": "video/mp4", "size": 1, "last_modified": None},)
+    sent = {"name": "../mine.mp4", "content": file.read_bytes(), "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC)}
+    panel.upload.value = (sent,)
+        {"name": "../mine.mp4", "content": file.read_bytes(), "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC)},
+    )
     assert panel.message.value == ""
     assert "mine.mp4: no true class known" in alt(panel)
     assert panel.look.path.startswith(panel._folder.name)  # whatever its name says

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from m2clip_lib.engine.timeline import Timeline
 from m2clip_lib.files import write_atomically
+from m2clip_lib.runs import finding
 from m2clip_lib.viz.plots import plot_timeline
 from m2clip_lib.viz.style import new_figure
 
@@ -24,12 +25,6 @@ def png_bytes(figure: Figure, dpi: int = SCREEN_DPI) -> bytes:
     return buffer.getvalue()
 
 
-def titles(figure: Figure) -> str:
-    """The findings a figure carries in its titles: its text for those who cannot see it."""
-    found = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
-    return ". ".join(" ".join(title.split()) for title in found if title)
-
-
 def image_html(png: bytes, alt: str, width: str = "100%") -> str:
     """An <img> that holds its own data. alt: what it shows, in words. width: of the page, at most the picture's own."""
     data = base64.b64encode(png).decode()
@@ -38,7 +33,7 @@ def image_html(png: bytes, alt: str, width: str = "100%") -> str:
 
 def figure_html(figure: Figure, context: str = "") -> str:
     """A figure as HTML; its text is context and the figure's titles. Closes the figure."""
-    alt = f"{context} {titles(figure)}".strip()
+    alt = f"{context} {finding(figure)}".strip()
     return image_html(png_bytes(figure), alt)
 
 
