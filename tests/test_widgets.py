@@ -162,8 +162,6 @@ def test_an_uploaded_video_is_opened(panel, video_folder):
     file = sorted(video_folder.rglob("*.mp4"))[0]
     sent = {"name": "../mine.mp4", "content": file.read_bytes(), "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC)}
     panel.upload.value = (sent,)
-        {"name": "../mine.mp4", "content": file.read_bytes(), "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC)},
-    )
     assert panel.message.value == ""
     assert "mine.mp4: no true class known" in alt(panel)
     assert panel.look.path.startswith(panel._folder.name)  # whatever its name says
