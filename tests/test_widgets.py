@@ -178,7 +178,7 @@ def test_the_film_is_a_video_with_words(panel):
 def test_the_timeline_appears_on_demand_and_goes_with_the_video(panel):
     panel.when.click()
     assert 'alt="Timeline of the whole video' in panel.timeline.value
-    assert "label_1" in panel.timeline.value
+    assert "label 1" in panel.timeline.value
     panel.class_choice.value = "growing"
     assert panel.timeline.value == ""
 

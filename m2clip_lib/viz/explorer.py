@@ -98,7 +98,10 @@ class Explorer:
 
     def figure(self, look: Look, maps: Sequence[PatchMap]) -> Figure:
         """Frames and one map or several of them, one below the other."""
-        figure, axes = new_figure(12, 3.7 * len(maps), rows=2 * len(maps))
+        frames = len(look.clip)
+        width = 12 if frames > 5 else 9  # inches; a title needs 9
+        side = min(1.6, (width - 2) / frames)  # of a frame
+        figure, axes = new_figure(width, (2 * side + 1.3) * len(maps), rows=2 * len(maps))
         for i, found in enumerate(maps):
             plot_overlay((axes[2 * i], axes[2 * i + 1]), look.frames, found, look.seconds)
         return figure

@@ -55,6 +55,7 @@ def plot_overlay(axes: tuple[Axes, Axes], frames: np.ndarray, found: PatchMap, s
         names = [str(i + 1) for i in range(t)] if seconds is None else [f"{s:.2g} s" for s in seconds]
         ax.set_xticks([(i + 0.5) * width for i in range(t)], names)
         ax.grid(False)
+        ax.set_anchor("W")  # titles start where the frames do
     upper.set_xticks([])
     rows, columns = found.values.shape[1:]
     lower.set_xlabel(f"{'frame of the clip' if seconds is None else 'time in the video'}  ({rows} x {columns} patches, interpolated)")

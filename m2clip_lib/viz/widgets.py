@@ -154,7 +154,7 @@ class ExplorerPanel:
         except UserError as error:
             self._say(error)
             return
-        table = found.table(3).round(1).to_html(index=False, na_rep="")
+        table = found.table(3).round(1).rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, na_rep="", border=0)
         self.timeline.value = figure_html(timeline_figure(found), "Timeline of the whole video, forwards and unmasked.") + table
 
 

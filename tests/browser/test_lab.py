@@ -17,7 +17,7 @@ def page(browser, screenshots, request):
 
 
 def run_all(page, address: str) -> None:
-    page.goto(address)
+    page.goto(f"{address}&reset")  # no other notebook of an earlier test
     page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
     page.get_by_text(re.compile(r"\| Idle$")).wait_for()  # the kernel has said so itself: a click before that is lost
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
@@ -53,10 +53,10 @@ def test_the_explorer_answers_to_sliders_labels_and_edits(page, lab, screenshots
     page.screenshot(path=screenshots / "explorer_opened.png")
     shown, ranked = picture.get_attribute("src"), ranking.inner_text()
     assert "moving left" in picture.get_attribute("alt")  # text for the picture
-    page.locator("select").first.select_option("growing")
+    page.get_by_label("class", exact=True).select_option("growing")
     shown, ranked = changed(page, picture, shown, "src"), changed(page, ranking, ranked)
     block = page.locator(".widget-slider", has_text="block").locator(".noUi-handle")
-    page.locator(".widget-dropdown", has_text="map").locator("select").select_option("attention")
+    page.get_by_label("map", exact=True).select_option("attention")
     shown = changed(page, picture, shown, "src")
     block.focus()
     block.press("ArrowLeft")
@@ -67,7 +67,7 @@ def test_the_explorer_answers_to_sliders_labels_and_edits(page, lab, screenshots
     assert ranking.locator("tr").count() == 4  # the head and three names
     labelled = ranking.inner_text()
     assert labelled != ranked
-    page.locator("label", has_text="play backwards").locator("input").check()
+    page.get_by_label("play backwards").check()
     changed(page, picture, shown, "src")
     assert "change, points" in changed(page, ranking, labelled)
     page.screenshot(path=screenshots / "explorer_labels_backwards.png", full_page=True)

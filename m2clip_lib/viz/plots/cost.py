@@ -25,10 +25,10 @@ def plot_cost(ax: Axes, ours: pd.DataFrame, others: pd.DataFrame, cost: str) -> 
     own, published = ours.dropna(subset=[cost]), others.dropna(subset=[cost])
     if len(published):
         ax.scatter(published[cost], published.top1, s=70, color=ORANGE, marker="s", label="published by others", zorder=3)
-        gap = 0.03 * max(published.top1.max() - published.top1.min(), 1)
+        gap = 0.04 * max(published.top1.max() - published.top1.min(), 1)
         published = published.sort_values("top1")
         for row, y in zip(published.itertuples(), _apart(list(np.log(published[cost])), list(published.top1), gap), strict=True):
-            ax.annotate(row.model, (getattr(row, cost) * 1.08, y), fontsize=10, va="center")
+            ax.annotate(row.model, (getattr(row, cost), y), (7, 0), textcoords="offset points", fontsize=10, va="center")
     if len(own):
         own = own.sort_values(cost)
         error = [own.top1 - own.top1_low, own.top1_high - own.top1] if "top1_low" in own else None
@@ -53,10 +53,11 @@ def plot_cost(ax: Axes, ours: pd.DataFrame, others: pd.DataFrame, cost: str) -> 
 
 def _apart(x: list[float], y: list[float], gap: float) -> list[float]:
     """Heights of labels, at least `gap` apart from those that stand near in x; y ascending, each label moves up at most."""
+    near = 0.25 * (max(x) - min(x) + np.log(6))  # about as wide as a label: the axis is that long, in logarithms
     placed: list[tuple[float, float]] = []
     for left, height in zip(x, y, strict=True):
-        near = [h for at, h in placed if abs(at - left) < 0.8]
-        placed.append((left, max([height, *(h + gap for h in near if h + gap > height)])))
+        below = [h for at, h in placed if abs(at - left) < near]
+        placed.append((left, max([height, *(h + gap for h in below if h + gap > height)])))
     return [height for _, height in placed]
 
 
