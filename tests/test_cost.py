@@ -2,8 +2,15 @@
 
 import pandas as pd
 import pytest
+import torch
 
-from m2clip_lib.engine.cost import published_costs, video_gflops
+from m2clip_lib.config import load_experiment
+from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.engine.build import first_of_each_class
+from m2clip_lib.engine.cost import frames_table, published_costs, video_gflops
+from m2clip_lib.engine.evaluate import load_predictions
+from m2clip_lib.engine.predict import open_checkpoint
+from m2clip_lib.engine.protocols import topk_accuracy
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 
@@ -37,3 +44,22 @@ def test_operations_of_a_frozen_clip_by_hand(backbone):
     frame = patches * 16 * 16 * 3 * c + 3 * block + last + c * embed
     for frames in (1, 3):
         assert video_gflops(model, frames) == pytest.approx(2e-9 * (frames * frame + c * classes), rel=1e-6)
+
+
+def test_the_first_videos_of_every_class_are_taken_in_the_order_of_the_table():
+    table = pd.DataFrame({"label": [1, 0, 0, 1, 0, 2]})
+    assert first_of_each_class(table, 1) == [0, 1, 5]
+    assert first_of_each_class(table, 2) == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.xdist_group("trained")
+def test_a_checkpoint_on_its_own_clip_length_has_its_own_accuracy(trained, workspace):
+    experiment = load_experiment("tiny", [f"data.prepared={trained[0] / 'data' / 'tiny'}"])
+    model, _ = open_checkpoint(trained[0] / "checkpoints" / "tiny" / "best.safetensors")
+    table = frames_table(model, experiment, load_manifest(experiment), [2, 4], 1, torch.device("cpu"))
+    saved = load_predictions(trained[1] / "predictions", "test")
+    assert table.frames.tolist() == [2, 4]
+    assert table.top1[1] == pytest.approx(topk_accuracy(saved.readout("ensemble"), saved.labels, 1))
+    assert (table.videos == 12).all()
+    assert table.gflops[1] > 1.9 * table.gflops[0]
+    assert (table.top1_low <= table.top1).all()
