@@ -141,15 +141,25 @@ def predict(
     ] = "",
     top: Annotated[int, typer.Option("--top", min=1, help="Classes to show.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Say it window by window, for one long video.")] = False,
+    window: Annotated[float, typer.Option("--window", min=0, metavar="S", help="Seconds a window; 0: a training clip, or 2.")] = 0.0,
+    every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Seconds from window to window; 0: half a window.")] = 0.0,
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="PNG", help="Also draw the timeline.")] = None,
 ) -> None:
-    """Say what is happening in videos."""
+    """Say what is happening in videos, or when in a long one."""
     import json
 
     from m2clip_lib.config import load_experiment
     from m2clip_lib.engine.find import last_run_checkpoint
     from m2clip_lib.engine.predict import parse_labels, predict_videos
 
-    found = predict_videos(videos, checkpoint or last_run_checkpoint(load_experiment().name), parse_labels(labels), top)
+    if not timeline and (window or every or picture):
+        raise UserError("--window, --every and --picture belong to --timeline: add it")
+    checkpoint, names = checkpoint or last_run_checkpoint(load_experiment().name), parse_labels(labels)
+    if timeline:
+        _timeline(videos, checkpoint, names, top, as_json, window, every, picture)
+        return
+    found = predict_videos(videos, checkpoint, names, top)
     readable = [video for video in found if not video.error]
     if as_json:
         print(json.dumps([video.as_dict() for video in found], indent=2, ensure_ascii=False))
@@ -161,6 +171,37 @@ def predict(
         if video.error:
             print(f"m2clip: {video.path}: {video.error}; not predicted", file=sys.stderr)
     if len(readable) < len(found):
+        raise SystemExit(2)
+
+
+def _timeline(
+    videos: list[Path], checkpoint: Path, labels: list[str], top: int, as_json: bool, window: float, every: float, picture: Path | None
+) -> None:
+    import json
+
+    from m2clip_lib.engine.predict import open_checkpoint
+    from m2clip_lib.engine.timeline import video_timeline
+
+    if len(videos) > 1:
+        raise UserError(f"--timeline: one video at a time, {len(videos)} were given")
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UserError(f"--picture {picture}: give a path that ends in .png")
+    found = video_timeline(videos[0], *open_checkpoint(checkpoint), labels, window, every)
+    if as_json:
+        content = {"path": found.path, "readout": found.readout, "windows": found.as_list(top)}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        print(f"{found.path}  ({found.readout})")
+        for start, end, best in zip(found.starts, found.ends, found.top(top), strict=True):
+            print(f"  {start:7.1f} to {end:7.1f} s  " + ", ".join(f"{100 * score:.1f} % {name}" for name, score in best))
+    for place, reason in found.failed:
+        print(f"m2clip: {found.path}: {found.starts[place]:.1f} s: {reason}; not predicted", file=sys.stderr)
+    if picture is not None:
+        from m2clip_lib.viz.picture import save_timeline
+
+        save_timeline(found, picture)
+        print(f"picture: {picture}", file=sys.stderr)
+    if found.failed:
         raise SystemExit(2)
 
 

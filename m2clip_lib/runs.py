@@ -20,6 +20,7 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 
+PNG_TEXT = "Description"  # the PNG's own field for what it shows
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
 
 
@@ -64,7 +65,8 @@ class Run:
         """Save a figure as figures/<name>.png, a table as tables/<name>.csv."""
         if isinstance(result, Figure):
             path = self.figures / f"{name}.png"
-            write_atomically(path, lambda file: result.savefig(file, format="png", dpi=150, bbox_inches="tight"))
+            text = {PNG_TEXT: finding(result)}
+            write_atomically(path, lambda file: result.savefig(file, format="png", dpi=150, bbox_inches="tight", metadata=text))
             return path
         path = self.tables / f"{name}.csv"
         write_atomically(path, lambda file: result.to_csv(file, index=False, float_format="%.4g"))
@@ -99,6 +101,12 @@ class Run:
         }
         merged = {key: {**old.get(key, {}), **value} if isinstance(value, dict) else value for key, value in update.items()}
         write_json(file, old | fresh | merged)
+
+
+def finding(figure: Figure) -> str:
+    """What a figure's titles say, in one line: its text for those who cannot see it."""
+    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
+    return ". ".join(" ".join(title.split()) for title in titles if title)
 
 
 def check_run_name(name: str) -> str:

@@ -20,7 +20,9 @@ from m2clip_lib.runs import check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
-NOT_INPUTS = ("cli.py", "__main__.py", "workbook.py", "viz/report.py", "viz/widgets.py")  # code that cannot change a step's result
+NOT_INPUTS = (  # code that cannot change a step's result
+    "cli.py", "__main__.py", "workbook.py", "viz/report.py", "viz/widgets.py", "viz/explorer.py", "viz/cards.py", "viz/live.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
         ("predict clip.mp4", ["checkpoint: experiment 'tiny' has none", "--checkpoint"]),
         ("predict clip.mp4 --top 0", ["--top", "greater than or equal to 1"]),
         ("predict", ["VIDEO"]),
+        ("predict clip.mp4 --window 3", ["--window, --every and --picture belong to --timeline"]),
+        ("predict clip.mp4 --timeline --every -1", ["--every"]),
         ("prepare folder --folder /nowhere/at/all", ["no such folder: /nowhere/at/all"]),
         ("trian tiny", ["trian"]),
         ("train tiny --epochs 3", ["--epochs"]),
@@ -130,6 +132,29 @@ def test_prediction_names_missing_files_and_answers_for_the_others(trained, work
     (found,) = json.loads(out)
     assert (found["path"], found["readout"], found["error"]) == (str(good), "similarity", "")
     assert {entry["label"] for entry in found["top"]} == {"run", "walk"}
+
+
+def test_a_timeline_is_a_table_json_and_a_picture(trained, workspace, video_folder, capsys):
+    checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
+    good = sorted(video_folder.rglob("*.mp4"))[0]  # 12 frames at 8 a second: 1.5 s
+    common = ("predict", good, "--checkpoint", checkpoint, "--timeline", "--window", 1, "--every", 0.5, "--top", 2)
+    picture = workspace / "when.png"
+    status, out, err = call(capsys, *common, "--picture", picture)
+    assert status == 0
+    assert err.strip() == f"picture: {picture}"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    head, first, second = out.splitlines()
+    assert head == f"{good}  (ensemble)"
+    assert first.split("s  ")[0].split() == ["0.0", "to", "1.0"]
+    assert second.split("s  ")[0].split() == ["0.5", "to", "1.5"]
+    assert first.count("%") == 2
+    status, out, _ = call(capsys, *common, "--json", "--labels", "run,walk")
+    assert status == 0
+    found = json.loads(out)
+    assert (found["path"], found["readout"]) == (str(good), "similarity")
+    assert [(window["start_s"], window["end_s"], window["error"]) for window in found["windows"]] == [(0.0, 1.0, ""), (0.5, 1.5, "")]
+    status, _, err = call(capsys, *common, "--picture", "when.jpg")
+    assert_one_line(status, err, "--picture when.jpg", ".png")
 
 
 def test_an_own_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):

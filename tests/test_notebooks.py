@@ -119,6 +119,6 @@ def test_papermill_alone_runs_the_attention_explorer(trained, workspace):
         shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
     done = papermill_command(NOTEBOOKS[-1], workspace / "out.ipynb", "EXPERIMENT=tiny")
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("attention_hit", "attention_mistake"):
-        assert (workspace / "results" / "tiny" / "figures" / f"{name}.png").is_file()
+    for name in ("hit_relevance.png", "hit_relevance.mp4", "hit_branches.png", "hit_words.png", "mistake.png"):
+        assert (workspace / "results" / "tiny" / "figures" / name).is_file()
     assert json.loads((workspace / "results" / "tiny" / "10_attention_explorer.json").read_text())["block"] == 3

@@ -241,3 +241,36 @@ def test_four_hundred_classes_are_drawn_and_labelled(ax):
         shown = [text.get_text() for text in axes.get_yticklabels() if text.get_text().startswith("class")]
         assert len(shown) == labels  # names that would overlap are left out
         plt.close(axes.figure)
+
+
+def videos(frames: list[int], status: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"num_frames": frames, "duration_s": [f / 10 for f in frames], "status": status})
+
+
+def test_durations_count_the_videos_that_are_shorter_than_a_clip(ax):
+    table = videos([10, 20, 30, 0], ["ok", "ok", "ok", "missing"])
+    check_axes(plots.plot_durations(ax, table, clip_frames=20), ax, xlabel="duration, s", ylabel="usable videos")
+    assert title(ax) == "1 of 3 videos are shorter than a clip\nof 20 frames: their last frame is repeated"
+    assert legend(ax) == ["median 2 s"]
+    _, (other,) = new_figure()
+    plots.plot_durations(other, table, clip_frames=10)
+    assert title(other) == "Every video is long enough\nfor a clip that spans 10 frames"
+
+
+def test_status_counts_broken_files_by_reason(ax):
+    check_axes(plots.plot_status(ax, videos([1] * 5, ["ok", "missing", "empty file", "missing", "ok"])), ax, xlabel="videos")
+    assert title(ax) == "3 of 5 videos cannot be used"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["readable", "missing", "empty file"]
+    assert [bar.get_width() for bar in ax.patches] == [2, 2, 1]
+
+
+def test_status_of_a_clean_dataset(ax):
+    plots.plot_status(ax, videos([1, 1], ["ok", "ok"]))
+    assert title(ax) == "All 2 videos can be read"
+
+
+def test_gain_is_sorted_and_counts_winners_and_losers(ax):
+    ours, control = per_class([50.0, 90.0, 10.0, np.nan]), per_class([40.0, 20.0, 30.0, 10.0])
+    check_axes(plots.plot_gain(ax, ours, control, "the probe"), ax, xlabel="minus the probe, percentage points")
+    assert title(ax) == "2 of 3 classes gain, 1 loses"
+    assert [text.get_text() for text in ax.texts] == ["-20", "+10", "+70"]

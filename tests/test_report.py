@@ -7,7 +7,9 @@ import re
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from PIL import Image
 
+from m2clip_lib.runs import PNG_TEXT, Run
 from m2clip_lib.viz.report import table_html, write_report
 
 RUN = {
@@ -46,7 +48,8 @@ def folder(tmp_path):
     )
     headline.assign(split="test", seeds=1).to_csv(tmp_path / "tables" / "headline.csv", index=False)
     figure, _ = plt.subplots(figsize=(1, 1))
-    figure.savefig(tmp_path / "figures" / "headline.png")
+    figure.savefig(tmp_path / "figures" / "headline.png", metadata={"Description": "Up < down & “left” wins"})
+    figure.savefig(tmp_path / "figures" / "curves.png")  # as older runs saved it: without words
     plt.close(figure)
     (tmp_path / "executed" / "01_data.html").write_text("<p>executed</p>")
     return tmp_path
@@ -56,7 +59,7 @@ def test_the_page_needs_nothing_from_the_network(folder):
     page = write_report(folder).read_text()
     assert all(link.startswith("data:") or (folder / link).is_file() for link in links(page))
     assert "executed/01_data.html" in links(page)
-    assert len([link for link in links(page) if link.startswith("data:image/png;base64,")]) == 1
+    assert len([link for link in links(page) if link.startswith("data:image/png;base64,")]) == 2
     assert "@import" not in page
     assert "url(" not in page
 
@@ -115,3 +118,22 @@ def test_what_was_accepted_stands_at_the_top_in_red(folder):
     assert page.index("ACCEPTED") < page.index("left &lt; right")
     (folder / "02_backbone_check.json").write_text(json.dumps({"warning": ""}))
     assert 'class="warning"' not in write_report(folder).read_text()
+
+
+def test_a_figure_says_its_finding_in_words(folder):
+    page = write_report(folder).read_text()
+    assert "Up < down & “left” wins" in text(page)
+    assert 'alt="Up &lt; down &amp; “left” wins. What each model gets right' in page
+    assert 'alt="Training: the four losses' in page
+    assert page.count("enlarge the picture") == 2  # a tap makes it large, without a script
+
+
+def test_a_saved_figure_carries_its_titles(tmp_path):
+    figure, axes = plt.subplots(2)
+    axes[0].set_title("Top-1:\n61 %", loc="left")
+    axes[1].set_title("none lose")
+    run = Run.__new__(Run)
+    run.figures = tmp_path
+    with Image.open(run.save(figure, "a")) as picture:
+        assert picture.info[PNG_TEXT] == "Top-1: 61 %. none lose"
+    plt.close(figure)

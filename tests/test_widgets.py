@@ -1,99 +1,187 @@
-"""The explorer without a browser: data, picture, widget."""
+"""The explorer without a browser: every control changes what is shown, what is wrong is said, nothing is left behind."""
+
+import base64
+import re
+from datetime import UTC, datetime
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 
 from m2clip_lib import paths
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.errors import UserError
 from m2clip_lib.runs import Run
-from m2clip_lib.viz.widgets import Explorer, explore
+from m2clip_lib.viz.explorer import Explorer
+from m2clip_lib.viz.widgets import ExplorerPanel, explore
 
 pytestmark = pytest.mark.xdist_group("trained")
 
 
-@pytest.fixture
-def run(trained, workspace, monkeypatch):
-    """The run opened in this test's own results/, with the data and checkpoint of the trained workbook."""
-    root = trained[0]
-    monkeypatch.setattr(paths, "CHECKPOINTS", root / "checkpoints")
-    return Run.open("tiny", "", [f"data.prepared={root / 'data' / 'tiny'}"], step="10_attention_explorer")
-
-
-@pytest.fixture
-def explorer(run, monkeypatch, trained):
-    """Reads the trained run's predictions where they are."""
-    monkeypatch.setattr(paths, "RESULTS", trained[0] / "results")
+@pytest.fixture(scope="module")
+def explorer(trained):
+    """Reads the trained run where it is; nothing is written."""
+    patch = pytest.MonkeyPatch()
+    for name in ("RESULTS", "CHECKPOINTS", "DATA"):
+        patch.setattr(paths, name, trained[0] / name.lower())
+    patch.setattr(paths, "CONFIG", trained[0] / "config.py")
+    run = Run.open("tiny", "", [], step="10_attention_explorer")
     yield Explorer.open(run, load_manifest(run.experiment))
+    patch.undo()
     plt.close("all")
 
 
-def test_a_clip_is_the_one_that_was_evaluated(explorer):
-    assert explorer.blocks == 4
-    clip = explorer.clip(5)
-    assert (tuple(clip.shape), str(clip.dtype)) == ((4, 3, 64, 64), "torch.uint8")
+@pytest.fixture
+def panel(explorer):
+    return ExplorerPanel(explorer)
 
 
-def test_a_figure_has_frames_and_attention(explorer):
-    figure = explorer.figure(0, block=3)
-    top, bottom, *_ = figure.axes
-    assert top.get_title(loc="left").startswith("Block 4: the strongest patch holds")
-    assert np.asarray(top.images[0].get_array()).shape == (64, 4 * 64, 3)
-    assert len(bottom.images) == 2
+def picture(panel) -> bytes:
+    return base64.b64decode(re.search(r'base64,([^"]*)', panel.picture.value).group(1))
 
 
-def test_ranking_shows_every_readout_best_first(explorer):
-    table = explorer.ranking(3, top=5)
-    assert list(table) == ["similarity", "classifier", "ensemble"]
-    assert table.index.tolist() == [1, 2, 3, 4, 5]
-    scores = explorer.predictions.readout("ensemble")[3]
-    best = int(scores.argmax())
-    assert table.ensemble[1] == f"{explorer.predictions.class_names[best]}  {100 * scores[best]:.1f} %"
+def alt(panel) -> str:
+    return re.search(r'alt="([^"]*)"', panel.picture.value).group(1)
 
 
-def test_surest_mistake_and_hit_are_what_they_say(explorer):
-    scores, labels = explorer.predictions.readout("ensemble"), explorer.predictions.labels
-    sure, wrong = scores.max(axis=1), scores.argmax(axis=1) != labels
-    assert wrong.any()  # one epoch on random weights
-    mistake = explorer.surest_mistake()
-    assert wrong[mistake]
-    assert sure[mistake] == sure[wrong].max()
-    if not wrong.all():
-        hit = explorer.surest_hit()
-        assert not wrong[hit]
-        assert sure[hit] == sure[~wrong].max()
+def labels(panel) -> list[str]:
+    return re.findall(r'<td style="text-align:left">([^<]*)', panel.ranking.value)
 
 
-def test_rows_are_counted_in_the_table_where_videos_failed(explorer):
-    whole = explorer.predictions
-    keep = [0, 2, 5]
-    some = type(whole)(whole.similarity[keep], whole.classifier[keep], whole.labels[keep], keep, whole.class_names)
-    explorer.predictions = some
-    assert explorer.surest_mistake() in keep
-    assert explorer.ranking(5).ensemble.tolist() == type(explorer)(explorer.model, whole, None, None, None).ranking(5).ensemble.tolist()
-
-
-def test_explore_shows_a_video_and_follows_its_sliders(explorer):
-    controls, picture, text = explore(explorer).children
-    class_choice, video_choice, block_choice = controls.children
-    assert len(class_choice.options) == 12
-    assert (video_choice.max, block_choice.value, block_choice.max) == (1, 4, 4)
-    assert "true class “moving left”" in text.value
-    first = bytes(picture.value)
-    assert first.startswith(b"\x89PNG")
-    class_choice.value = "growing"
-    assert "true class “growing”" in text.value
-    second = bytes(picture.value)
-    block_choice.value = 2
-    assert len({first, second, bytes(picture.value)}) == 3  # another video, then another block: another picture each time
+def test_it_opens_with_a_picture_a_ranking_and_words_for_both(panel):
+    assert picture(panel).startswith(b"\x89PNG")
+    assert "true class “moving left”" in alt(panel)
+    assert "of the relevance" in alt(panel)  # the finding of the map
+    assert len(labels(panel)) == 6
+    for readout in ("similarity", "classifier", "ensemble"):
+        assert f"<th>{readout}, %</th>" in panel.ranking.value
+    assert panel.message.value == ""
     assert not plt.get_fignums()  # figures are closed: a long session does not fill the memory
 
 
-def test_exploring_before_evaluating_says_what_is_missing(run, workspace, monkeypatch):
-    manifest = load_manifest(run.experiment)
-    with pytest.raises(UserError, match="evaluate first"):
-        Explorer.open(run, manifest)
-    monkeypatch.setattr(paths, "CHECKPOINTS", workspace / "checkpoints")
-    with pytest.raises(UserError, match=r"checkpoint: no such file: .*best.safetensors"):
-        Explorer.open(run, manifest)
+CHANGES = {
+    "class": ("class_choice", "growing"),
+    "method": ("method", "attention"),
+    "asked": ("asked", "fading in"),
+    "readout": ("readout", "classifier"),
+    "backwards": ("backwards", True),
+    "hidden frames": ("hidden_frames", (0, 1)),
+    "hidden patches": ("hide_patches", True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_control_redraws_the_picture(panel, change):
+    name, value = CHANGES[change]
+    before = picture(panel)
+    getattr(panel, name).value = value
+    assert panel.message.value == ""
+    assert picture(panel) != before
+
+
+def test_block_and_head_choose_the_attention_that_is_shown(panel):
+    panel.method.value = "attention"
+    seen = {picture(panel)}
+    assert "Block 4: " in alt(panel)
+    panel.block.value = 2
+    seen.add(picture(panel))
+    panel.head.value = 1
+    assert "Block 2, head 2: " in alt(panel)
+    assert len(seen | {picture(panel)}) == 3
+
+
+def test_a_branch_is_shown_in_the_nearest_block_that_has_it(panel):
+    panel.method.value = "difference"  # asked for in block 4, whose adapter passes CLS on alone
+    assert panel.message.value == ""
+    assert "Block 3: " in alt(panel)
+
+
+def test_typed_labels_are_ranked_at_once_and_taken_back(panel):
+    own = labels(panel)
+    panel.labels.value = "a red ring, a <b>growing</b> thing, nothing"
+    assert set(labels(panel)) == {"a red ring", "a &lt;b&gt;growing&lt;/b&gt; thing", "nothing"}  # what is typed is never markup
+    assert "classifier" not in panel.ranking.value
+    panel.labels.value = ""
+    assert labels(panel) == own
+
+
+def test_one_label_alone_is_a_message_and_the_picture_stays(panel):
+    before = picture(panel)
+    panel.labels.value = "running"
+    assert "type two or more" in panel.message.value
+    assert picture(panel) == before
+    panel.labels.value = "running, walking"
+    assert panel.message.value == ""
+
+
+def test_an_edit_shows_how_far_the_scores_moved(panel, explorer):
+    assert "change, points" not in panel.ranking.value
+    panel.backwards.value = True
+    before = explorer.scores(panel.look)
+    first = labels(panel)[0]
+    shown = float(re.search(r"<b>([+-][\d.]+)</b>", panel.ranking.value).group(1))
+    after = float(re.search(r"<td>([\d.]+)</td><td><b>", panel.ranking.value).group(1))
+    assert shown == pytest.approx(after - before.ensemble[first], abs=0.11)
+    assert "played backwards" in alt(panel)
+
+
+def test_hidden_patches_are_the_chosen_rows_and_columns(panel):
+    panel.hidden_rows.value, panel.hidden_columns.value = (2, 3), (1, 4)
+    panel.hide_patches.value = True
+    assert panel.edit().rows == (1, 3)
+    assert panel.edit().columns == (0, 4)
+    assert "patches of rows 2 to 3 and columns 1 to 4 hidden" in alt(panel)
+
+
+def test_two_checkpoints_stand_side_by_side(panel, explorer):
+    own, last = explorer.checkpoints
+    assert own.endswith("best.safetensors")
+    assert last.endswith("last.safetensors")
+    panel.other.value = last
+    assert panel.message.value == ""
+    assert panel.ranking.value.count("<table") == 2
+    assert "this run" in panel.ranking.value
+    assert "last.safetensors" in alt(panel)
+
+
+def test_a_checkpoint_that_is_not_there_is_a_message(panel):
+    panel.other.value = "/nowhere/best.safetensors"
+    assert "/nowhere/best.safetensors" in panel.message.value
+
+
+def test_a_path_opens_any_video_and_a_bad_one_is_a_message(panel, video_folder, tmp_path):
+    before = picture(panel)
+    panel.path.value = str(sorted(video_folder.rglob("*.webm"))[0])
+    assert "no true class known" in alt(panel)
+    assert picture(panel) != before
+    panel.path.value = str(tmp_path / "gone.mp4")
+    assert "missing" in panel.message.value
+    panel.path.value = ""
+    assert picture(panel) == before  # back to the chosen row
+
+
+def test_an_uploaded_video_is_opened(panel, video_folder):
+    file = sorted(video_folder.rglob("*.mp4"))[0]
+    sent = {"name": "../mine.mp4", "content": file.read_bytes(), "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC)}
+    panel.upload.value = (sent,)
+    assert panel.message.value == ""
+    assert "mine.mp4: no true class known" in alt(panel)
+    assert panel.look.path.startswith(panel._folder.name)  # whatever its name says
+
+
+def test_the_film_is_a_video_with_words(panel):
+    assert panel.player.value == ""
+    panel.play.value = True
+    assert panel.player.value.startswith('<video aria-label="Film: the clip')
+    panel.play.value = False
+    assert panel.player.value == ""
+
+
+def test_the_timeline_appears_on_demand_and_goes_with_the_video(panel):
+    panel.when.click()
+    assert 'alt="Timeline of the whole video' in panel.timeline.value
+    assert "label 1" in panel.timeline.value
+    panel.class_choice.value = "growing"
+    assert panel.timeline.value == ""
+
+
+def test_explore_is_the_box_of_a_panel(explorer):
+    assert explore(explorer).children

@@ -47,10 +47,11 @@ def test_no_executed_notebook_holds_an_error_or_a_warning(results):
 
 
 def test_figures_and_tables_of_the_contract_exist(results):
-    data, model = ["clips", "class_balance"], ["walk", "text_similarity", "relabelling", "curves"]
-    findings = ["headline", "backwards", "confusion", "per_class", "ablation_top1", "ablation_direction"]
-    assert {file.stem for file in (results / "figures").glob("*.png")} == {*data, *model, *findings}
-    tables = "videos parameters accuracy headline per_class confusion backwards ablation ablation_summary"
+    data, model = ["clips", "class_balance", "files"], ["walk", "text_similarity", "zero_shot", "relabelling", "curves"]
+    findings = ["headline", "backwards", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
+    ablations = ["ablation_top1", "ablation_direction"]
+    assert {file.stem for file in (results / "figures").glob("*.png")} == {*data, *model, *findings, *ablations}
+    tables = "videos parameters accuracy headline per_class confusion backwards focus frames ablation ablation_summary"
     assert {file.name for file in (results / "tables").iterdir()} == {f"{name}.csv" for name in tables.split()}
 
 
@@ -124,7 +125,7 @@ def test_records_agree_with_tables_and_metrics(results):
 def test_report_shows_the_finding_and_every_figure(results):
     page = (results / "report.html").read_text()
     assert record(results, "04_evaluation")["finding"] in page
-    assert page.count("data:image/png;base64,") == 11  # all but text_similarity, which belongs to its notebook
+    assert page.count("data:image/png;base64,") == 17  # all but text_similarity, which belongs to its notebook
     assert page.count('href="executed/') == 5
     assert not re.findall(r"""(?:src|href)=["']https?:""", page)
 

@@ -47,8 +47,8 @@ def opposite(label: int) -> int:
     return label ^ 1
 
 
-def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int) -> NDArray[np.uint8]:
-    """One video of a class: (num_frames, size, size, 3) uint8 RGB."""
+def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes:
+    """What one video of a class shows, frame by frame, before it is pixels."""
     shape, _, colour, background = random_looks(rng, 1)
     cycles = rng.uniform(0.7, 1.6)  # of the motion, over the whole video
     phase = rng.uniform() + cycles * np.arange(num_frames) / num_frames
@@ -78,18 +78,25 @@ def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int)
             steps = np.array([[-1.0, 1.0]])
             xs, ys = x + half * steps * np.cos(angle), y + half * steps * np.sin(angle)
             radii = np.full(num_frames, rng.uniform(0.08, 0.11))
-    return render(
-        Scenes(
-            x=xs.astype(np.float32),
-            y=ys.astype(np.float32),
-            radius=radii.astype(np.float32),
-            alpha=alphas.astype(np.float32),
-            shape=np.repeat(shape, num_frames),
-            colour=np.repeat(colour, num_frames, axis=0),
-            background=np.repeat(background, num_frames, axis=0),
-        ),
-        size,
+    return Scenes(
+        x=xs.astype(np.float32),
+        y=ys.astype(np.float32),
+        radius=radii.astype(np.float32),
+        alpha=alphas.astype(np.float32),
+        shape=np.repeat(shape, num_frames),
+        colour=np.repeat(colour, num_frames, axis=0),
+        background=np.repeat(background, num_frames, axis=0),
     )
+
+
+def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int) -> NDArray[np.uint8]:
+    """One video of a class: (num_frames, size, size, 3) uint8 RGB."""
+    return render(draw_scenes(label, rng, num_frames), size)
+
+
+def video_rng(seed: int, split: str, label: int, number: int) -> np.random.Generator:
+    """The random stream of one video: every video has its own."""
+    return np.random.default_rng([seed, SPLITS.index(split), label, number])
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], fps: int = FPS, codec: str = "libx264", options: dict | None = None) -> None:
@@ -132,18 +139,17 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
     shutil.rmtree(root, ignore_errors=True)
     write_json(done, {"sha256": "unfinished"})
     jobs = []
-    for split_id, split in enumerate(SPLITS):
+    for split in SPLITS:
         total = getattr(config, f"{split}_videos")
         for label in range(len(CLASS_NAMES)):
-            jobs += [(root, config, split_id, label, number) for number in range(total // len(CLASS_NAMES))]
+            jobs += [(root, config, split, label, number) for number in range(total // len(CLASS_NAMES))]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_make_one, jobs, chunksize=40))
     write_json(done, {"sha256": digest, "config": asdict(config)})
     return True
 
 
-def _make_one(job: tuple[Path, SyntheticConfig, int, int, int]) -> None:
-    root, config, split_id, label, number = job
-    rng = np.random.default_rng([config.seed, split_id, label, number])
-    path = root / SPLITS[split_id] / CLASS_NAMES[label] / f"{number:04d}.mp4"
-    write_video(path, draw_video(label, rng, config.num_frames, config.size))
+def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:
+    root, config, split, label, number = job
+    path = root / split / CLASS_NAMES[label] / f"{number:04d}.mp4"
+    write_video(path, draw_video(label, video_rng(config.seed, split, label, number), config.num_frames, config.size))

@@ -95,3 +95,8 @@ def test_views(experiment: Experiment, manifest: Manifest, split: str, backbone:
         backwards,
         exact=(backbone.mean, backbone.std) if data.resize == "exact" else None,
     )
+
+
+def first_of_each_class(table: pd.DataFrame, videos: int) -> list[int]:
+    """Rows of the first `videos` videos of every class: a small, even part of a split for studies that need not all of it."""
+    return sorted(int(row) for row in table.groupby("label").head(videos).index)

@@ -1,5 +1,6 @@
 """Controls that cannot see the order of frames: what a number without time looks like on the same videos."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import TestViews, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.engine.build import model_config, test_views
+from m2clip_lib.engine.build import build_model, model_config, test_views
 from m2clip_lib.engine.evaluate import Predictions, predict
 from m2clip_lib.models import M2CLIP, Backbone
+from m2clip_lib.models.backbone import state_sha256
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
     validated = (manifest.table.split == "val").any()
     for split in ("train", *(["val"] if validated else []), experiment.eval.split):
         dataset = test_views(experiment, manifest, split, backbone)
-        features[split] = _mean_features(model, dataset, experiment, device)
+        features[split] = clip_features(model, dataset, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
     scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
     probes = [_fit(*scaled["train"][:2], len(manifest.class_names), decay, experiment.train.seed) for decay in ProbeConfig().weight_decays]
@@ -61,9 +63,10 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
 
 
 @torch.inference_mode()
-def _mean_features(
+def clip_features(
     model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[tuple[int, str]]]:
+    """Image features (length 1) of the first view of every video that could be read, labels, their rows, and (row, reason) of the rest."""
     features, labels, rows, failed = [], [], [], []
     for batch in make_loader(dataset, experiment.eval.batch_size, experiment.data.workers):
         failed += batch.failed
@@ -86,3 +89,20 @@ def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, weight_decay: float, se
         F.cross_entropy(probe(x), y).backward()
         optimizer.step()
     return probe
+
+
+def untrained(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """The same model with nothing trained: neither adapters nor CLIP. What a map shows of it comes from the architecture alone."""
+    clip = copy.deepcopy(backbone.clip)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.train.seed)
+        for module in clip.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+            for parameter in module.parameters(recurse=False) if reset is None else ():  # class token, positions, projections
+                if parameter.dim():
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    clip.requires_grad_(False)
+    fresh = dataclasses.replace(backbone, clip=clip, source="untrained", sha256=state_sha256(clip.state_dict()))
+    return build_model(experiment, fresh, class_names).eval()

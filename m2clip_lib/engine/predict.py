@@ -45,15 +45,18 @@ def parse_labels(text: str) -> list[str]:
     return names
 
 
+def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, int]:
+    """A checkpoint of this workbook on its own backbone, on the best device there is, and the stride it was trained with."""
+    info = read_checkpoint_info(checkpoint)
+    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), info.extra["stride"]
+
+
 def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[str] = (), top: int = 5) -> list[VideoPrediction]:
     """Score videos with a checkpoint's own classes (ensemble), or with other names (similarity).
 
     Returns: one prediction a video, in the order given; one that cannot be read carries its reason.
     """
-    info = read_checkpoint_info(checkpoint)
-    backbone = backbone_of(info)
-    device = pick_device()
-    model = M2CLIP.from_checkpoint(checkpoint, backbone).to(device)
+    model, stride = open_checkpoint(checkpoint)
     readout = "similarity" if labels else "ensemble"
     results = [VideoPrediction(str(path), readout) for path in videos]
     rows = []
@@ -65,8 +68,8 @@ def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[st
     if not rows:
         return results
     table = pd.DataFrame(rows)
-    dataset = TestViews(table, VideoReader(table, "auto"), model.config.num_frames, info.extra["stride"], backbone.image_size)
-    scored = predict(model, dataset, 1, 0, device, class_names=list(labels) or None)
+    dataset = TestViews(table, VideoReader(table, "auto"), model.config.num_frames, stride, model.backbone.image_size)
+    scored = predict(model, dataset, 1, 0, pick_device(), class_names=list(labels) or None)
     scores = scored.readout(readout)
     for row, values, ids in zip(scored.rows, scores, top_ids(scores, top), strict=True):
         results[rows[row]["place"]].top = [(scored.class_names[i], float(values[i])) for i in ids]

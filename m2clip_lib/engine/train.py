@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -82,12 +83,17 @@ def lr_factor(step: int, total_steps: int, warmup: float) -> float:
 
 
 def train(
-    experiment: Experiment, manifest: Manifest, run: str, report: Callable[[str], None] = print, progress: bool = False
+    experiment: Experiment,
+    manifest: Manifest,
+    run: str,
+    report: Callable[[str], None] = print,
+    progress: bool = False,
+    on_epoch: Callable[[pd.DataFrame], None] | None = None,
 ) -> TrainResult:
     """Train one model. Writes checkpoints/<run>/{best,last}.safetensors and results/<run>/metrics.csv.
 
     "Best" is the highest top-1 of the ensemble on the validation split; the test split is never read.
-    progress: also show a bar within the epoch.
+    progress: also show a bar within the epoch. on_epoch: called after each epoch with the metrics so far, a row an epoch.
     Raises: UserError for missing videos or weights, and when a loss is not finite (it names the term).
     """
     start = time.perf_counter()
@@ -125,6 +131,8 @@ def train(
         )
         history.append(row)
         _write_metrics(metrics_file, history)
+        if on_epoch is not None:
+            on_epoch(pd.DataFrame([asdict(past) for past in history]))
         extra = {
             "stride": experiment.data.stride,
             "run": run,

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
+
+from m2clip_lib.runs import PNG_TEXT
 
 FIGURES = (  # (file, caption); those that are there are shown, in this order
     ("headline", "What each model gets right on held-out videos. Only the last one has seen what changes between frames."),
@@ -15,10 +18,16 @@ FIGURES = (  # (file, caption); those that are there are shown, in this order
     ("curves", "Training: the four losses, and accuracy on the validation split."),
     ("confusion", "Where the ensemble goes wrong on the evaluation split."),
     ("per_class", "Top-1 of the ensemble, class by class."),
+    ("gain", "What the model gains over a probe that sees the same frames as one averaged picture, class by class."),
+    ("focus", "How much of the relevance for the true class falls into the moving object's box, beside the box's share of the picture."),
+    ("frames", "The same checkpoint on clips of other lengths, with the operations a video costs; published numbers in their own colour."),
+    ("embedding", "The held-out clips, placed by the two main directions of their features."),
     ("clips", "The videos: one clip a row."),
     ("walk", "What a clip becomes on its way through the model."),
+    ("files", "How long the videos are, and which of them cannot be used."),
     ("class_balance", "Usable videos per class and split."),
     ("stills", "What the backbone knows before training: zero-shot accuracy on still pictures."),
+    ("zero_shot", "What frozen CLIP takes the videos of each class for, by their names alone."),
     ("relabelling", "The label check: frozen CLIP against random relabellings."),
 )
 TABLES = (
@@ -31,12 +40,15 @@ body{font:17px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1r
 h1{font-size:1.7rem;margin:.6rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .6rem}
 .finding{font-size:1.15rem;background:#eef5fb;border-left:5px solid #0072B2;padding:.7rem 1rem}
 .warning{font-weight:600;color:#a00;background:#fdeeee;border-left:5px solid #c00;padding:.7rem 1rem}
-figure{margin:1.4rem 0}img{max-width:100%;height:auto;display:block}figcaption{color:#444;font-size:.95rem}
+figure{margin:1.4rem 0;position:relative}img{max-width:100%;height:auto;display:block}figcaption{color:#444;font-size:.95rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}th{background:#f4f4f4}
 td:first-child,th:first-child,td.text,th.text{text-align:left}tr.strong td{font-weight:600}
 footer{margin-top:3rem;border-top:1px solid #ccc;color:#444;font-size:.88rem}footer td{white-space:normal;
-text-align:left;word-break:break-word}
+text-align:left;overflow-wrap:anywhere}footer td:first-child{white-space:nowrap;vertical-align:top}footer table{width:100%}
+figure label{display:block;overflow-x:auto;cursor:zoom-in}figure input{position:absolute;opacity:0}
+figure input:checked+img{max-width:none;width:60rem}figure input:focus-visible+img{outline:3px solid #0072B2}
+@media(max-width:40rem){figcaption:after{content:" (Tap the picture to enlarge it.)"}}
 """
 
 
@@ -100,12 +112,19 @@ def _cell(value: object) -> str:
 
 
 def _figure(folder: Path, name: str, caption: str) -> str:
+    """A picture with its finding and caption as text. A tap enlarges it: on a phone the whole fits the screen, but is small."""
     file = folder / "figures" / f"{name}.png"
     if not file.is_file():
         return ""
-    data = base64.b64encode(file.read_bytes()).decode()
-    text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    with Image.open(file) as picture:
+        finding = html.escape(picture.info.get(PNG_TEXT, ""))
+    data, text = base64.b64encode(file.read_bytes()).decode(), html.escape(caption)
+    words = f"<b>{finding}</b><br>{text}" if finding else text
+    alt = f"{finding}. {text}" if finding else text
+    return (
+        f'<figure><label><input type="checkbox" aria-label="enlarge the picture"><img alt="{alt}" src="data:image/png;base64,{data}">'
+        f"</label><figcaption>{words}</figcaption></figure>"
+    )
 
 
 def _notebook_links(folder: Path) -> str:
@@ -126,7 +145,11 @@ def _provenance(run: dict) -> str:
         "hardware": ", ".join(f"{key}: {value}" for key, value in run["hardware"].items() if value),
         "versions": ", ".join(f"{key} {value}" for key, value in run["versions"].items()),
         "sha256": ", ".join(f"{key} {value[:16]}" for key, value in run.get("sha256", {}).items()),
-        "configuration": json.dumps(run["config"]),
     }
     cells = "".join(f"<tr><td><b>{key}</b></td><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items())
-    return f"<footer><h2>Where these numbers come from</h2><table>{cells}</table></footer>"
+    config = []
+    for section, fields in run["config"].items():
+        text = ", ".join(f"{key}: {value}" for key, value in fields.items())
+        config.append(f"<tr><td><b>{html.escape(section)}</b></td><td>{html.escape(text)}</td></tr>")
+    details = f"<details><summary>Configuration</summary><table>{''.join(config)}</table></details>"
+    return f"<footer><h2>Where these numbers come from</h2><table>{cells}</table>{details}</footer>"

@@ -1,5 +1,7 @@
 """One look for every figure: large type, quiet frames, colours that colour-blind readers can tell apart (Okabe and Ito)."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,3 +39,12 @@ def chance_line(ax: Axes, value: float, *, vertical: bool = True) -> None:
     """A dashed line where guessing would land, percent."""
     draw = ax.axvline if vertical else ax.axhline
     draw(value, color=GREY, linestyle="--", linewidth=1.5, zorder=1, label=f"chance ({value:.0f} %)")
+
+
+def class_ticks(ax: Axes, class_names: Sequence[str], rotate: bool) -> None:
+    """Names on both axes of a class-by-class picture; none where they would overlap."""
+    if len(class_names) > 40:  # names would overlap: count instead
+        return
+    ticks = range(len(class_names))
+    ax.set_xticks(ticks, class_names, rotation=45 if rotate else 0, ha="right", fontsize=11)
+    ax.set_yticks(ticks, class_names, fontsize=11)

@@ -1,117 +1,163 @@
-"""What the interactive notebooks are made of: a test video with its attention and its predictions, as data, picture and widget."""
+"""The attention explorer as widgets. What they show is computed in explorer.py and looking.py, and worded in cards.py."""
 
-import html
-import io
-from dataclasses import dataclass
+import tempfile
+from pathlib import Path
 
-import ipywidgets
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import torch
-from matplotlib.figure import Figure
+import ipywidgets as w
 
-from m2clip_lib.data.dataset import collate
-from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.engine.build import open_backbone, test_views
-from m2clip_lib.engine.evaluate import Predictions, load_predictions
-from m2clip_lib.engine.protocols import top_ids
-from m2clip_lib.models import M2CLIP
-from m2clip_lib.runs import Run
-from m2clip_lib.viz.attention import cls_patch_maps, plot_attention
-from m2clip_lib.viz.style import new_figure
+from m2clip_lib.errors import UserError
+from m2clip_lib.viz import cards
+from m2clip_lib.viz.branches import blocks_with_branch
+from m2clip_lib.viz.explorer import Explorer, parse_names
+from m2clip_lib.viz.looking import Edit, Look, edit_clip
+from m2clip_lib.viz.maps import METHODS, MapChoice
+from m2clip_lib.viz.picture import figure_html, timeline_figure
+
+WIDE = {"layout": w.Layout(width="98%"), "style": {"description_width": "9em"}}
+SHORT = {"layout": w.Layout(width="20em"), "style": {"description_width": "6em"}}
 
 
-@dataclass
-class Explorer:
-    """A trained model, the evaluation videos of its run, and their saved predictions."""
+class ExplorerPanel:
+    """All controls and what they show. `box` is the widget to display; every control redraws at once."""
 
-    model: M2CLIP
-    predictions: Predictions
-    table: pd.DataFrame
-    run: Run
-    manifest: Manifest
+    def __init__(self, explorer: Explorer):
+        self.explorer = explorer
+        self.rows = explorer.table.reset_index(drop=True).loc[explorer.predictions.rows]
+        frames, (rows, columns) = explorer.run.experiment.data.num_frames, explorer.model.clip.visual.grid_size
+        names = list(dict.fromkeys(self.rows.class_name))
+        self.class_choice = w.Dropdown(options=names, description="class", **SHORT)
+        self.video_choice = w.IntSlider(min=1, max=1, description="video", continuous_update=False, **SHORT)
+        self.path = w.Text(description="or a path", placeholder="path of a video file, then Enter", continuous_update=False, **SHORT)
+        self.upload = w.FileUpload(description="or upload", accept="video/*", multiple=False)
+        self.other = w.Combobox(
+            description="compare with", options=explorer.checkpoints, placeholder="another checkpoint", continuous_update=False, **WIDE
+        )
+        self.method = w.Dropdown(options=list(METHODS), value="relevance", description="map", **SHORT)
+        self.block = w.IntSlider(value=explorer.blocks, min=1, max=explorer.blocks, description="block", continuous_update=False, **SHORT)
+        heads = [("mean of all", None), *((str(i + 1), i) for i in range(explorer.heads))]
+        self.head = w.Dropdown(options=heads, description="head", **SHORT)
+        self.asked = w.Dropdown(options=["the best", *explorer.manifest.class_names], description="speaks for", **SHORT)
+        self.readout = w.Dropdown(options=["ensemble", "similarity", "classifier"], description="read-out", **SHORT)
+        self.labels = w.Text(description="your labels", placeholder="a, b, c: any words, ranked at once", continuous_update=True, **WIDE)
+        self.backwards = w.Checkbox(description="play backwards", indent=False, layout=w.Layout(width="10em"))
+        self.hidden_frames = w.SelectMultiple(options=[(str(i + 1), i) for i in range(frames)], description="hide frames", rows=4, **SHORT)
+        self.hide_patches = w.Checkbox(description="hide patches:", indent=False, layout=w.Layout(width="10em"))
+        self.hidden_rows = w.IntRangeSlider(
+            value=(1, (rows + 1) // 2), min=1, max=rows, description="rows", continuous_update=False, **SHORT
+        )
+        self.hidden_columns = w.IntRangeSlider(
+            value=(1, (columns + 1) // 2), min=1, max=columns, description="columns", continuous_update=False, **SHORT
+        )
+        self.play = w.Checkbox(description="film", indent=False, layout=w.Layout(width="6em"))
+        self.when = w.Button(description="timeline", tooltip="score the whole video window by window")
+        self.message, self.picture, self.ranking, self.player, self.timeline = (w.HTML() for _ in range(5))
+        self.box = w.VBox(
+            [
+                w.HBox([self.class_choice, self.video_choice, self.path, self.upload]),
+                self.labels,
+                w.HBox([self.method, self.block, self.head, self.asked, self.readout]),
+                w.HBox([self.backwards, self.hidden_frames, self.hide_patches, self.hidden_rows, self.hidden_columns]),
+                self.other,
+                self.message,
+                self.picture,
+                self.ranking,
+                w.HBox([self.play, self.when]),
+                self.player,
+                self.timeline,
+            ]
+        )
+        self._source: tuple | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="m2clip-upload-")
+        for choice in (self.class_choice, self.video_choice):
+            choice.observe(self._choose_row, names="value")
+        self.path.observe(lambda change: self._open(change["new"]) if change["new"] else self._choose_row(), names="value")
+        self.upload.observe(self._choose_upload, names="value")
+        for control in (self.method, self.block, self.head, self.asked, self.readout, self.labels, self.backwards, self.hidden_frames):
+            control.observe(self.redraw, names="value")
+        for control in (self.hide_patches, self.hidden_rows, self.hidden_columns, self.other, self.play):
+            control.observe(self.redraw, names="value")
+        self.when.on_click(self._draw_timeline)
+        self._choose_row()
 
-    @classmethod
-    def open(cls, run: Run, manifest: Manifest) -> "Explorer":
-        """Load a run's best checkpoint and predictions. Raises: UserError saying which step is missing."""
-        split = run.experiment.eval.split
-        model = M2CLIP.from_checkpoint(run.checkpoint, open_backbone(run.experiment))
-        # Decoding the few videos that are looked at is faster than opening a frame cache.
-        data = run.experiment.data.model_copy(update={"cache_frames": False})
-        looking = run.experiment.model_copy(update={"data": data})
-        run = Run(run.name, looking, run.step)
-        return cls(model, load_predictions(run.predictions, split), manifest.split(split), run, manifest)
+    def _choose_row(self, *_: object) -> None:
+        of_class = self.rows.index[self.rows.class_name == self.class_choice.value]
+        self.video_choice.max = len(of_class)
+        row = int(of_class[min(self.video_choice.value, len(of_class)) - 1])
+        self._open(self.rows.path[row], self.rows.class_name[row])
 
-    @property
-    def blocks(self) -> int:
-        """Visual blocks to choose from."""
-        return len(self.model.clip.visual.transformer.resblocks)
+    def _choose_upload(self, *_: object) -> None:
+        if self.upload.value:
+            sent = self.upload.value[0]
+            file = Path(self._folder.name) / Path(sent["name"]).name
+            file.write_bytes(sent["content"])
+            self._open(str(file))
 
-    def clip(self, row: int) -> torch.Tensor:
-        """The first view of a video: (t, 3, s, s) uint8 RGB."""
-        views = test_views(self.run.experiment, self.manifest, self.run.experiment.eval.split, self.model.backbone)
-        return collate([views[row]]).clips[0, 0]
+    def _open(self, path: str, truth: str = "") -> None:
+        try:
+            self.look: Look = self.explorer.look_at(path, truth)
+        except UserError as error:
+            self._say(error)
+            return
+        self.timeline.value = ""
+        self.redraw()
 
-    def figure(self, row: int, block: int) -> Figure:
-        """Frames and attention of one video."""
-        clip = self.clip(row)
-        video = to_model_input(clip[None], self.model.backbone.mean, self.model.backbone.std)
-        figure, axes = new_figure(12, 3.9, rows=2)
-        plot_attention(tuple(axes), clip.permute(0, 2, 3, 1).numpy(), cls_patch_maps(self.model, video, block), block)
-        return figure
+    def _say(self, error: Exception | None) -> None:
+        self.message.value = "" if error is None else cards.problem(str(error))
 
-    def ranking(self, row: int, top: int = 5) -> pd.DataFrame:
-        """The best classes of every read-out for one video, scores in percent."""
-        place = self.predictions.rows.index(row)
-        columns = {}
-        for readout in self.predictions.readouts:
-            scores = self.predictions.readout(readout)[place]
-            ids = top_ids(scores[None], top)[0]
-            columns[readout] = [f"{self.predictions.class_names[i]}  {100 * scores[i]:.1f} %" for i in ids]
-        return pd.DataFrame(columns, index=pd.RangeIndex(1, len(ids) + 1, name="rank"))
+    def redraw(self, *_: object) -> None:
+        """Compute and show everything anew; what is wrong is said in the message line, and the last picture stays."""
+        try:
+            self._redraw()
+            self._say(None)
+        except (UserError, ValueError) as error:
+            self._say(error)
 
-    def surest_mistake(self) -> int:
-        """Row of the wrongly classified video the ensemble was surest of; of the least sure one if there is no mistake."""
-        scores, labels = self.predictions.readout("ensemble"), self.predictions.labels
-        wrong = scores.argmax(axis=1) != labels
-        place = np.where(wrong, scores.max(axis=1), -scores.max(axis=1)).argmax()
-        return self.predictions.rows[int(place)]
+    def _redraw(self) -> None:
+        explorer, names = self.explorer, parse_names(self.labels.value)
+        models = {"this run": explorer.model}
+        if self.other.value:
+            models[self.other.value] = explorer.other(self.other.value)
+        edit = self.edit()
+        shown = edit_clip(self.look, edit, explorer.model.backbone.mean, explorer.model.clip.visual.grid_size)
+        maps, tables = [], []
+        for name, model in models.items():
+            table = explorer.scores(shown, names, model)
+            before = explorer.scores(self.look, names, model) if edit != Edit() else None
+            found = explorer.map(shown, self._map_choice(table, names, model), names, model)
+            maps.append(cards.titled(found, name) if len(models) > 1 else found)
+            tables.append(cards.ranking(table, before, name if len(models) > 1 else ""))
+        context = cards.describe_look(shown, edit)
+        self.picture.value = figure_html(explorer.figure(shown, maps), context)
+        self.ranking.value = f"<p>{cards.escaped(context)}</p>" + cards.side_by_side(tables)
+        self.player.value = cards.film(shown.frames, maps[0]) if self.play.value else ""
 
-    def surest_hit(self) -> int:
-        """Row of the rightly classified video the ensemble was surest of."""
-        scores, labels = self.predictions.readout("ensemble"), self.predictions.labels
-        right = scores.argmax(axis=1) == labels
-        return self.predictions.rows[int(np.where(right, scores.max(axis=1), -1).argmax())]
+    def edit(self) -> Edit:
+        """What the controls ask to be done to the clip."""
+        rows = columns = None
+        if self.hide_patches.value:
+            rows, columns = ((control.value[0] - 1, control.value[1]) for control in (self.hidden_rows, self.hidden_columns))
+        return Edit(self.backwards.value, tuple(self.hidden_frames.value), rows, columns)
+
+    def _map_choice(self, table, names: list[str], model) -> MapChoice:
+        known = names or self.explorer.manifest.class_names
+        asked = self.asked.value if self.asked.value in known else table.index[0]
+        readout = self.readout.value if self.readout.value in table else table.columns[-1]
+        block = self.block.value - 1
+        if self.method.value in ("enhancement", "difference"):  # the last block's adapter has no say over patches: take the nearest
+            there = blocks_with_branch(model, self.method.value)
+            block = min(there, key=lambda i: abs(i - block), default=block)
+        return MapChoice(self.method.value, block, self.head.value, known.index(asked), readout)
+
+    def _draw_timeline(self, *_: object) -> None:
+        try:
+            found = self.explorer.timeline(self.look.path, parse_names(self.labels.value))
+        except UserError as error:
+            self._say(error)
+            return
+        table = found.table(3).round(1).rename(columns=lambda name: name.replace("_", " ")).to_html(index=False, na_rep="", border=0)
+        self.timeline.value = figure_html(timeline_figure(found), "Timeline of the whole video, forwards and unmasked.") + table
 
 
-def explore(explorer: Explorer) -> ipywidgets.Widget:
-    """Choose a class, a video and a block; see frames, attention and rankings."""
-    rows = explorer.table.reset_index(drop=True)
-    usable = rows.loc[explorer.predictions.rows]
-    class_choice = ipywidgets.Dropdown(options=list(dict.fromkeys(usable.class_name)), description="class")
-    video_choice = ipywidgets.IntSlider(min=1, max=1, description="video", continuous_update=False)
-    block_choice = ipywidgets.IntSlider(value=explorer.blocks, min=1, max=explorer.blocks, description="block", continuous_update=False)
-    # Image and HTML rather than an Output widget: executed by papermill, an Output can wait for its kernel for ever.
-    picture, text = ipywidgets.Image(format="png"), ipywidgets.HTML()
-
-    def show(*_: object) -> None:
-        of_class = usable.index[usable.class_name == class_choice.value]
-        video_choice.max = len(of_class)
-        row = int(of_class[min(video_choice.value, len(of_class)) - 1])
-        picture.value = _png(explorer.figure(row, block_choice.value - 1))
-        truth = f"<p>{html.escape(rows.path[row])}: true class “{html.escape(rows.class_name[row])}”</p>"
-        text.value = explorer.ranking(row).to_html() + truth
-
-    for choice in (class_choice, video_choice, block_choice):
-        choice.observe(show, names="value")
-    show()
-    return ipywidgets.VBox([ipywidgets.HBox([class_choice, video_choice, block_choice]), picture, text])
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    plt.close(figure)
-    return buffer.getvalue()
+def explore(explorer: Explorer) -> w.Widget:
+    """Choose a video, a map and labels; see frames, map, rankings of all read-outs, film and timeline."""
+    return ExplorerPanel(explorer).box
