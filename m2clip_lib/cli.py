@@ -88,19 +88,49 @@ def prepare(
 
 
 @app.command()
-def train(experiment: ExperimentName = "", run: RunName = "", override: Overrides = None) -> None:
-    """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py."""
+def train(
+    experiment: ExperimentName = "",
+    run: RunName = "",
+    resume: Annotated[
+        str, typer.Option("--resume", metavar="auto|never", help="auto: continue a run that exists; never: start over.")
+    ] = "auto",
+    override: Overrides = None,
+) -> None:
+    """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py.
+
+    Several processes: torchrun --nproc-per-node N train.py ..., or accelerate launch train.py ...
+    SIGTERM and Ctrl-C finish the step, save, and end with status 75: the same command continues. A second one ends at once.
+    """
+    if resume not in ("auto", "never"):
+        raise UserError(f"--resume {resume}: give auto or never")
+    from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.engine.build import open_backbone
+    from m2clip_lib.engine.processes import Processes
+    from m2clip_lib.engine.stop import STATUS, Stopped
+    from m2clip_lib.engine.train import check_run
     from m2clip_lib.engine.train import train as train_model
-    from m2clip_lib.runs import Run
+    from m2clip_lib.runs import Run, check_run_name
 
-    opened = Run.open(experiment, run, override or [], step="train")
-    manifest = load_manifest(opened.experiment)
-    opened.describe_inputs(manifest, open_backbone(opened.experiment).sha256)
-    result = train_model(opened.experiment, manifest, opened.name, _say, progress=sys.stderr.isatty())
-    opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
-    _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % -> {result.best}")
+    loaded, processes = load_experiment(experiment, override or []), Processes()
+    name = check_run_name(run or loaded.name)
+    opened, manifest = None, None
+    if processes.is_main:
+        if resume == "auto":
+            check_run(loaded, name, processes.count)  # before anything of the run is written over
+        opened = Run.open(experiment, name, override or [], step="train")
+    manifest = load_manifest(loaded)
+    if opened:
+        opened.describe_inputs(manifest, open_backbone(loaded).sha256)
+    try:
+        result = train_model(loaded, manifest, name, _say, progress=sys.stderr.isatty(), resume=resume)
+    except Stopped as stopped:
+        if processes.is_main:
+            print(f"m2clip: {stopped}", file=sys.stderr)
+        raise SystemExit(STATUS) from None
+    if opened:
+        opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
+        _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % -> {result.best}")
 
 
 @app.command(name="eval")
