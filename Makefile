@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lab bench lock clean
+.PHONY: help setup demo test test-kills lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,9 @@ demo: $(READY)  ## run the five notebooks on the demonstration -> results/demo/r
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-kills: $(READY)  ## kill a training 20 times at random moments and compare its end, to the bit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
 
 lint: $(READY)  ## ruff, on notebooks too; notebooks carry no outputs
 	$(BIN)/ruff check .

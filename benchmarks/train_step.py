@@ -5,12 +5,6 @@ ViT-B/16, 12 TED-Adapters of 384 channels, 400 class prompts, 8 frames at 224 px
 prompts encoded again, the last visual block for every token.
 """
 
-import argparse
-import dataclasses
-import multiprocessing
-import resource
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from open_clip import create_model

@@ -49,4 +49,4 @@ def open_sealed(path: Path) -> tuple[dict[str, Tensor], bytes]:
 
 
 def _header(content: bytes) -> bytes:
-    return content[8 : 8 + int.from_bytes(content[:8], "little")]
+    return content[: 8 + int.from_bytes(content[:8], "little")]

@@ -130,7 +130,7 @@ class TestViews(Dataset):
 
 
 class EpochSampler(Sampler):
-    """The order of one epoch, a function of (seed, epoch) alone, cut into updates; yields the batches of one process as [(epoch, row), ...].
+    """The order of one epoch, a function of (seed, epoch) alone, in updates; yields one process' batches as [(epoch, row), ...].
 
     An update takes the next batch_size * accumulate * processes rows, whatever these three are; the last one of an epoch is shared out
     evenly, and a batch of it may be empty. Set `epoch`, and `start` to the updates of this epoch that are done already.

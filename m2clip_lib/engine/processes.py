@@ -4,6 +4,7 @@ Started by torchrun or `accelerate launch`, or alone. Only accelerate's PartialS
 for the life of a Python process, and a notebook trains more than once.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,17 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
+from m2clip_lib.errors import UserError
+
 
 class Processes:
     """rank: number of this process; count: how many there are; device: the one of this process."""
 
     def __init__(self) -> None:
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
         self.rank, self.count = state.process_index, state.num_processes
+        if self.count != int(os.environ.get("WORLD_SIZE", 1)):
+            raise UserError(f"processes: WORLD_SIZE is {os.environ['WORLD_SIZE']}, yet this process stands alone; start with torchrun")
         self.device = state.device if state.device.type == "cuda" else torch.device("cpu")
         # Counts and flags travel between the hosts' memories: nobody waits for a device to learn them.
         self._hosts = distributed.new_group(backend="gloo") if self.count > 1 else None

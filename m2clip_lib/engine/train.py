@@ -123,7 +123,8 @@ class Training:
         """The rest of the epoch under way, its validation, and all that is written after it."""
         at, steps = self.at, self.steps
         with tqdm(total=steps.updates, initial=at.updates, desc=f"epoch {at.epoch}", leave=False, disable=not progress) as bar:
-            for at.updates in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
+            for done in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
+                at.updates = done
                 self._save_if_due(signals)
         self._save()
         began = time.perf_counter()

@@ -128,7 +128,7 @@ def _contrastive_part(
     classes: Float[Tensor, "k e"],
     part: PartOfUpdate,
 ) -> Float[Tensor, ""]:
-    """The contrastive loss among the clips that `part` names; the captions of other batches are the prompts of their classes."""
+    """The contrastive loss among the clips that `part` names; the captions of other clips are their classes' prompts."""
     if part.images is None:
         logits = scale * image @ text.T
         return part.clip_share * contrastive_loss(logits, logits.T, labels)
