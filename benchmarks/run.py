@@ -1,11 +1,12 @@
 """What `m2clip bench` runs: three small measurements on the demonstration's videos, each a ratio within one interleaved run.
 
 data: frames of a training clip, decoders against one another. train: an optimizer step with and without the model's exact
-shortcuts. eval: scoring videos from the frame cache and from the files.
+shortcuts (train_step.py). eval: scoring videos from the frame cache and from the files.
 """
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,12 @@ from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.video import has_decord
 from m2clip_lib.engine.build import build_model, open_backbone, pick_device, set_threads, test_views
 from m2clip_lib.engine.evaluate import predict
-from m2clip_lib.engine.train import TrainingSteps
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_json
 from m2clip_lib.runs import hardware
+
+sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package; its processes import train_step by name
+from train_step import compare
 
 ROUNDS = 7
 
@@ -66,24 +69,6 @@ def bench_data() -> list[dict]:
     return table(interleaved({name: lambda name=name: read(name) for name in decoders}), len(videos), "clips_per_s")
 
 
-def bench_train() -> list[dict]:
-    """One optimizer step of the demonstration, batch 32, one thread."""
-    experiment = load_experiment("demo")
-    set_threads(1)
-    manifest, backbone, device = load_manifest(experiment), open_backbone(experiment), pick_device()
-    model = build_model(experiment, backbone, manifest.class_names).to(device)
-    steps = TrainingSteps(experiment, manifest, backbone, model, device)
-    model.train()
-    batch = next(iter(steps.loader))
-
-    def step(shortcuts: bool) -> None:
-        model.shortcuts = shortcuts
-        steps.step(batch, 1, 0).sum().item()
-
-    contestants = {"without shortcuts": lambda: step(False), "with shortcuts": lambda: step(True)}
-    return table(interleaved(contestants, 2 * ROUNDS), len(batch.indices), "clips_per_s")
-
-
 def bench_eval() -> list[dict]:
     """Score the validation videos of the demonstration."""
     experiment = load_experiment("demo")
@@ -99,7 +84,7 @@ def bench_eval() -> list[dict]:
     return table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")
 
 
-BENCHMARKS = {"data": bench_data, "train": bench_train, "eval": bench_eval}
+BENCHMARKS = {"data": bench_data, "train": compare, "eval": bench_eval}
 
 
 def main(what: str, json_path: Path | None, report: Callable[[str], None]) -> None:

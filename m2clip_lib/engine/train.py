@@ -87,6 +87,9 @@ class Training:
         self.settings = experiment.train
         backbone = open_backbone(experiment)
         self.model = build_model(experiment, backbone, manifest.class_names).to(processes.device)
+        self.model.activation_checkpointing = self.settings.activation_checkpointing
+        if self.settings.compile:
+            self.model.compile_blocks()
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
         self.validation = test_views(experiment, manifest, "val", backbone.image_size)
         self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
