@@ -5,6 +5,12 @@ ViT-B/16, 12 TED-Adapters of 384 channels, 400 class prompts, 8 frames at 224 px
 prompts encoded again, the last visual block for every token.
 """
 
+import multiprocessing
+import resource
+import statistics
+import time
+from multiprocessing.connection import Connection
+
 import numpy as np
 import torch
 from open_clip import create_model

@@ -1,4 +1,4 @@
-"""The command line: m2clip run | prepare | train | eval | predict | bench.
+"""The command line: m2clip run | prepare | train | eval | predict | bench | plan.
 
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
@@ -198,6 +198,30 @@ def bench(
     if not script.is_file():
         raise UserError(f"bench: {script} is not there; run it from a clone of the repository")
     runpy.run_path(str(script))["main"](what, json_path, _say)
+
+
+@app.command()
+def plan(
+    experiment: ExperimentName = "",
+    gpus: Annotated[str, typer.Option("--gpus", metavar="N,N", help="Numbers of devices like this one.")] = "1,8",
+    clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Measured here; none: from the run's metrics.csv.")] = 0.0,
+    videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; none: as in the manifest.")] = 0,
+    override: Overrides = None,
+) -> None:
+    """Hours, memory and loader rate of a training, on paper; each figure says whether it is measured, counted or assumed."""
+    if not all(part.strip().isdigit() and int(part) for part in gpus.split(",")):
+        raise UserError(f"--gpus {gpus}: give numbers from 1 on, such as 1,8")
+    from m2clip_lib import paths
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.engine.plan import clips_per_second, plan_lines
+
+    loaded = load_experiment(experiment, override or [])
+    manifest = None if videos else load_manifest(loaded)
+    rate, source = clips_per_second(loaded, paths.RESULTS, clips_per_s)
+    count, classes = (videos, 0) if manifest is None else (len(manifest.split("train")), len(manifest.class_names))
+    for line in plan_lines(loaded, count, classes, rate, source, [int(part) for part in gpus.split(",")]):
+        _say(line)
 
 
 def main(arguments: list[str] | None = None) -> None:
