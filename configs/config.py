@@ -104,8 +104,8 @@ EXPERIMENTS = {
         "train": {"epochs": 50, "batch_size": 256, "lr": 1e-3, "warmup": 2 / 50, "precision": "bf16"},
         "eval": {"split": "val", "spatial_views": 3, "batch_size": 8},
     },
-    # One 16 GB GPU with the better backbone: batch 32 of 8 frames; activation checkpointing makes it fit (`m2clip plan`: computed, no figure
-    # measured yet). lr as below.
+    # One 16 GB GPU with the better backbone: batch 32 of 8 frames; activation checkpointing keeps it small (`m2clip plan k400_b16_16gb
+    # --videos 240000` computes the memory; not measured yet). lr as below.
     "k400_b16_16gb": {
         "backbone": VIT_B_16,
         "model": B16_12X384,

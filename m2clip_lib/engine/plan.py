@@ -53,23 +53,13 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
         names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
         config = M2CLIPConfig(names, words, num_frames=experiment.data.num_frames, **experiment.model.model_dump())
         model = M2CLIP(Backbone(clip, None, "", "", side), config).train()
-        model.activation_checkpointing = settings.activation_checkpointing
-        kept: dict[int, int] = {}
-        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in weights:
-                kept[storage._cdata] = storage.nbytes()
-                alive.append(tensor)  # a storage that is gone would lend its number to the next
-            return tensor
-
-        alive: list[torch.Tensor] = []
-        video = torch.zeros(1, 3, config.num_frames, side, side)
-        with FlopCounterMode(display=False) as seen:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                out = model.encode_video(video)
-            (out.image_features.sum() + out.fc_logits.sum()).backward()
+        model.activation_checkpointing = False
+        flop, whole = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
+        kept = whole
+        if settings.activation_checkpointing:  # what is kept between blocks, and one block at a time in full
+            model.activation_checkpointing = True
+            flop, between = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
+            kept = between + whole / len(model.visual_adapters)
         tokens = torch.zeros(classes, clip.positional_embedding.shape[0], dtype=torch.int64)
         with FlopCounterMode(display=False) as prefix:
             model.text_prefix(tokens, TEXT_TOKENS)
@@ -80,7 +70,27 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         fixed = 4 * sum(p.numel() for p in model.parameters()) * (1.5 if half else 1) + 12 * trained
     text = max(0, read.get_total_flops() - prefix.get_total_flops())
-    return StepCost(seen.get_total_flops(), text, sum(kept.values()), fixed)
+    return StepCost(flop, text, kept, fixed)
+
+
+def _count(model: M2CLIP, video: torch.Tensor) -> tuple[float, float]:
+    """FLOP of forward and backward of one clip, and bytes that the forward pass keeps for the backward pass."""
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[torch.Tensor] = []  # a storage that is gone would lend its number to the next
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = model.encode_video(video)
+        (out.image_features.sum() + out.fc_logits.sum()).backward()
+    return counter.get_total_flops(), sum(kept.values())
 
 
 def clips_per_second(experiment: Experiment, results: Path, given: float) -> tuple[float, str]:
