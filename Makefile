@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser lint lab bench lock clean
+.PHONY: help setup demo test test-kills test-browser lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: $(READY)  ## run the tests
 
 test-browser: $(READY)  ## drive the notebooks and the report in a headless Chromium
 	@tests/browser/run.sh $(BIN)/python
+
+test-kills: $(READY)  ## kill a training 20 times at random moments and compare its end, to the bit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
 
 lint: $(READY)  ## ruff, on notebooks too; notebooks carry no outputs
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: m2clip run | prepare | train | eval | predict | bench.
+"""The command line: m2clip run | prepare | train | eval | predict | bench | plan.
 
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
@@ -96,19 +96,49 @@ def prepare(
 
 
 @app.command()
-def train(experiment: ExperimentName = "", run: RunName = "", override: Overrides = None) -> None:
-    """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py."""
+def train(
+    experiment: ExperimentName = "",
+    run: RunName = "",
+    resume: Annotated[
+        str, typer.Option("--resume", metavar="auto|never", help="auto: continue a run that exists; never: start over.")
+    ] = "auto",
+    override: Overrides = None,
+) -> None:
+    """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py.
+
+    Several processes: torchrun --nproc-per-node N train.py ..., or accelerate launch train.py ...
+    SIGTERM and Ctrl-C finish the step, save, and end with status 75: the same command continues. A second one ends at once.
+    """
+    if resume not in ("auto", "never"):
+        raise UserError(f"--resume {resume}: give auto or never")
+    from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.engine.build import open_backbone
+    from m2clip_lib.engine.processes import Processes
+    from m2clip_lib.engine.stop import STATUS, Stopped
+    from m2clip_lib.engine.train import check_run
     from m2clip_lib.engine.train import train as train_model
-    from m2clip_lib.runs import Run
+    from m2clip_lib.runs import Run, check_run_name
 
-    opened = Run.open(experiment, run, override or [], step="train")
-    manifest = load_manifest(opened.experiment)
-    opened.describe_inputs(manifest, open_backbone(opened.experiment).sha256)
-    result = train_model(opened.experiment, manifest, opened.name, _say, progress=sys.stderr.isatty())
-    opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
-    _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
+    loaded, processes = load_experiment(experiment, override or []), Processes()
+    name = check_run_name(run or loaded.name)
+    opened, manifest = None, None
+    if processes.is_main:
+        if resume == "auto":
+            check_run(loaded, name, processes.count)  # before anything of the run is written over
+        opened = Run.open(experiment, name, override or [], step="train")
+    manifest = load_manifest(loaded)
+    if opened:
+        opened.describe_inputs(manifest, open_backbone(loaded).sha256)
+    try:
+        result = train_model(loaded, manifest, name, _say, progress=sys.stderr.isatty(), resume=resume)
+    except Stopped as stopped:
+        if processes.is_main:
+            print(f"m2clip: {stopped}", file=sys.stderr)
+        raise SystemExit(STATUS) from None
+    if opened:
+        opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
+        _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
 
 
 @app.command(name="eval")
@@ -222,6 +252,30 @@ def bench(
     if not script.is_file():
         raise UserError(f"bench: {script} is not there; run it from a clone of the repository")
     runpy.run_path(str(script))["main"](what, json_path, videos, _say)
+
+
+@app.command()
+def plan(
+    experiment: ExperimentName = "",
+    gpus: Annotated[str, typer.Option("--gpus", metavar="N,N", help="Numbers of devices like this one.")] = "1,8",
+    clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Measured here; none: from the run's metrics.csv.")] = 0.0,
+    videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; none: as in the manifest.")] = 0,
+    override: Overrides = None,
+) -> None:
+    """Hours, memory and loader rate of a training, on paper; each figure says whether it is measured, counted or assumed."""
+    if not all(part.strip().isdigit() and int(part) for part in gpus.split(",")):
+        raise UserError(f"--gpus {gpus}: give numbers from 1 on, such as 1,8")
+    from m2clip_lib import paths
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.engine.plan import clips_per_second, plan_lines
+
+    loaded = load_experiment(experiment, override or [])
+    manifest = None if videos else load_manifest(loaded)
+    rate, source = clips_per_second(loaded, paths.RESULTS, clips_per_s)
+    count, classes = (videos, 0) if manifest is None else (len(manifest.split("train")), len(manifest.class_names))
+    for line in plan_lines(loaded, count, classes, rate, source, [int(part) for part in gpus.split(",")]):
+        _say(line)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -160,9 +160,16 @@ class TrainSection(Section):
     epochs: Positive = 12
     """Passes over the training split."""
     batch_size: Positive = 32
-    """Clips a step."""
+    """Clips a step of one process. An update of the weights takes batch_size x accumulate x processes clips."""
+    accumulate: Positive = 1
+    """Steps whose gradients add up to one update: the memory of the small batch, the update of the large one. Exact for classification,
+    cross-modal and masked words; the contrastive term's negatives are those of the step, unless gather_negatives."""
+    gather_negatives: bool = False
+    """Contrastive negatives: false, the clips of one process' step (as published); true, of the whole update, over all processes and
+    accumulated steps (the latter cost a second forward pass). True makes an update independent of how it is divided."""
     lr: Rate = 1e-3
-    """Peak learning rate of adapters and heads; text adapters take half."""
+    """Peak learning rate of adapters and heads for one process without accumulation; it is multiplied by accumulate x processes.
+    Text adapters take half."""
     weight_decay: NotNegative = 0.01
     """Of AdamW; none on biases."""
     warmup: Share = 0.1
@@ -173,10 +180,18 @@ class TrainSection(Section):
     """"on_probabilities" is the published loss (softmax twice)."""
     clip_grad_norm: NotNegative = 1.0
     """Largest gradient norm; 0 switches clipping off."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast, for GPUs; on CPU it gains nothing."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16: autocast, for GPUs; on CPU it gains nothing. fp16: the same for GPUs without bf16, with loss scaling."""
+    activation_checkpointing: bool = False
+    """Compute the blocks of the visual tower again in the backward pass instead of keeping them: far less memory, about a third slower."""
+    compile: bool = False
+    """torch.compile for every block: slow first steps (needs a C++ compiler), faster ones after."""
     threads: Count = 0
     """CPU threads of torch; 0: all cores. Results are bit-identical only at the same number."""
+    save_minutes: NotNegative = 10.0
+    """Minutes between saves from which an interrupted training continues (and one after every epoch); 0: after every update."""
+    warm_start: str = ""
+    """Start from a checkpoint's weights (ours, the official .pth, the replicate's .pt); heads of another label set are made anew."""
 
 
 class EvalSection(Section):

@@ -1,6 +1,5 @@
 """Run the notebooks in order with papermill, skip what is finished, stop at the first failure, end with the report."""
 
-import hashlib
 import json
 import logging
 import os
@@ -14,15 +13,13 @@ from typing import Any
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
+from m2clip_lib.digests import code_digest, hash_texts
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_json
 from m2clip_lib.runs import check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
-NOT_INPUTS = (  # code that cannot change a step's result
-    "cli.py", "__main__.py", "workbook.py", "viz/report.py", "viz/widgets.py", "viz/explorer.py", "viz/cards.py", "viz/live.py",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,11 +102,11 @@ def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], param
     declared = {notebook: declared_parameters(notebook) for notebook in notebooks}
     values = _parse_parameters(parameters, {notebook: declared[notebook] for notebook in chosen})
     base = {"EXPERIMENT": experiment.name, "RUN": run, "OVERRIDES": list(overrides), "INTERACTIVE": False}
-    key = _digest(experiment.model_dump_json(), data_fingerprint(experiment), code_digest())
+    key = hash_texts(experiment.model_dump_json(), data_fingerprint(experiment), code_digest())
     steps = []
     for notebook in notebooks:
         own = {name: value for name, value in values.items() if name in declared[notebook]}
-        key = _digest(key, _notebook_source(notebook), json.dumps(own, sort_keys=True))
+        key = hash_texts(key, _notebook_source(notebook), json.dumps(own, sort_keys=True))
         if notebook in chosen:
             steps.append(Step(notebook.stem, notebook, {k: v for k, v in (base | own).items() if k in declared[notebook]}, key))
     return steps
@@ -155,18 +152,6 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
     import papermill
 
     return {name: info["inferred_type_name"] for name, info in papermill.inspect_notebook(str(notebook)).items()}
-
-
-def code_digest(core: bool = False) -> str:
-    """Digest of the library's code that results depend on: after a change of code a run is made again.
-
-    core: only what decides numbers, without the figures: what a long training hangs on.
-    """
-    root = Path(__file__).parent
-    files = [file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}]
-    kept = [file for file in files if file.relative_to(root).as_posix() not in NOT_INPUTS]
-    kept = [file for file in kept if not (core and file.is_relative_to(root / "viz"))]
-    return _digest(*(f"{file.relative_to(root)}\n{file.read_text()}" for file in kept))
 
 
 class _Indented:
@@ -235,7 +220,3 @@ def _export_html(notebook: Path) -> None:
     exporter = HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="")
     page, _ = exporter.from_filename(str(notebook))
     notebook.with_suffix(".html").write_text(page, encoding="utf-8")
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()

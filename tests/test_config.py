@@ -162,7 +162,7 @@ def test_override_of_an_unknown_field_lists_the_known_ones(config_of):
         ("train.weight_decay", "Infinity"),
         ("train.warmup", "1"),
         ("train.seed", "-1"),
-        ("train.precision", "fp16"),
+        ("train.precision", "fp8"),
         ("train.cross_modal_ce", "scores"),
         ("model.temporal_kernel", "5"),
         ("model.dropout", "1.0"),

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from safetensors import SafetensorError
 
+from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 
 
@@ -60,3 +62,19 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
         write_json(tmp_path / "a.json", {"not json": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
+)
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, error):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def full(temporary):
+        temporary.write_text("ne")
+        raise error
+
+    with pytest.raises(UserError, match=r"a.txt: the disk is full; .*free some space"):
+        write_atomically(file, full)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -15,7 +15,10 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest, prepare_data
 from m2clip_lib.engine.build import build_model, open_backbone
-from m2clip_lib.engine.train import TrainingSteps, lr_factor, parameter_groups, train
+from m2clip_lib.engine.metrics import TERMS, Tally
+from m2clip_lib.engine.processes import Processes
+from m2clip_lib.engine.steps import TrainingSteps
+from m2clip_lib.engine.train import lr_factor, parameter_groups, train
 from m2clip_lib.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("train")  # one worker: the videos are written once
@@ -34,6 +37,11 @@ def prepared(tmp_path_factory, clip_file, video_folder):
 
 def quiet(line: str) -> None:
     """A report that nobody reads."""
+
+
+def whole_epoch(steps: TrainingSteps) -> None:
+    """The first epoch, and nothing else."""
+    assert list(steps.epoch(1, 0, Tally(torch.zeros(len(TERMS))))) == [1, 2, 3]
 
 
 def train_tiny(run: str, *overrides: str, manifest: Manifest | None = None):
@@ -61,9 +69,9 @@ def test_a_step_does_not_depend_on_what_drew_random_numbers_before_it(prepared):
     states = []
     for seed in (1, 2):
         model = build_model(experiment, backbone, manifest.class_names)
-        steps = TrainingSteps(experiment, manifest, backbone, model, torch.device("cpu"))
+        steps = TrainingSteps(experiment, manifest, backbone, model, Processes())
         torch.manual_seed(seed)
-        steps.run_epoch(1)
+        whole_epoch(steps)
         states.append(model.trainable_state())
     assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
@@ -81,7 +89,7 @@ def test_frozen_and_dead_parameters_stay_and_all_others_move(prepared):
     manifest, backbone = load_manifest(experiment), open_backbone(experiment)
     model = build_model(experiment, backbone, manifest.class_names)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    TrainingSteps(experiment, manifest, backbone, model, torch.device("cpu")).run_epoch(1)
+    whole_epoch(TrainingSteps(experiment, manifest, backbone, model, Processes()))
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     dead = {f"visual_adapters.3.pre_mlp.difference.{part}.{kind}" for part in ("fc1", "conv", "fc2") for kind in ("weight", "bias")}
     expected = {name for name in before if not name.startswith(("clip.", "mlm_block."))} - dead

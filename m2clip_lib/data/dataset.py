@@ -1,8 +1,11 @@
 """Clips for training and evaluation. All randomness of an item is f(seed, epoch, index): workers and their number do not matter."""
 
+import dataclasses
 import logging
+import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +19,7 @@ from m2clip_lib.data.probe import VideoError
 from m2clip_lib.data.sampling import test_indices, train_indices
 from m2clip_lib.data.transforms import Augmentation, Colours, augment, exact_resize, frames_to_clip, test_crops
 from m2clip_lib.data.video import fit_short_side, read_frames
+from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,10 @@ class Batch:
     indices: list[int]
     failed: list[tuple[int, str]]
     decoders: Counter[str]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader where there is a GPU: page-locked memory is copied while the GPU computes."""
+        return dataclasses.replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
 
 class VideoReader:
@@ -137,17 +145,33 @@ class TestViews(Dataset):
 
 
 class EpochSampler(Sampler):
-    """The order of one epoch, a function of (seed, epoch) alone; yields (epoch, row)."""
+    """The order of one epoch, a function of (seed, epoch) alone, in updates; yields one process' batches as [(epoch, row), ...].
 
-    def __init__(self, num_rows: int, seed: int):
-        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+    An update takes the next batch_size * accumulate * processes rows, whatever these three are; the last one of an epoch is shared out
+    evenly, and a batch of it may be empty. Set `epoch`, and `start` to the updates of this epoch that are done already.
+    """
+
+    def __init__(self, num_rows: int, seed: int, batch_size: int, accumulate: int = 1, rank: int = 0, processes: int = 1):
+        self.num_rows, self.seed, self.batch_size, self.accumulate = num_rows, seed, batch_size, accumulate
+        self.rank, self.processes = rank, processes
+        self.epoch, self.start = 0, 0
+
+    @property
+    def updates(self) -> int:
+        """Updates an epoch."""
+        return -(-self.num_rows // (self.batch_size * self.accumulate * self.processes))
 
     def __len__(self) -> int:
-        return self.num_rows
+        return (self.updates - self.start) * self.accumulate
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
-        return ((self.epoch, int(row)) for row in order)
+        parts = self.processes * self.accumulate
+        size = self.batch_size * parts
+        for update in range(self.start, self.updates):
+            batches = np.array_split(order[update * size : (update + 1) * size], parts)
+            for batch in batches[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
+                yield [(self.epoch, int(row)) for row in batch]
 
 
 def collate(items: list[Item]) -> Batch:
@@ -159,15 +183,49 @@ def collate(items: list[Item]) -> Batch:
     return Batch(clips, labels, [item.index for item in good], failed, Counter(item.decoder for item in good))
 
 
-def make_loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
-    """A loader whose batches do not depend on the number of workers (0 = this process)."""
+def make_loader(dataset: Dataset, batches: Iterable[Sequence], workers: int) -> DataLoader:
+    """A loader whose batches do not depend on the number of workers (0 = this process). batches: the keys of each."""
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         multiprocessing_context="forkserver" if workers else None,  # forking a process with decoder and torch threads can hang
+        worker_init_fn=_leave_interrupts_to_the_trainer if workers else None,
     )
+
+
+def in_order(num_rows: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:
+    """The batches of a pass over all rows that fall to one process: every row once, whole batches dealt out in turn."""
+    starts = range(rank * batch_size, num_rows, processes * batch_size)
+    return [list(range(start, min(start + batch_size, num_rows))) for start in starts]
+
+
+def batches(loader: DataLoader) -> Iterator[Batch]:
+    """What a loader gives. Raises: UserError when one of its processes was killed."""
+    with worker_deaths_explained():
+        yield from loader
+
+
+@contextmanager
+def worker_deaths_explained() -> Iterator[None]:
+    """Torch raises the death of a loader process wherever the main process happens to be: put this around all that a loader feeds.
+
+    Raises: UserError in one line instead.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"data.workers: a loader process died ({str(error).splitlines()[0].rstrip('. ')}); most often memory ran out: "
+            "lower data.workers or the batch size, or set data.workers=0 to see the error of a broken video"
+        ) from error
+
+
+def _leave_interrupts_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: the loader must live until the trainer has finished its step and saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not SIGTERM: with it torch ends its workers

@@ -27,8 +27,8 @@ def pick_device() -> torch.device:
 
 
 def set_threads(threads: int) -> None:
-    """CPU threads of torch; 0 = all cores."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    """CPU threads of torch; 0 = all cores, shared with the other processes of a training on this machine."""
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def open_backbone(experiment: Experiment) -> Backbone:

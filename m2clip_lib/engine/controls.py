@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.dataset import TestViews, make_loader
+from m2clip_lib.data.dataset import TestViews, batches, in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.engine.build import build_model, model_config, test_views
@@ -68,7 +68,7 @@ def clip_features(
 ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[tuple[int, str]]]:
     """Image features (length 1) of the first view of every video that could be read, labels, their rows, and (row, reason) of the rest."""
     features, labels, rows, failed = [], [], [], []
-    for batch in make_loader(dataset, experiment.eval.batch_size, experiment.data.workers):
+    for batch in batches(make_loader(dataset, in_order(len(dataset), experiment.eval.batch_size), experiment.data.workers)):
         failed += batch.failed
         if not batch.indices:
             continue

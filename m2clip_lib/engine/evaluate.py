@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from m2clip_lib.data.dataset import TestViews, make_loader
+from m2clip_lib.data.dataset import TestViews, batches, in_order, make_loader
 from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import READOUTS, top_ids
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
@@ -62,21 +64,25 @@ def predict(
     device: torch.device,
     class_names: Sequence[str] | None = None,
     prompts: Sequence[Sequence[Prompt]] | None = None,
+    processes: Processes | None = None,
 ) -> Predictions:
     """Score every video of a dataset; one that cannot be read is named in `failed`, and nothing takes its place.
 
     Args:
         class_names: another label set (scored by similarity alone); by default the model's own.
         prompts: of that label set; by default the model's templates.
+        processes: share the work among them, batch by batch; each gets all predictions, the same to the bit as one process alone would.
     """
     model.eval()
+    rank, count = (processes.rank, processes.count) if processes else (0, 1)
     own = class_names is None
     names = list(model.config.class_names if own else class_names)
     backbone = model.backbone
     prompts = model.config.prompts() if own else prompts or class_prompts(names, model.config.prompt)
     texts = class_features(model, prompts, device)
     similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
-    for batch in tqdm(make_loader(dataset, batch_size, workers), desc="evaluate", leave=False, disable=not sys.stderr.isatty()):
+    loader = make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
+    for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", leave=False, disable=rank > 0 or not sys.stderr.isatty()):
         failed += batch.failed
         decoders += batch.decoders
         if not batch.indices:
@@ -89,11 +95,15 @@ def predict(
             classifier.append(seen.fc_logits.softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
         labels.append(batch.labels.numpy())
         rows += batch.indices
+    if count > 1:
+        parts = processes.gather((similarity, classifier, labels, rows, failed))
+        similarity, classifier, labels, rows, failed = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
+        decoders = sum(processes.gather(decoders), Counter())
     if not rows:
         raise UserError(f"evaluation: none of {len(failed)} videos could be read; first reason: {failed[0][1] if failed else 'no videos'}")
-    return Predictions(
-        np.concatenate(similarity), np.concatenate(classifier) if own else None, np.concatenate(labels), rows, names, failed, dict(decoders)
-    )
+    order = np.argsort(rows)
+    scores, others = np.concatenate(similarity)[order], np.concatenate(classifier)[order] if own else None
+    return Predictions(scores, others, np.concatenate(labels)[order], sorted(rows), names, sorted(failed), dict(decoders))
 
 
 def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path, name: str, **provenance: object) -> None:

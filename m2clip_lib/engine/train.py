@@ -1,52 +1,34 @@
-"""The training loop: plain, seeded, one line an epoch."""
+"""The training loop: plain, seeded, one line an epoch, and it continues where it was stopped."""
 
-import csv
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.checks import check_mirror
-from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
+from m2clip_lib.data.dataset import worker_deaths_explained
+from m2clip_lib.data.labels import labels_sha256
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.transforms import Augmentation, to_model_input
-from m2clip_lib.engine.build import build_model, make_reader, open_backbone, pick_device, set_threads, test_views
+from m2clip_lib.digests import code_digest
+from m2clip_lib.engine.build import build_model, open_backbone, set_threads, test_views
 from m2clip_lib.engine.evaluate import predict
+from m2clip_lib.engine.metrics import TERMS, EpochMetrics, Tally, metrics_table, write_metrics
+from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning
+from m2clip_lib.engine.parameters import lr_factor, parameter_groups
+from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import READOUTS, topk_accuracy
+from m2clip_lib.engine.resume import Progress, Resume, check_name, clear, finish, identity, load_state, save_state
+from m2clip_lib.engine.steps import TrainingSteps
+from m2clip_lib.engine.stop import Stopped, StopSignals
+from m2clip_lib.engine.warmstart import warm_start
 from m2clip_lib.errors import UserError
-from m2clip_lib.models import M2CLIP, Backbone, multi_task_loss
-from m2clip_lib.models.class_texts import TrainingTexts
-from m2clip_lib.models.text import mask_batch
 
-TERMS = ("total", "contrastive", "cross_modal", "classification", "mlm")
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One row of metrics.csv. Losses are means over the clips of the epoch; accuracies in percent; lr at its last step."""
-
-    epoch: int
-    step: int
-    lr: float
-    total: float
-    contrastive: float
-    cross_modal: float
-    classification: float
-    mlm: float
-    val_top1_similarity: float
-    val_top1_classifier: float
-    val_top1_ensemble: float
-    clips: int
-    skipped: int
-    seconds: float
+__all__ = ["TrainResult", "Training", "lr_factor", "parameter_groups", "train"]
 
 
 @dataclass(frozen=True)
@@ -61,27 +43,6 @@ class TrainResult:
     seconds: float
 
 
-def parameter_groups(model: M2CLIP, lr: float, weight_decay: float) -> list[dict]:
-    """Groups for AdamW: text adapters at lr / 2, no decay on biases and norms; parameters that nothing reads are left out."""
-    dead = model.dead_parameters()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or name in dead:
-            continue
-        rate = lr / 2 if name.startswith("text_adapters.") else lr
-        decay = 0.0 if parameter.dim() < 2 else weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-
-
-def lr_factor(step: int, total_steps: int, warmup: float) -> float:
-    """Share of the peak rate at a step: linear over the first warmup share of all steps, then cosine to 0."""
-    warmup_steps = warmup * total_steps
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warmup_steps) / (total_steps - warmup_steps))))
-
-
 def train(
     experiment: Experiment,
     manifest: Manifest,
@@ -89,146 +50,236 @@ def train(
     report: Callable[[str], None] = print,
     progress: bool = False,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
+    resume: Resume = "replace",
 ) -> TrainResult:
     """Train one model. Writes checkpoints/<run>/{best,last}.safetensors and results/<run>/metrics.csv.
 
     "Best" is the highest top-1 of the ensemble on the validation split; the test split is never read.
-    progress: also show a bar within the epoch. on_epoch: called after each epoch with the metrics so far, a row an epoch.
-    Raises: UserError for missing videos or weights, and when a loss is not finite (it names the term).
+    Started by torchrun or `accelerate launch`, all processes train together and the first one writes.
+
+    Args:
+        progress: also show a bar within the epoch.
+        on_epoch: called after each epoch with the table of metrics so far.
+        resume: "auto" continues the run of this name, leaves a finished one alone, and refuses a name taken by other settings; "never"
+            starts over; "replace" continues an unfinished training of the same settings and code, and starts over otherwise.
+    Raises: UserError for missing videos or weights, a full disk, and when a loss is not finite (it names the term and the videos);
+        Stopped after a first SIGTERM or Ctrl-C, the state saved.
     """
-    start = time.perf_counter()
-    check_mirror(manifest.class_names, experiment.data.mirror)
+    processes = Processes()
     set_threads(experiment.train.threads)
-    device = pick_device()
-    backbone = open_backbone(experiment)
-    model = build_model(experiment, backbone, manifest.class_names).to(device)
-    steps = TrainingSteps(experiment, manifest, backbone, model, device)
-    validated = (manifest.table.split == "val").any()
-    validation = test_views(experiment, manifest, "val", backbone) if validated else None
-    folder, metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    report(
-        f"training {experiment.name!r} on {device}: {len(steps.dataset)} videos, {len(manifest.class_names)} classes, "
-        f"{trainable:,} trainable parameters, {steps.total} steps" + ("" if validated else "; no validation: the last epoch is the best")
-    )
-    best, history = (-1.0, 0), []
-    for epoch in range(1, experiment.train.epochs + 1):
-        began = time.perf_counter()
-        means, clips, skipped = steps.run_epoch(epoch, progress)
-        top1 = dict.fromkeys((f"val_top1_{name}" for name in READOUTS), float("nan"))
-        if validation is not None:
-            scores = predict(model, validation, experiment.eval.batch_size, experiment.data.workers, device)
-            top1 = {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
-        row = EpochMetrics(
-            epoch,
-            epoch * len(steps.loader),
-            steps.last_lr,
-            **means,
-            **top1,
-            clips=clips,
-            skipped=skipped,
-            seconds=time.perf_counter() - began,
+    if not processes.is_main:
+        report, progress, on_epoch = _say_nothing, False, None
+    training = Training(experiment, manifest, run, processes, report)
+    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(experiment.train.batch_size):
+        training.begin(resume)
+        while not training.at.finished:
+            training.run_epoch(signals, progress)
+            if on_epoch:
+                on_epoch(metrics_table(training.at.rows))
+    return training.result()
+
+
+class Training:
+    """One run on its way: model, optimizer, and how far they are (`at`)."""
+
+    def __init__(self, experiment: Experiment, manifest: Manifest, run: str, processes: Processes, report: Callable[[str], None]):
+        self.experiment, self.manifest, self.run, self.processes, self.report = experiment, manifest, run, processes, report
+        self.settings = experiment.train
+        backbone = open_backbone(experiment)
+        self.model = build_model(experiment, backbone, manifest.class_names).to(processes.device)
+        self.model.activation_checkpointing = self.settings.activation_checkpointing
+        if self.settings.compile:
+            self.model.compile_blocks()
+        self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
+        validated = (manifest.table.split == "val").any()
+        self.validation = test_views(experiment, manifest, "val", backbone) if validated else None
+        self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
+        inputs = run_inputs(manifest, backbone.sha256)
+        self.at = Progress(identity(experiment, inputs, processes.count), code_digest(core=True))
+        self.tally = Tally(torch.zeros(len(TERMS), device=processes.device))
+        self._decoders_said: dict[str, int] = {}
+        self.began = self.saved = time.monotonic()
+
+    def begin(self, resume: Resume) -> None:
+        """Take up the run's state, or start from new weights."""
+        steps, settings = self.steps, self.settings
+        found = self.processes.from_main(self._find(resume) if self.processes.is_main else None)
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        self.report(
+            f"training {self.experiment.name!r} on {steps.device}: {len(steps.dataset)} videos, {len(self.manifest.class_names)} classes, "
+            f"{trainable:,} trainable parameters, {steps.total} steps"
+            + ("; no validation: the last epoch is the best" if self.validation is None else "")
         )
-        history.append(row)
-        _write_metrics(metrics_file, history)
-        if on_epoch is not None:
-            on_epoch(pd.DataFrame([asdict(past) for past in history]))
+        if settings.accumulate * self.processes.count > 1:
+            self.report(
+                f"an update takes {settings.batch_size} clips x {settings.accumulate} steps x {self.processes.count} processes; "
+                f"effective lr {settings.lr:g} x {settings.accumulate} x {self.processes.count} = {steps.lr:g}"
+            )
+        if found is None:
+            if settings.warm_start:
+                warm_start(self.model, paths.resolve(settings.warm_start), self.report)
+            return
+        self.at, state = found
+        if not self.at.finished:
+            steps.load_state(state, self.at.scaler)
+            self.tally = Tally(state["tally"].to(steps.device), **self.at.tally)
+            self.report(f"resume: continuing run {self.run!r} at epoch {self.at.epoch}, update {self.at.updates} of {steps.updates}")
+
+    def run_epoch(self, signals: StopSignals, progress: bool) -> None:
+        """The rest of the epoch under way, its validation, and all that is written after it."""
+        at, steps = self.at, self.steps
+        with tqdm(total=steps.updates, initial=at.updates, desc=f"epoch {at.epoch}", leave=False, disable=not progress) as bar:
+            for done in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
+                at.updates = done
+                self._save_if_due(signals)
+        self._save()
+        began = time.perf_counter()
+        top1 = self._validate(signals)
+        tally, seconds = self.tally, self.tally.seconds + time.perf_counter() - began
+        row = EpochMetrics(
+            at.epoch, at.epoch * steps.updates, steps.lr * lr_factor(at.epoch * steps.updates - 1, steps.total, self.settings.warmup),
+            **tally.means(), **top1, clips=tally.clips, skipped=tally.skipped, seconds=seconds,
+        )  # fmt: skip
+        at.rows.append(row)
+        is_best = self.validation is None or row.val_top1_ensemble >= at.best[0]
+        if is_best:
+            at.best = (row.val_top1_ensemble, at.epoch)
+        self._report_epoch(row)
+        if self.processes.is_main:
+            self._write(row, is_best)
+        self._next_epoch()
+
+    def _validate(self, signals: StopSignals) -> dict[str, float]:
+        """Top-1 of every read-out on the validation split, percent; NaN where there is none."""
+        if self.validation is None:
+            return {f"val_top1_{name}": float("nan") for name in READOUTS}
+        data, batch_size = self.experiment.data, self.experiment.eval.batch_size
+        try:
+            with signals.at_once():
+                scores = predict(self.model, self.validation, batch_size, data.workers, self.steps.device, processes=self.processes)
+        except Stopped:
+            raise self._stopped() from None
+        return {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
+
+    def result(self) -> TrainResult:
+        """What the run has left behind."""
+        best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
+        return TrainResult(best, last, self.metrics_file, self.at.best[1], self.at.best[0], self.at.seconds)
+
+    def _find(self, resume: Resume) -> tuple[Progress, dict] | None:
+        """The state to go on from; in the main process."""
+        clear(self.folder, states=resume == "never")
+        wanted = self.at
+        if resume == "replace":
+            try:
+                found = check_name(self.folder, self.run, wanted.identity)
+                usable = found is not None and not found.finished and found.code == wanted.code
+            except UserError:
+                usable = False
+            if not usable:
+                clear(self.folder, states=True)
+        else:
+            found = check_name(self.folder, self.run, wanted.identity)
+            if found is not None and found.finished:
+                self.report(
+                    f"run {self.run!r} is finished ({len(found.rows)} epochs): nothing to do; train it again with --resume never, or "
+                    "choose another --run"
+                )
+            elif found is not None and found.code != wanted.code:
+                self.report("resume: the library's code has changed since this run began: its result will be a mixture")
+        return load_state(self.folder, self.report)
+
+    def _save_if_due(self, signals: StopSignals) -> None:
+        """All processes decide together, so that none waits for another that has stopped."""
+        due = time.monotonic() - self.saved >= 60 * self.settings.save_minutes
+        told = self.processes.exchange([signals.requested, due])
+        stop = bool(told[:, 0].any())
+        if stop or told[0, 1]:
+            self._save()
+        if stop:
+            raise self._stopped()
+
+    def _save(self) -> None:
+        """Never what is not finite: the check comes first, in all processes."""
+        self.steps.finite.check()
+        if self.processes.is_main:
+            now = time.monotonic()
+            at, tally = self.at, self.tally
+            at.seconds, self.began = at.seconds + now - self.began, now
+            at.scaler = self.steps.scaler.state_dict()
+            at.tally = {
+                "clips": tally.clips,
+                "skipped": tally.skipped,
+                "seconds": tally.seconds,
+                "waited": tally.waited,
+                "decoders": tally.decoders,
+            }
+            save_state(self.folder, self._step, self.steps.state() | {"tally": tally.sums}, at)
+        self.saved = time.monotonic()
+
+    @property
+    def _step(self) -> int:
+        """Updates done since the start of the run."""
+        return (self.at.epoch - 1) * self.steps.updates + self.at.updates
+
+    def _stopped(self) -> Stopped:
+        return Stopped(f"stopped at epoch {self.at.epoch}, update {self.at.updates}; state saved: the same command continues the run")
+
+    def _report_epoch(self, row: EpochMetrics) -> None:
+        tally, epochs = self.tally, self.settings.epochs
+        self.report(
+            f"epoch {row.epoch}/{epochs}  loss {row.total:.3f}  val top-1 {row.val_top1_ensemble:.1f} % "
+            f"(similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f})  lr {row.lr:.1e}  "
+            f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s" + (f"  {row.skipped} videos skipped" if row.skipped else "")
+        )
+        if tally.decoders != self._decoders_said:  # usually once
+            self._decoders_said = tally.decoders
+            self.report("clips were read by: " + ", ".join(f"{name} {count}" for name, count in sorted(tally.decoders.items())))
+        idle = idle_adapters(self.steps.names, self.steps.has_gradient.tolist())
+        for line in (starved_warning(tally.waited, tally.seconds, self.experiment.data.workers), idle_warning(idle)):
+            if line:
+                self.report(line)
+
+    def _write(self, row: EpochMetrics, is_best: bool) -> None:
         extra = {
-            "stride": experiment.data.stride,
-            "run": run,
-            "experiment": experiment.name,
-            "epoch": epoch,
+            "stride": self.experiment.data.stride,
+            "run": self.run,
+            "experiment": self.experiment.name,
+            "epoch": row.epoch,
             "val_top1_ensemble": row.val_top1_ensemble,
         }
-        model.save(folder / "last.safetensors", **extra)
-        if validation is None or row.val_top1_ensemble >= best[0]:
-            best = (row.val_top1_ensemble, epoch)
-            model.save(folder / "best.safetensors", **extra)
-        report(
-            f"epoch {epoch}/{experiment.train.epochs}  loss {row.total:.3f}  val top-1 {row.val_top1_ensemble:.1f} % "
-            f"(similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f})  lr {row.lr:.1e}  "
-            f"{clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s" + (f"  {skipped} videos skipped" if skipped else "")
-        )
-    return TrainResult(
-        folder / "best.safetensors", folder / "last.safetensors", metrics_file, best[1], best[0], time.perf_counter() - start
-    )
+        write_metrics(self.metrics_file, self.at.rows)
+        self.model.save(self.folder / "last.safetensors", **extra)
+        if is_best:
+            self.model.save(self.folder / "best.safetensors", **extra)
+
+    def _next_epoch(self) -> None:
+        at = self.at
+        at.finished = at.epoch == self.settings.epochs
+        if at.finished:
+            at.seconds += time.monotonic() - self.began
+            at.tally, at.scaler = {}, {}
+            if self.processes.is_main:
+                finish(self.folder, self._step, at)
+            return
+        at.epoch, at.updates = at.epoch + 1, 0
+        self.tally = Tally(torch.zeros_like(self.tally.sums))
+        self.steps.has_gradient.zero_()
+        self._save()
 
 
-class TrainingSteps:
-    """Everything that one optimizer step needs, made once."""
+def check_run(experiment: Experiment, run: str, processes: int) -> None:
+    """Refuse a name taken by a training with other settings, before a file of it is touched.
 
-    def __init__(self, experiment: Experiment, manifest: Manifest, backbone: Backbone, model: M2CLIP, device: torch.device):
-        settings, data = experiment.train, experiment.data
-        table = manifest.split("train")
-        side = backbone.image_size
-        augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, bool(data.mirror))
-        if augmentation.short_side[0] < side:
-            raise UserError(
-                f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise the least value"
-            )
-        reader = make_reader(experiment, table, side)
-        self.dataset = TrainClips(table, reader, data.num_frames, data.stride, side, augmentation, settings.seed)
-        self.sampler = EpochSampler(len(self.dataset), settings.seed)
-        self.loader = make_loader(self.dataset, settings.batch_size, data.workers, self.sampler)
-        self.total = settings.epochs * len(self.loader)
-        self.model, self.device, self.settings, self.backbone = model, device, settings, backbone
-        groups = parameter_groups(model, settings.lr, settings.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self.peak_rates = [group["lr"] for group in groups]
-        self.parameters = [p for group in groups for p in group["params"]]
-        self.texts = TrainingTexts(model, device, settings.seed)
-        self.last_lr = 0.0
-
-    def run_epoch(self, epoch: int, progress: bool = False) -> tuple[dict[str, float], int, int]:
-        """Returns: mean of each loss term over clips, clips seen, videos skipped."""
-        self.sampler.epoch = epoch
-        self.model.train()
-        sums, clips, skipped = torch.zeros(len(TERMS), device=self.device), 0, 0
-        for position, batch in enumerate(tqdm(self.loader, desc=f"epoch {epoch}", leave=False, disable=not progress)):
-            skipped += len(batch.failed)
-            if batch.indices:
-                sums += self.step(batch, epoch, (epoch - 1) * len(self.loader) + position) * len(batch.indices)
-                clips += len(batch.indices)
-        if not clips:
-            raise UserError("training: not one video of the training split could be read; run prepare again")
-        return dict(zip(TERMS, (sums / clips).tolist(), strict=True)), clips, skipped
-
-    def step(self, batch: Batch, epoch: int, step: int) -> torch.Tensor:
-        """One optimizer step; returns the loss terms, detached, in the order of TERMS."""
-        torch.manual_seed(np.random.SeedSequence([self.settings.seed, step]).generate_state(1)[0])  # a step is a function of (seed, step)
-        factor = lr_factor(step, self.total, self.settings.warmup)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * factor
-        self.last_lr = self.settings.lr * factor
-        seeds = [(self.settings.seed, epoch, index) for index in batch.indices]
-        captions, class_tokens = self.texts.of_step(step)
-        tokens, targets = mask_batch(captions, batch.labels.tolist(), self.backbone.tokenizer, seeds)
-        video = to_model_input(batch.clips.to(self.device, non_blocking=True), self.backbone.mean, self.backbone.std)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            loss = multi_task_loss(
-                self.model,
-                video,
-                batch.labels.to(self.device),
-                class_tokens,
-                masked_tokens=tokens.to(self.device),
-                masked_targets=targets.to(self.device),
-                cross_modal_ce=self.settings.cross_modal_ce,
-            )
-        terms = torch.stack([getattr(loss, term).detach().float() for term in TERMS])
-        if not torch.isfinite(terms).all():
-            bad = [term for term, value in zip(TERMS, terms.tolist(), strict=True) if not np.isfinite(value)]
-            raise UserError(f"training: loss {', '.join(bad)} is not finite at epoch {epoch}, step {step}; lower train.lr, or use fp32")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        if self.settings.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad_norm)
-        self.optimizer.step()
-        return terms
+    Raises: UserError naming the differing fields; the inputs' digests are compared later, when they have been read.
+    """
+    check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))
 
 
-def _write_metrics(file: Path, history: list[EpochMetrics]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, [field.name for field in fields(EpochMetrics)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in history)
+def run_inputs(manifest: Manifest, backbone_sha256: str) -> dict[str, str]:
+    """Digests of what a training reads, by the name that a message gives them."""
+    return {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names), "backbone weights": backbone_sha256}
+
+
+def _say_nothing(line: str) -> None:
+    """The report of all processes but the first."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load
 
 from m2clip_lib.data.prompts import prompt_texts
 from m2clip_lib.errors import UserError
@@ -14,6 +14,7 @@ from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models.backbone import Backbone
 from m2clip_lib.models.m2clip import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.published import load_published
+from m2clip_lib.sealed import DamagedFile, check_seal, is_sealed, seal
 
 FORMAT = "m2clip-workbook/1"
 NO_FILE = "checkpoint: no such file: {}; train first, or give another with --checkpoint"
@@ -43,8 +44,8 @@ def save_checkpoint(model: M2CLIP, path: str | Path, **extra: object) -> None:
         "preprocessing": {"image_size": backbone.image_size, "mean": backbone.mean, "std": backbone.std},
         "extra": extra,
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.saved_state().items()}
-    write_atomically(path, lambda file: save_file(tensors, file, metadata={"m2clip": json.dumps(header)}))
+    content = seal(model.saved_state(), {"m2clip": json.dumps(header)})
+    write_atomically(path, lambda file: file.write_bytes(content))
     write_json(path.with_suffix(".json"), header)
 
 
@@ -94,8 +95,13 @@ def _load_own(path: Path, backbone: Backbone, num_frames: int | None) -> M2CLIP:
     info = read_checkpoint_info(path)
     config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
     model = M2CLIP(backbone, config)
-    with safe_open(path, framework="pt") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    content = path.read_bytes()
+    if is_sealed(content):  # files of earlier versions are not
+        try:
+            check_seal(content)
+        except DamagedFile as damage:
+            raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
+    found = load(content)
     for name, value in model.saved_state().items():
         if name not in found or found[name].shape != value.shape:
             shape = tuple(found[name].shape) if name in found else "missing"

@@ -1,5 +1,6 @@
 """The multi-task loss. Source: M2-CLIP, section 3.4; the published reductions, checked against golden values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,10 +47,24 @@ def contrastive_loss(
 
 def masked_word_loss(logits: Float[Tensor, "b l v"], targets: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
     """Cross entropy averaged over the masked words; 0 (not NaN) where no word is masked."""
-    masked = targets != NOT_A_TARGET
-    if not masked.any():
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits[masked].float(), targets[masked])
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=NOT_A_TARGET, reduction="sum")
+    return total / (targets != NOT_A_TARGET).sum().clamp(min=1)  # picking the masked ones first would make the host wait for the device
+
+
+@dataclass(frozen=True)
+class PartOfUpdate:
+    """Where a batch stands in an update that several batches make together, so that their gradients add up to the large batch's.
+
+    clip_share: its clips / all clips; word_share: its masked words / all masked words.
+    images: own normalised image features (b, e) -> those of all n clips among which the contrastive loss looks for negatives, without
+    graph; labels: theirs (n,); this batch's own stand from `start` on. None: the loss looks in the batch alone.
+    """
+
+    clip_share: float = 1.0
+    word_share: float = 1.0
+    images: Callable[[Tensor], Tensor] | None = None
+    labels: Tensor | None = None
+    start: int = 0
 
 
 def multi_task_loss(
@@ -62,42 +77,69 @@ def multi_task_loss(
     masked_targets: Int[Tensor, "b l"] | None = None,
     cross_modal_ce: Literal["on_scores", "on_probabilities"] = "on_scores",
     weights: LossWeights | None = None,
+    class_features: Float[Tensor, "k e"] | None = None,
+    part: PartOfUpdate | None = None,
 ) -> MultiTaskLoss:
     """The four losses of one batch.
 
     Args:
         video: CLIP-normalised clips. labels: class indices in [0, k). class_tokens: the prompt of every class.
         caption_tokens: the clean caption of each clip; by default the prompt of its class (then encoded once, and gathered).
-        masked_tokens, masked_targets: captions with masked words and their targets; without them the mlm loss is 0.
+        masked_tokens, masked_targets: captions with masked words and their targets, best on the CPU (their length is looked at);
+            without them the mlm loss is 0.
         cross_modal_ce: "on_probabilities" is the published loss (softmax twice: it can hardly move), "on_scores" the default.
+        class_features: text features of class_tokens, where they are known already.
+        part: of which update this batch is a part; the terms are then its shares of the update's terms, and add up to them.
     """
-    weights = weights or LossWeights()
+    weights, part = weights or LossWeights(), part or PartOfUpdate()
     seen = model.encode_video(video)
-    classes = model.encode_text(class_tokens, fixed=True).text_features
+    classes = model.encode_text(class_tokens, fixed=True).text_features if class_features is None else class_features
     captions = classes[labels] if caption_tokens is None else model.encode_text(caption_tokens).text_features
 
-    image = F.normalize(seen.image_features, dim=-1)
-    logits_per_image = model.clip.logit_scale.exp() * image @ F.normalize(captions, dim=-1).T
-    contrastive = contrastive_loss(logits_per_image, logits_per_image.T, labels)
+    image, text = F.normalize(seen.image_features, dim=-1), F.normalize(captions, dim=-1)
+    contrastive = _contrastive_part(model.clip.logit_scale.exp(), image, text, labels, classes, part)
 
     scores = SCORE_SCALE * image @ F.normalize(classes, dim=-1).T
     if cross_modal_ce == "on_probabilities":
         scores = scores.softmax(dim=-1)
     elif cross_modal_ce != "on_scores":
         raise ValueError(f"cross_modal_ce = {cross_modal_ce!r}: give 'on_scores' or 'on_probabilities'")
-    cross_modal = F.cross_entropy(scores.float(), labels)
-    classification = F.cross_entropy(seen.fc_logits.float(), labels)
+    cross_modal = part.clip_share * F.cross_entropy(scores.float(), labels)
+    classification = part.clip_share * F.cross_entropy(seen.fc_logits.float(), labels)
 
     mlm = torch.zeros((), device=video.device)
     if masked_tokens is not None:
         length = _computed_length(masked_tokens, masked_targets) if model.shortcuts else masked_tokens.shape[1]
-        hidden = model.encode_text(masked_tokens, length=length).text_hidden
-        mlm = masked_word_loss(model.mlm_logits(hidden, seen.frame_features), masked_targets[:, :length])
+        hidden = model.encode_text(masked_tokens.to(video.device, non_blocking=True), length=length).text_hidden
+        targets = masked_targets[:, :length].to(video.device, non_blocking=True)
+        mlm = part.word_share * masked_word_loss(model.mlm_logits(hidden, seen.frame_features), targets)
 
     total = (
         weights.contrastive * contrastive + weights.cross_modal * cross_modal + weights.classification * classification + weights.mlm * mlm
     )
     return MultiTaskLoss(total, contrastive, cross_modal, classification, mlm)
+
+
+def _contrastive_part(
+    scale: Tensor,
+    image: Float[Tensor, "b e"],
+    text: Float[Tensor, "b e"],
+    labels: Tensor,
+    classes: Float[Tensor, "k e"],
+    part: PartOfUpdate,
+) -> Float[Tensor, ""]:
+    """The contrastive loss among the clips that `part` names; the captions of other clips are their classes' prompts."""
+    if part.images is None:
+        logits = scale * image @ text.T
+        return part.clip_share * contrastive_loss(logits, logits.T, labels)
+    others, stop = F.normalize(classes.detach()[part.labels], dim=-1), part.start + len(labels)
+    images = part.images(image)
+    image = torch.cat([images[: part.start], image, images[stop:]])
+    text = torch.cat([others[: part.start], text, others[stop:]])
+    logits = scale * image @ text.T
+    whole = contrastive_loss(logits, logits.T, part.labels)
+    # Every batch computes the whole loss and sends its gradient to its own rows: the gradients add up as they are, the values by share.
+    return whole - (1 - part.clip_share) * whole.detach()
 
 
 def _computed_length(tokens: Tensor, targets: Tensor) -> int:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.errors import UserError
@@ -98,6 +99,8 @@ class M2CLIP(nn.Module):
         self.config = config
         self.backbone = backbone
         self.shortcuts = True  # exact ways to compute less: see encode_video and encode_text
+        self.activation_checkpointing = False  # compute the visual blocks again in the backward pass
+        self._clip_block = clip_block
         self._prefix_cache = PrefixCache()
         clip = self.clip = backbone.clip
         width, text_width, embed_dim = clip.visual.conv1.out_channels, clip.ln_final.weight.shape[0], clip.visual.proj.shape[1]
@@ -197,20 +200,32 @@ class M2CLIP(nn.Module):
         cls = visual.class_embedding.to(x.dtype).expand(b * t, 1, -1)
         x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
         x = visual.ln_pre(x).unflatten(0, (b, t))  # (b, t, n, c)
-        last = len(self.visual_adapters) - 1
-        for i, (block, adapters) in enumerate(zip(visual.transformer.resblocks, self.visual_adapters, strict=True)):
-            x = adapters["pre_attn"](x, visual.grid_size) if "pre_attn" in adapters else x
-            pre_mlp = adapters["pre_mlp"] if "pre_mlp" in adapters else None
-            x = clip_block(
-                block,
-                x,
-                first_only=self.shortcuts and i == last,  # only CLS is read after the last block
-                before_mlp=None if pre_mlp is None else lambda y, adapter=pre_mlp: adapter(y, visual.grid_size),
-            )
+        for i in range(len(self.visual_adapters)):
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._visual_block, i, x, use_reentrant=False, preserve_rng_state=False)  # no dropout in there
+            else:
+                x = self._visual_block(i, x)
         cls = x[:, :, 0]  # (b, t, c)
         fc_logits = self.classifier(self.dropout(visual.ln_post(cls.mean(dim=1))))
         frame_features = self.frame_adapter(visual.ln_post(cls) @ visual.proj)
         return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
+
+    def _visual_block(self, i: int, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n2 c"]:
+        """One block of the visual tower with its adapters."""
+        adapters, grid = self.visual_adapters[i], self.clip.visual.grid_size
+        x = adapters["pre_attn"](x, grid) if "pre_attn" in adapters else x
+        pre_mlp = adapters["pre_mlp"] if "pre_mlp" in adapters else None
+        return self._clip_block(
+            self.clip.visual.transformer.resblocks[i],
+            x,
+            first_only=self.shortcuts and i == len(self.visual_adapters) - 1,  # only CLS is read after the last block
+            lean=self.shortcuts,
+            before_mlp=None if pre_mlp is None else lambda y: pre_mlp(y, grid),
+        )
+
+    def compile_blocks(self) -> None:
+        """Let torch.compile fuse what stands between the matrix products of a block; blocks of one kind share the code."""
+        self._clip_block = torch.compile(clip_block, dynamic=False)
 
     @property
     def frozen_text_blocks(self) -> int:

@@ -1,0 +1,25 @@
+"""A process that has imported everything once, and forks a training on request: kills by the dozen without importing torch each time.
+
+Reads command lines from stdin, answers each with the child's process id, and with its exit status when it has ended. log.txt, in the
+folder given as argument, gets what the children print.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import m2clip_lib.engine.train
+import m2clip_lib.runs
+import m2clip_lib.viz.plots  # noqa: F401 (imported for its time only, like the others)
+from m2clip_lib import cli
+
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(Path(sys.argv[1]) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        cli.main(line.split())
+    print(pid, flush=True)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)

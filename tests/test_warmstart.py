@@ -1,0 +1,66 @@
+"""Starting from a checkpoint of another label set: what fits is copied, what does not is made anew and named."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from m2clip_lib.engine.warmstart import warm_start
+from m2clip_lib.models import M2CLIP, M2CLIPConfig
+
+CONFIG = M2CLIPConfig(("run", "jump"), ("jump", "run"), 1, 8, text_adapter_layers=1, text_adapter_width=8)
+
+
+def model_of(backbone, seed: int, **changed) -> M2CLIP:
+    torch.manual_seed(seed)
+    model = M2CLIP(backbone, dataclasses.replace(CONFIG, **changed))
+    with torch.no_grad():
+        for value in model.trainable_state().values():
+            value.add_(torch.randn_like(value))
+    return model
+
+
+def copied(model: M2CLIP, source: M2CLIP) -> set[str]:
+    given = source.trainable_state()
+    return {name for name, value in model.trainable_state().items() if name in given and torch.equal(value, given[name])}
+
+
+HEADS = {"classifier.weight", "classifier.bias", "mlm_head.decoder.weight", "mlm_head.decoder.bias"}
+
+
+@pytest.mark.parametrize("names", [("swim", "dive", "row"), ("swim", "dive")])
+def test_another_label_set_gets_new_heads_named_in_the_log(backbone, tmp_path, names):
+    """Also one of the same size: its rows would mean other classes."""
+    source, model = model_of(backbone, 0), model_of(backbone, 1, class_names=names, vocabulary=names)
+    source.save(tmp_path / "a.safetensors")
+    lines = []
+    warm_start(model, tmp_path / "a.safetensors", lines.append)
+    assert copied(model, source) == set(model.trainable_state()) - HEADS
+    assert all(name in lines[1] for name in HEADS)
+    assert "made anew" in lines[1]
+
+
+def test_the_same_label_set_is_taken_over_whole(backbone, tmp_path):
+    source, model = model_of(backbone, 0), model_of(backbone, 1)
+    source.save(tmp_path / "a.safetensors")
+    lines = []
+    warm_start(model, tmp_path / "a.safetensors", lines.append)
+    assert copied(model, source) == set(model.trainable_state())
+    assert len(lines) == 1
+
+
+def test_the_official_file_is_taken_too_and_what_it_does_not_say_is_told(backbone, tmp_path):
+    source, model = model_of(backbone, 0), model_of(backbone, 1)
+    source.export_official(tmp_path / "a.pth")
+    lines = []
+    warm_start(model, tmp_path / "a.pth", lines.append)
+    assert copied(model, source) == set(model.trainable_state())
+    assert "does not name its classes" in lines[-1]
+
+
+def test_fewer_adapters_leave_tensors_without_a_place(backbone, tmp_path):
+    source, model = model_of(backbone, 0, vision_adapter_layers=2), model_of(backbone, 1)
+    source.save(tmp_path / "a.safetensors")
+    lines = []
+    warm_start(model, tmp_path / "a.safetensors", lines.append)
+    assert any("without a place here: visual_adapters.2.pre_mlp" in line for line in lines)
