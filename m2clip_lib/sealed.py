@@ -1,6 +1,7 @@
 """Safetensors files that notice a flipped or a missing byte: the digest of the whole file stands in its own header."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class DamagedFile(Exception):  # noqa: N818 (it says what happened)
 def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A safetensors file whose metadata carries the SHA-256 of all its bytes (counted with zeros in the digest's place)."""
     content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata | {"sha256": "0" * 64})
+    content = _in_order(content)
     digest = hashlib.sha256(content).hexdigest().encode()
     return content.replace(_EMPTY, b'"sha256":"' + digest + b'"', 1)
 
@@ -46,6 +48,14 @@ def open_sealed(path: Path) -> tuple[dict[str, Tensor], bytes]:
         return load(content), content
     except SafetensorError as error:
         raise DamagedFile(str(error)) from error
+
+
+def _in_order(content: bytes) -> bytes:
+    """The header's keys sorted: safetensors writes them in an order that changes from call to call, and the same state is the same file."""
+    old = _header(content)
+    header = json.dumps(json.loads(old[8:]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[len(old) :]
 
 
 def _header(content: bytes) -> bytes:

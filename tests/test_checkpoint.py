@@ -65,7 +65,7 @@ def test_another_backbone_is_refused_with_both_digests(saved, backbone):
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(saved, backbone, tmp_path):
     model, path = saved
     with safe_open(path, framework="pt") as file:
-        header = file.metadata()
+        header = {"m2clip": file.metadata()["m2clip"]}  # without the seal, which would be the first to notice
     tensors = model.trainable_state() | {"classifier.weight": torch.zeros(7, 96)}
     save_file(tensors, tmp_path / "bent.safetensors", metadata=header)
     with pytest.raises(UserError, match=r"classifier.weight is \(7, 96\) in the file and \(2, 96\)"):
@@ -99,3 +99,12 @@ def test_a_file_from_before_there_were_several_prompts_still_loads(saved, backbo
     del header["config"]["own_prompts"]
     save_file(tensors, tmp_path / "old.safetensors", metadata={"m2clip": json.dumps(header)})
     assert M2CLIP.from_checkpoint(tmp_path / "old.safetensors", backbone).config == model.config
+
+
+def test_a_flipped_byte_among_the_weights_is_noticed(saved, backbone):
+    _, path = saved
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"best.safetensors: damaged \(its content does not match its digest\)"):
+        M2CLIP.from_checkpoint(path, backbone)

@@ -174,11 +174,11 @@ def stop_after(monkeypatch, updates: int) -> None:
 def test_a_signal_during_validation_is_heard_at_once_and_loses_nothing(prepared, whole, monkeypatch):
     predict, calls = engine.predict, []
 
-    def signalled(*arguments):
+    def signalled(*arguments, **more):
         calls.append("here")
         os.kill(os.getpid(), signal.SIGTERM)
         calls.append("never reached")
-        return predict(*arguments)
+        return predict(*arguments, **more)
 
     monkeypatch.setattr(engine, "predict", signalled)
     with pytest.raises(Stopped, match="epoch 1, update 6"):

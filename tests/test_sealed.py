@@ -18,6 +18,12 @@ def test_a_sealed_file_is_a_safetensors_file_and_passes(tmp_path):
     assert open_sealed(tmp_path / "a")[0]["b"].tolist() == [1, 1, 1]
 
 
+def test_the_same_content_is_the_same_file():
+    tensors, about = {"b": torch.ones(3), "a": torch.zeros(2)}, {"z": "1", "progress": "2", "more": "é"}
+    assert len({seal(tensors, about) for _ in range(50)}) == 1
+    assert load(seal(tensors, about))["b"].tolist() == [1, 1, 1]
+
+
 def test_every_single_flipped_bit_is_noticed():
     for place in range(len(CONTENT)):
         for bit in (1, 32):
