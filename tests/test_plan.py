@@ -38,5 +38,5 @@ def test_the_rate_is_the_runs_own_unless_given(tmp_path, workspace):
 
 
 def test_a_weight_file_that_does_not_say_its_architecture_asks_for_it(workspace):
-    with pytest.raises(UserError, match="add -o backbone.model_name="):
+    with pytest.raises(UserError, match=r"add -o backbone\.model_name="):
         step_cost(load_experiment("tiny"), 12)

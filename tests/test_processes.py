@@ -90,14 +90,20 @@ def test_two_processes_give_the_weights_of_one_after_twenty_updates(alone):
     assert_close(outcome("two"), alone)
 
 
-def test_accelerate_launches_it_too_and_three_processes_share_uneven_batches(alone):
+def test_three_processes_share_uneven_batches(prepared):
     """Of 24 videos in updates of 3 x 3 the last takes 6: two clips a process; 12 validation videos, each once."""
-    command = ["--cpu", "--num_processes", "3", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", free_port(), "train.py", "tiny", "--run", "three"]
-    settings = [*ONE[1:], "train.batch_size=3", "train.epochs=1", "eval.batch_size=2"]
-    launch("accelerate.commands.launch", *command, *options(*settings))
-    expected = train_tiny("one_of_three", *ONE[1:], "train.batch_size=9", "train.lr=3e-3", "train.epochs=1", "eval.batch_size=2")
-    assert_close(outcome("three"), expected)
+    command = ["--nproc-per-node", "3", "--master-port", free_port(), "--", "train.py", "tiny", "--run", "three"]
+    settings = [*ONE, "train.epochs=1", "eval.batch_size=2"]
+    launch("torch.distributed.run", *command, *options(*settings, "train.batch_size=3"))
+    assert_close(outcome("three"), train_tiny("one_of_three", *settings, "train.batch_size=9", "train.lr=3e-3"))
+
+
+def test_accelerate_launches_it_too(prepared):
+    """One process: without a GPU accelerate starts several through MPI only."""
+    command = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch("accelerate.commands.launch", *command, "train.py", "tiny", "--run", "launched", *options("train.threads=1"))
+    found, expected = outcome("launched")["weights"], train_tiny("by_hand")["weights"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_accumulated_steps_with_gathered_negatives_give_the_large_batch(alone):

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from open_clip import get_model_config
 from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,7 +53,7 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
         side = clip.visual.image_size[0]
         names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
         config = M2CLIPConfig(names, words, num_frames=experiment.data.num_frames, **experiment.model.model_dump())
-        model = M2CLIP(Backbone(clip, None, "", "", side), config).train()
+        model = M2CLIP(Backbone(clip, SimpleTokenizer(), "", "", side), config).train()
         model.activation_checkpointing = False
         flop, whole = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
         kept = whole
