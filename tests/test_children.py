@@ -80,6 +80,7 @@ def test_child_that_is_killed_between_two_jobs_is_replaced():
     results = call_in_children(process_id, range(3), 1, LONG)
     place, first = next(results)
     os.kill(first, signal.SIGKILL)  # as the machine does when memory runs out
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     later = dict(results)
     assert (place, set(later)) == (0, {1, 2})
     assert first not in later.values()

@@ -174,4 +174,4 @@ def test_memory_does_not_grow_from_epoch_to_epoch(dataset, capsys):
     after_epoch: list[float] = []
     train(experiment, load_manifest(experiment), "memory", lambda line: line.startswith("epoch") and after_epoch.append(resident_mb()))
     assert len(after_epoch) == 3
-    assert after_epoch[2] - after_epoch[0] < 50, after_epoch  # MB; one kept set of frames would be some 20 MB an epoch
+    assert after_epoch[2] - after_epoch[0] < 5, after_epoch  # MB; 0.5 was measured, 8.5 where the frames of each clip are kept

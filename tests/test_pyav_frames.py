@@ -80,6 +80,17 @@ def test_usual_files_are_seeked_in(tmp_path, suffix, options):
         assert numbers(frames) == list(indices)
 
 
+@pytest.mark.parametrize("params", ["keyint=8", "keyint=4", "keyint=12:bframes=2", "keyint=8:scenecut=40"])
+def test_keyframes_that_hold_a_part_of_the_picture_are_no_places_to_begin(tmp_path, params):
+    path = tmp_path / "refresh.mp4"
+    options = {"preset": "ultrafast", "threads": "1", "x264-params": f"intra-refresh=1:min-keyint=1:bframes=0:{params}"}
+    encode(path, PICTURES, options=options)
+    assert not probe(path).decord  # it gives other frames
+    whole = sequential(path)
+    for index in range(COUNT):
+        assert np.array_equal(read_with_pyav(path, [index], None)[0][0], whole[index])
+
+
 def test_hevc_frames_that_nothing_refers_to_are_skipped_exactly(tmp_path):
     for number, params in enumerate(("bframes=4:b-pyramid=1", "bframes=0:keyint=7", "temporal-layers=2:bframes=4:b-pyramid=1")):
         path = tmp_path / f"{number}.mp4"
