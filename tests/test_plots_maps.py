@@ -85,7 +85,7 @@ def test_labels_of_published_numbers_do_not_lie_on_one_another(ax):
     others = costs(model=list("ABCD"), top1=[83.0, 83.0, 83.1, 90.0], frames=[8, 8, 8, 8])
     plots.plot_cost(ax, costs(top1=[]), others, "frames")
     assert title(ax) == "Best: D with 90.0 %"
-    heights = sorted(text.get_position()[1] for text in ax.texts)
+    heights = sorted(text.xy[1] for text in ax.texts)
     assert np.diff(heights).min() > 0.15
 
 

@@ -13,6 +13,7 @@ from m2clip_lib.viz.looking import Edit, Look, edit_clip
 from m2clip_lib.viz.maps import METHODS, MapChoice
 from m2clip_lib.viz.picture import figure_html, timeline_figure
 
+ALL_HEADS = -1  # a dropdown's None means that nothing is chosen
 WIDE = {"layout": w.Layout(width="98%"), "style": {"description_width": "9em"}}
 SHORT = {"layout": w.Layout(width="20em"), "style": {"description_width": "6em"}}
 
@@ -34,7 +35,7 @@ class ExplorerPanel:
         )
         self.method = w.Dropdown(options=list(METHODS), value="relevance", description="map", **SHORT)
         self.block = w.IntSlider(value=explorer.blocks, min=1, max=explorer.blocks, description="block", continuous_update=False, **SHORT)
-        heads = [("mean of all", None), *((str(i + 1), i) for i in range(explorer.heads))]
+        heads = [("mean of all", ALL_HEADS), *((str(i + 1), i) for i in range(explorer.heads))]
         self.head = w.Dropdown(options=heads, description="head", **SHORT)
         self.asked = w.Dropdown(options=["the best", *explorer.manifest.class_names], description="speaks for", **SHORT)
         self.readout = w.Dropdown(options=["ensemble", "similarity", "classifier"], description="read-out", **SHORT)
@@ -146,7 +147,8 @@ class ExplorerPanel:
         if self.method.value in ("enhancement", "difference"):  # the last block's adapter has no say over patches: take the nearest
             there = blocks_with_branch(model, self.method.value)
             block = min(there, key=lambda i: abs(i - block), default=block)
-        return MapChoice(self.method.value, block, self.head.value, known.index(asked), readout)
+        head = None if self.head.value == ALL_HEADS else self.head.value
+        return MapChoice(self.method.value, block, head, known.index(asked), readout)
 
     def _draw_timeline(self, *_: object) -> None:
         try:
