@@ -147,14 +147,18 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.engine.find import last_run
+    from m2clip_lib.engine.processes import Processes
     from m2clip_lib.engine.score import score_checkpoint, zero_shot_note
-    from m2clip_lib.runs import Run
+    from m2clip_lib.runs import Run, check_run_name
 
+    processes = Processes()
     loaded = load_experiment(experiment, override or [])
     if not run:
         run = loaded.name if checkpoint is not None else last_run(loaded.name)
-    opened = Run.open(loaded.name, run, override or [], step="eval")
-    table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint)
+    opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(check_run_name(run), loaded, "eval")
+    table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint, processes)
+    if not processes.is_main:
+        return
     _say(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
     if note := zero_shot_note(opened):
         _say(note)

@@ -173,7 +173,7 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
     few = Manifest(table, manifest.class_names, manifest.folder, manifest.sha256)
     backbone = open_backbone(experiment)
     model = build_model(experiment, backbone, manifest.class_names)
-    views = test_views(experiment, few, "val", backbone.image_size)
+    views = test_views(experiment, few, "val", backbone)
     device = torch.device("cpu")
     expected = predict(model, views, 2, 0, device)
     told: list = []

@@ -96,9 +96,9 @@ def predict(
         labels.append(batch.labels.numpy())
         rows += batch.indices
     if count > 1:
-        parts = processes.gather((similarity, classifier, labels, rows, failed))
-        similarity, classifier, labels, rows, failed = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
-        decoders = sum(processes.gather(decoders), Counter())
+        parts = processes.gather((similarity, classifier, labels, rows, failed, list(decoders.elements())))
+        similarity, classifier, labels, rows, failed, used = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
+        decoders = Counter(used)
     if not rows:
         raise UserError(f"evaluation: none of {len(failed)} videos could be read; first reason: {failed[0][1] if failed else 'no videos'}")
     order = np.argsort(rows)

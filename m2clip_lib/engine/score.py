@@ -8,16 +8,17 @@ import pandas as pd
 from m2clip_lib.data.labels import class_key
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.texts import experiment_texts
-from m2clip_lib.engine.build import open_backbone, pick_device, set_threads, test_views
+from m2clip_lib.engine.build import open_backbone, set_threads, test_views
 from m2clip_lib.engine.evaluate import load_predictions, predict, save_predictions
 from m2clip_lib.engine.headline import accuracy_rows, backwards_table, describe_protocol, has_opposites, model_name
+from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import confusion_matrix, per_class_table
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
 
-def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path) -> list[str]:
+def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None) -> list[str]:
     """Score the evaluation split, and the same played backwards where the experiment asks.
 
     A dataset of other classes is scored zero-shot: by similarity with its own names and prompts.
@@ -25,7 +26,8 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path) -> list[s
     """
     experiment = run.experiment
     set_threads(0)
-    backbone, device = open_backbone(experiment), pick_device()
+    processes = processes or Processes()
+    backbone, device = open_backbone(experiment), processes.device
     model = M2CLIP.from_checkpoint(checkpoint, backbone).to(device)
     split, protocol = experiment.eval.split, experiment.eval
     about = {"checkpoint": str(checkpoint), "split": split}
@@ -37,8 +39,9 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path) -> list[s
     names = [split] + ([f"{split}_backwards"] if protocol.backwards else [])
     for name in names:
         dataset = test_views(experiment, manifest, split, backbone, backwards=name != split)
-        predictions = predict(model, dataset, protocol.batch_size, experiment.data.workers, device, class_names=other, prompts=prompts)
-        save_predictions(predictions, manifest.split(split), run.predictions, name, **about)
+        predictions = predict(model, dataset, protocol.batch_size, experiment.data.workers, device, other, prompts, processes)
+        if processes.is_main:
+            save_predictions(predictions, manifest.split(split), run.predictions, name, **about)
     return names
 
 
@@ -88,9 +91,12 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     return table
 
 
-def score_checkpoint(run: Run, manifest: Manifest, checkpoint: Path) -> pd.DataFrame:
-    """Predict, save, and tabulate; see the two functions above."""
-    predict_checkpoint(run, manifest, checkpoint)
+def score_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None) -> pd.DataFrame:
+    """Predict, save, and tabulate; see the two functions above. Several processes share the videos; the first one writes."""
+    processes = processes or Processes()
+    predict_checkpoint(run, manifest, checkpoint, processes)
+    if not processes.is_main:
+        return pd.DataFrame()
     table = write_tables(run, manifest)
     return table[
         ["model", "readout", "top1", "top1_low", "top1_high", "top5", *(["direction"] if "direction" in table else []), "videos", "failed"]
