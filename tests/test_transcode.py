@@ -1,11 +1,11 @@
 """Fast copies: the same frames under the same numbers, in files that seek well; stopped at any moment, and never half a file."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from fractions import Fraction
 from pathlib import Path
@@ -234,7 +234,8 @@ def test_work_that_is_killed_goes_on_where_it_was(workspace):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     videos = folder / "transcoded" / "videos"
     while process.poll() is None and len(list(videos.rglob("*.mp4.mp4"))) < 12:
-        time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.005)
     os.killpg(process.pid, signal.SIGKILL)  # children too, in the middle of a file
     process.communicate(timeout=60)
     (videos / "left" / ".00.mp4.mp4.77.tmp").write_bytes(b"half")  # had it been killed in that one
@@ -254,8 +255,8 @@ def test_copies_are_made_anew_when_an_original_changes_or_a_copy_is_gone(workspa
     first = prepare_data(experiment, lambda line: None)
     lines: list[str] = []
     prepare_data(experiment, lines.append)
-    assert [line.split(":")[0] for line in lines] == ["manifest", "transcode"]
-    assert all("up to date" in line for line in lines)
+    assert [line.split(":")[0] for line in lines if "up to date" in line] == ["manifest", "transcode"]
+    assert not [line for line in lines if "more videos" in line or "opening" in line]
     changed = root / "left" / "00.mp4"
     encode(changed, pictures(6, 64, 48)[::-1])  # as many frames as before
     second = prepare_data(experiment, lambda line: None)

@@ -9,9 +9,9 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from m2clip_lib.data.dataset import Item, VideoReader
+from m2clip_lib.data.probe import VideoError, VideoInfo, probe
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.transforms import frames_to_clip, test_crops
-from m2clip_lib.data.video import VideoError, VideoInfo, probe
 from m2clip_lib.engine.build import pick_device
 from m2clip_lib.engine.evaluate import predict
 from m2clip_lib.engine.protocols import top_ids

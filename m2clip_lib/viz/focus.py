@@ -8,7 +8,7 @@ import torch
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.boxes import box_shares, video_scenes
-from m2clip_lib.data.dataset import make_loader
+from m2clip_lib.data.dataset import in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import synthetic_config
 from m2clip_lib.data.sampling import test_indices
@@ -52,7 +52,7 @@ def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: 
     for name, model in models.items():
         views = test_views(experiment, manifest, split, model.backbone)
         texts = text_features(model, model.config.class_names)
-        for batch in make_loader(torch.utils.data.Subset(views, chosen), experiment.eval.batch_size, 0):
+        for batch in make_loader(torch.utils.data.Subset(views, chosen), in_order(len(chosen), experiment.eval.batch_size), 0):
             clips = to_model_input(batch.clips[:, 0].to(texts.device), model.backbone.mean, model.backbone.std)
             maps = relevance(model, clips, texts, batch.labels.to(texts.device), readout).cpu().numpy()
             for row, values in zip(batch.indices, maps, strict=True):

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2clip_lib.data.dataset import TestViews, VideoReader
+from m2clip_lib.data.probe import VideoError, probe
 from m2clip_lib.data.prompts import class_prompts
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.data.video import VideoError, probe
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.class_texts import class_features
