@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kills test-browser lint lab bench lock clean
+.PHONY: help setup demo test test-kills test-compile test-browser lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(READY)  ## run the five notebooks on the demonstration -> results/demo/r
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-compile: $(READY)  ## torch.compile changes no output and no gradient; needs a C++ compiler
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_compile
 
 test-browser: $(READY)  ## drive the notebooks and the report in a headless Chromium
 	@tests/browser/run.sh $(BIN)/python

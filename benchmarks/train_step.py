@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
-from open_clip import create_model
+from open_clip import get_model_config
+from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torchvision.models.video import MViT_V2_S_Weights
 
@@ -31,7 +32,7 @@ FRAMES, SIDE = 8, 224
 def kinetics_model(num_frames: int = FRAMES) -> M2CLIP:
     """The published B/16 12x384 for Kinetics-400, random weights."""
     torch.manual_seed(0)
-    clip = create_model(PRESET.architecture, pretrained=None).eval().requires_grad_(False)
+    clip = CLIP(**get_model_config(PRESET.architecture)).eval().requires_grad_(False)
     backbone = Backbone(clip, SimpleTokenizer(), "random", "", SIDE)
     names = MViT_V2_S_Weights.KINETICS400_V1.meta["categories"]
     prompt = "A video of {}"

@@ -183,3 +183,21 @@ def test_a_training_step_has_finite_gradients(backbone, dtype):
     loss.total.backward()
     live = [p for n, p in model.named_parameters() if p.requires_grad and n not in model.dead_parameters()]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in live)
+
+
+@pytest.mark.parametrize("way", ["activation checkpointing", pytest.param("compile", marks=pytest.mark.slow_compile)])
+def test_settings_for_memory_and_time_change_no_output_and_no_gradient(way):
+    """Compiling the blocks takes a minute and a C++ compiler: make test-compile."""
+    found = {}
+    for changed in (False, True):
+        model, _, io = golden_model("d_12b32")
+        if changed and way == "compile":
+            model.compile_blocks()
+        model.activation_checkpointing = changed and way == "activation checkpointing"
+        out = model.encode_video(io["in.video"])
+        (out.image_features.square().sum() + out.fc_logits.square().sum()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found[changed] = {"image_features": out.image_features.detach(), "fc_logits": out.fc_logits.detach()} | gradients
+    assert found[True].keys() == found[False].keys()
+    for name, value in found[False].items():
+        torch.testing.assert_close(found[True][name], value, atol=TOLERANCE, rtol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
