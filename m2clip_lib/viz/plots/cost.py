@@ -34,7 +34,8 @@ def plot_cost(ax: Axes, ours: pd.DataFrame, others: pd.DataFrame, cost: str) -> 
         error = [own.top1 - own.top1_low, own.top1_high - own.top1] if "top1_low" in own else None
         ax.errorbar(own[cost], own.top1, yerr=error, fmt="o-", color=BLUE, linewidth=2.5, markersize=9, capsize=4, label="this run")
         for row in own.itertuples():
-            ax.annotate(f"{row.top1:.1f}", (getattr(row, cost), row.top1), (0, 14), textcoords="offset points", ha="center", fontsize=12)
+            above = getattr(row, "top1_high", row.top1)  # the number stands above its interval
+            ax.annotate(f"{row.top1:.1f}", (getattr(row, cost), above), (0, 6), textcoords="offset points", ha="center", fontsize=12)
     ax.set_xscale("log", base=2 if cost != "gflops" else 10)
     shown = sorted({*own[cost], *published[cost]})
     if cost != "gflops" or not len(published):
