@@ -130,6 +130,11 @@ def test_file_that_keeps_the_decoder_busy_ends_in_a_status_and_is_tried_again_an
 # --- stopped, and continued ---
 
 
+def hear_ctrl_c() -> None:
+    """A test run in the background ignores Ctrl-C, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_prepare_that_is_stopped_goes_on_where_it_was(workspace, video, stop):
     """A process of its own, stopped once the first files are in its journal: about 5 s."""
@@ -138,7 +143,9 @@ def test_prepare_that_is_stopped_goes_on_where_it_was(workspace, video, stop):
         copies(video, root / name, 400)
     overrides = [f"data.root={root}", f"data.prepared={folder}"]
     command = [sys.executable, "-m", "m2clip_lib", "prepare", "folder", *[word for o in overrides for word in ("-o", o)]]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
+    )
     journal = folder / JOURNAL_FILE
     while process.poll() is None and len(journal_rows(folder)) < 20:
         with contextlib.suppress(subprocess.TimeoutExpired):

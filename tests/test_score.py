@@ -120,7 +120,7 @@ def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(sco
     assert (about["class_names"], about["shared_classes"]) == (names, ["Moving Left"])
     backbone = build.open_backbone(run.experiment)
     model = M2CLIP.from_checkpoint(checkpoint, backbone)
-    dataset = build.test_views(run.experiment, manifest, "test", backbone.image_size)
+    dataset = build.test_views(run.experiment, manifest, "test", backbone)
     prompts = class_prompts(names, ("see {}", "{} here"))
     expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names, prompts=prompts)
     np.testing.assert_allclose(load_predictions(run.predictions, "test").similarity, expected.similarity, atol=1e-5)
