@@ -1,7 +1,10 @@
 """Videos whose frame n carries the number n, so that a wrong frame is seen."""
 
 import io
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,7 +57,7 @@ def encode(
 ) -> None:
     """Encode RGB frames. times: of the frames, in ms; drop: places of packets that are left out; damage: of those filled with noise."""
     target = str(file) if isinstance(file, Path) else file
-    with av.open(target, "w", **container) as output:
+    with ordinary_priority(), av.open(target, "w", **container) as output:
         stream = output.add_stream(codec, rate=FPS)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt, stream.options = pixels, options
@@ -75,6 +78,19 @@ def encode(
                 if count not in drop:
                     output.mux(packet)
                 count += 1
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Undo what SVT-AV1 does as root: it gives the thread that calls it real-time priority, and leaves it that way.
+
+    libvpx, whose threads wait for one another without sleeping, then never comes to an end where two processes encode on two cores.
+    """
+    try:
+        yield
+    finally:
+        if sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def whole(suffix: str, **settings: object) -> bytes:

@@ -76,6 +76,13 @@ def test_every_frame_that_was_counted_is_the_right_one_alone_and_in_a_row(table,
     assert [numbers(reader(0, pair, 64)[0]) for pair in backwards_pairs] == [[shown[a], shown[b]] for a, b in backwards_pairs]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems set priorities otherwise")
+def test_making_the_files_leaves_this_process_at_ordinary_priority(tmp_path):
+    """SVT-AV1 makes its caller a real-time thread when it runs as root: two such processes once brought CI to a standstill."""
+    CORPUS["av1.mp4"][0](tmp_path / "av1.mp4")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 def test_sizes_are_those_of_the_upright_picture(table):
     sizes = table[["width", "height"]].apply(tuple, axis=1)
     odd = {"odd width.mkv": (53, 37), "odd width, lossless.mkv": (53, 37), "16 x 16.mp4": (16, 16), "4000 wide.mp4": (4000, 64)}

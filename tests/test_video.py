@@ -7,6 +7,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from numbered_videos import ordinary_priority
 
 from m2clip_lib.data.synthetic import write_video
 from m2clip_lib.data.video import VideoError, fit_short_side, has_decord, probe, read_frames
@@ -260,7 +261,8 @@ def test_odd_sizes_are_scaled_to_what_is_asked(tmp_path, decoder):
 
 @needs_decord
 def test_auto_reads_with_pyav_what_decord_cannot_open(tmp_path):
-    write_video(tmp_path / "new.mp4", counting_frames(6), codec="libsvtav1", options={"preset": "12"})  # AV1
+    with ordinary_priority():
+        write_video(tmp_path / "new.mp4", counting_frames(6), codec="libsvtav1", options={"preset": "12"})  # AV1
     with pytest.raises(VideoError, match="decord"):
         read_frames(tmp_path / "new.mp4", [0], decoder="decord")
     frames, used = read_frames(tmp_path / "new.mp4", [1, 4])
