@@ -90,6 +90,15 @@ KINETICS_600_ZERO_SHOT = {  # one of the three splits of 160 classes that Kineti
     "stride": 16,
 }
 
+# --- Recipes that two experiments share -------------------------------------------------------------------------------------
+
+SMALL_DATASET = {  # a starting point for UCF101 and HMDB51 that nobody measured
+    "backbone": VIT_B_16,
+    "model": B16_12X384,
+    "train": {"epochs": 20, "batch_size": 64, "lr": 2.5e-4, "warmup": 2 / 20, "precision": "bf16"},
+    "eval": {"spatial_views": 3, "temporal_views": 2, "batch_size": 8},
+}
+
 # --- Experiments ------------------------------------------------------------------------------------------------------------
 
 EXPERIMENTS = {
@@ -133,22 +142,9 @@ EXPERIMENTS = {
         "train": {"epochs": 50, "batch_size": 256, "lr": 1e-3, "warmup": 2 / 50, "precision": "bf16"},
         "eval": {"split": "val", "spatial_views": 3, "batch_size": 8},
     },
-    # Split 1 of UCF101, a starting point that nobody measured; the other splits: -o data.official_split=2 -o data.prepared=ucf101_split2.
-    "ucf101_b16": {
-        "backbone": VIT_B_16,
-        "model": B16_12X384,
-        "data": UCF_101 | {"short_side": (224, 258), "workers": 12},
-        "train": {"epochs": 20, "batch_size": 64, "lr": 2.5e-4, "warmup": 2 / 20, "precision": "bf16"},
-        "eval": {"spatial_views": 3, "temporal_views": 2, "batch_size": 8},
-    },
-    # Split 1 of HMDB51; the others likewise.
-    "hmdb51_b16": {
-        "backbone": VIT_B_16,
-        "model": B16_12X384,
-        "data": HMDB_51 | {"short_side": (224, 258), "workers": 12},
-        "train": {"epochs": 20, "batch_size": 64, "lr": 2.5e-4, "warmup": 2 / 20, "precision": "bf16"},
-        "eval": {"spatial_views": 3, "temporal_views": 2, "batch_size": 8},
-    },
+    # Split 1 of UCF101 and of HMDB51; the other splits: -o data.official_split=2 -o data.prepared=ucf101_split2.
+    "ucf101_b16": SMALL_DATASET | {"data": UCF_101 | {"short_side": (224, 258), "workers": 12}},
+    "hmdb51_b16": SMALL_DATASET | {"data": HMDB_51 | {"short_side": (224, 258), "workers": 12}},
     # Zero-shot: m2clip eval k600_zero_shot --checkpoint checkpoints/k400_b16/best.safetensors (similarity alone, no training).
     "k600_zero_shot": {
         "backbone": VIT_B_16,

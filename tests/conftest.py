@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores, two test processes: see pytest -n
@@ -105,6 +106,18 @@ def use_workspace(root: Path, monkeypatch, clip_file: Path, video_folder: Path) 
         monkeypatch.setattr(paths, name, root / name.lower())
     monkeypatch.setenv("M2CLIP_CONFIG", str(config))
     monkeypatch.setattr(paths, "CONFIG", config)
+
+
+def prepared_workspace(root: Path, clip_file: Path, video_folder: Path) -> Iterator[Path]:
+    """What a module's fixture yields from: a workspace of its own with the manifest of "tiny" in it."""
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.data.prepare import prepare_data
+
+    patch = pytest.MonkeyPatch()
+    use_workspace(root, patch, clip_file, video_folder)
+    prepare_data(load_experiment("tiny"), report=lambda line: None)
+    yield root
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

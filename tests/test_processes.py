@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import use_workspace
+from conftest import prepared_workspace
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.dataset import EpochSampler, in_order
-from m2clip_lib.data.prepare import load_manifest, prepare_data
+from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.train import train
 from m2clip_lib.errors import UserError
@@ -29,12 +29,7 @@ ONE = ("train.epochs=5", "train.batch_size=6", "train.lr=1e-3", "train.gather_ne
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, clip_file, video_folder):
-    root = tmp_path_factory.mktemp("processes")
-    patch = pytest.MonkeyPatch()
-    use_workspace(root, patch, clip_file, video_folder)
-    prepare_data(load_experiment("tiny"), report=lambda line: None)
-    yield root
-    patch.undo()
+    yield from prepared_workspace(tmp_path_factory.mktemp("processes"), clip_file, video_folder)
 
 
 @pytest.fixture(scope="module")

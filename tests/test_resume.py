@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import use_workspace
+from conftest import prepared_workspace
 from safetensors.torch import load_file
 
 from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
-from m2clip_lib.data.prepare import load_manifest, prepare_data
+from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.engine import train as engine
 from m2clip_lib.engine.metrics import EpochMetrics
 from m2clip_lib.engine.resume import Progress, load_state, save_state, state_files
@@ -30,12 +30,7 @@ SETTINGS = ("train.epochs=3", "train.batch_size=4", "train.save_minutes=0")  # 6
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, clip_file, video_folder):
-    root = tmp_path_factory.mktemp("resume")
-    patch = pytest.MonkeyPatch()
-    use_workspace(root, patch, clip_file, video_folder)
-    prepare_data(load_experiment("tiny"), report=lambda line: None)
-    yield root
-    patch.undo()
+    yield from prepared_workspace(tmp_path_factory.mktemp("resume"), clip_file, video_folder)
 
 
 @pytest.fixture(scope="module")
