@@ -11,7 +11,7 @@ from pathlib import Path
 import odd_videos
 import pandas as pd
 import pytest
-from numbered_videos import HEIGHT, WIDTH, numbers
+from numbered_videos import HEIGHT, WIDTH, encode, grainy, numbers
 from odd_videos import ALL, CORPUS
 
 from m2clip_lib import cli, paths
@@ -19,6 +19,7 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.layouts import Listing
 from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.probe import probe
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video import read_frames
 from m2clip_lib.engine.train import train
@@ -93,6 +94,20 @@ def test_decord_is_trusted_with_plain_files_alone(table):
     trusted = set(table.index[table.decord])
     assert {"plain.mp4", "link.mp4", "vp9.webm", "vp8.webm", "uneven frame rate.mp4", "in truth matroska.avi"} <= trusted
     assert not trusted & {"open GOP, pyramid.mp4", "hevc.mp4", "vp8, hidden frames.webm", "damaged at the start.mkv"}
+
+
+@pytest.mark.parametrize(("suffix", "settings"), [(".webm", odd_videos.VP9), (".webm", odd_videos.VP8), (".mkv", {})])
+def test_a_file_cut_within_its_last_bytes_shows_the_right_frames(tmp_path, suffix, settings):
+    """All frames are there, the index is not: decord then lands on others, and says nothing."""
+    path = tmp_path / f"cut{suffix}"
+    encode(path, grainy(), **settings)
+    assert probe(path).decord
+    data = path.read_bytes()
+    for lost in (1, 4, 22, 40):
+        path.write_bytes(data[:-lost])
+        info = probe(path)
+        assert not info.decord
+        assert [numbers(read_frames(path, [index], None, "auto", info.decord)[0])[0] for index in range(info.num_frames)] == ALL
 
 
 def test_a_relative_name_with_a_colon_is_a_file(folder, monkeypatch):

@@ -94,6 +94,29 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline:
     return Timeline(len(shown), stamps, keys, timed, whole_start, closed, cut_off, seekable)
 
 
+def lost_its_end(path: str | Path) -> bool:
+    """Whether a Matroska or WebM file is shorter than its header says, if only by a byte of the index at its end.
+
+    FFmpeg reads such a file to its last frame; decord, by what is left of the index, lands on other frames.
+    Source: RFC 8794 (EBML: an id, a size whose leading zeros give its length, all ones for "unknown") and RFC 9559 (Matroska).
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(4096)
+    header, segment = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # the second holds all the rest
+    if not head.startswith(header):
+        return False
+    place = 0
+    for identifier in (header, segment):
+        place = head.find(identifier, place)
+        if place < 0:
+            return False
+        place += len(identifier)
+        width = 9 - head[place : place + 1].rjust(1, b"\x01")[0].bit_length()
+        size = int.from_bytes(head[place : place + width], "big") & ((1 << 7 * width) - 1)
+        place += width
+    return size != (1 << 7 * width) - 1 and place + size > Path(path).stat().st_size
+
+
 def _resets(packet: av.Packet, stream: VideoStream) -> bool:
     """Whether an H.264 keyframe is an IDR picture (units of type 5), not one that refreshes a part, or ends an open group."""
     header = stream.codec_context.extradata

@@ -9,7 +9,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m2clip_lib.data.packets import ONE_FRAME_A_PACKET, Timeline, VideoError, open_video, packets, read_timeline, video_stream
+from m2clip_lib.data.packets import ONE_FRAME_A_PACKET, Timeline, VideoError, lost_its_end, open_video, packets, read_timeline, video_stream
 
 EXTENSIONS = {
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob"),
@@ -52,7 +52,9 @@ def probe(path: str | Path) -> VideoInfo:
         with open_video(path) as container:
             stream = video_stream(container)
             timeline = read_timeline(container, stream)
-            honest = timeline.whole_start and not timeline.cut_off and _header_agrees(container, stream, timeline)
+            honest = (
+                timeline.whole_start and not timeline.cut_off and not lost_its_end(path) and _header_agrees(container, stream, timeline)
+            )
             alone = len(container.streams.video) == 1
         with open_video(path) as container:
             stream = video_stream(container)
