@@ -11,6 +11,7 @@ from m2clip_lib.data.texts import experiment_texts
 from m2clip_lib.engine.build import open_backbone, set_threads, test_views
 from m2clip_lib.engine.evaluate import load_predictions, predict, save_predictions
 from m2clip_lib.engine.headline import accuracy_rows, backwards_table, describe_protocol, has_opposites, model_name
+from m2clip_lib.engine.heap import keep_freed_memory
 from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import confusion_matrix, per_class_table
 from m2clip_lib.errors import UserError
@@ -26,6 +27,7 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
     """
     experiment = run.experiment
     set_threads(0)
+    keep_freed_memory()
     processes = processes or Processes()
     backbone, device = open_backbone(experiment), processes.device
     model = M2CLIP.from_checkpoint(checkpoint, backbone).to(device)

@@ -17,6 +17,7 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.digests import code_digest
 from m2clip_lib.engine.build import build_model, open_backbone, set_threads, test_views
 from m2clip_lib.engine.evaluate import predict
+from m2clip_lib.engine.heap import keep_freed_memory
 from m2clip_lib.engine.metrics import TERMS, EpochMetrics, Tally, metrics_table, write_metrics
 from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning
 from m2clip_lib.engine.parameters import lr_factor, parameter_groups
@@ -67,6 +68,7 @@ def train(
     """
     processes = Processes()
     set_threads(experiment.train.threads)
+    keep_freed_memory()
     if not processes.is_main:
         report, progress, on_epoch = _say_nothing, False, None
     training = Training(experiment, manifest, run, processes, report)
