@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import odd_videos
 import pandas as pd
 import pytest
@@ -18,8 +19,9 @@ from m2clip_lib import cli, paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.layouts import Listing
+from m2clip_lib.data.packets import open_video, packets, video_stream
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.data.probe import probe
+from m2clip_lib.data.probe import decodable_frames, probe
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video import read_frames
 from m2clip_lib.engine.train import train
@@ -108,6 +110,28 @@ def test_a_file_cut_within_its_last_bytes_shows_the_right_frames(tmp_path, suffi
         info = probe(path)
         assert not info.decord
         assert [numbers(read_frames(path, [index], None, "auto", info.decord)[0])[0] for index in range(info.num_frames)] == ALL
+
+
+@pytest.mark.parametrize("lost", [range(12, 24), range(9, 12), range(10, 11)], ids=["the end", "a group", "one frame"])
+@pytest.mark.parametrize(("suffix", "settings"), [(".mp4", {}), (".mkv", {}), (".webm", odd_videos.VP9), (".mp4", odd_videos.HEVC)])
+def test_packets_of_zeros_are_not_counted_as_frames(tmp_path, suffix, settings, lost):
+    """A download whose space was reserved before it broke off: header and index are whole, the pictures are not."""
+    path = tmp_path / f"holes{suffix}"
+    encode(path, grainy(), **settings)
+    with open_video(path) as container:
+        places = [(packet.pos, packet.size) for packet in packets(container, video_stream(container)) if packet.size]
+    data = bytearray(path.read_bytes())
+    for number in lost:
+        place, size = places[number]
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    info = probe(path)
+    with open_video(path) as container:
+        decodable = [f.to_ndarray(format="rgb24") for f in decodable_frames(container, video_stream(container))]
+    assert info.num_frames == len(decodable) < len(ALL)
+    for known in (info.num_frames, None):
+        frames = [read_frames(path, [index], None, "auto", info.decord, known)[0] for index in range(info.num_frames)]
+        assert numbers(np.concatenate(frames)) == numbers(np.stack(decodable))
 
 
 def test_a_relative_name_with_a_colon_is_a_file(folder, monkeypatch):

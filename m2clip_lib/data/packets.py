@@ -28,7 +28,7 @@ class Timeline:
     timed: each packet has a time of its own, which the container stores.
     whole_start: it begins with a keyframe and shows nothing before it; what comes earlier has lost what it was predicted from.
     closed: every keyframe is a clean start: no frame after it in the file is shown before it, or needs frames before it.
-    cut_off: the file ends within a packet.
+    cut_off: the file ends within a packet, or a packet has a hole in it, as downloads that broke off have.
     seekable: frame n can be found by its time.
     """
 
@@ -80,7 +80,7 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline:
             continue
         if begins_with_key is None:
             first, begins_with_key = packet.pts, packet.is_keyframe
-        cut_off = cut_off or packet.is_corrupt
+        cut_off = cut_off or packet.is_corrupt or not _is_whole(packet, stream)
         key = packet.pts if packet.is_keyframe else key
         closed = closed and not _before(packet.pts, key) and (not packet.is_keyframe or _resets(packet, stream))
         if not packet.is_discard:  # such a packet is decoded, and never shown: it lies before the start of an edit list
@@ -90,7 +90,7 @@ def read_timeline(container: InputContainer, stream: VideoStream) -> Timeline:
     keys = sorted(places[time] for time, is_key in shown if is_key and time is not None)
     timed = not WITH_TIMESTAMPS.isdisjoint(container.format.name.split(",")) and len(places) == len(shown)
     whole_start = bool(begins_with_key) and not any(_before(time, first) for time, _ in shown)
-    seekable = timed and whole_start and stream.codec_context.name in ONE_FRAME_A_PACKET
+    seekable = timed and whole_start and not cut_off and stream.codec_context.name in ONE_FRAME_A_PACKET
     return Timeline(len(shown), stamps, keys, timed, whole_start, closed, cut_off, seekable)
 
 
@@ -115,6 +115,24 @@ def lost_its_end(path: str | Path) -> bool:
         size = int.from_bytes(head[place : place + width], "big") & ((1 << 7 * width) - 1)
         place += width
     return size != (1 << 7 * width) - 1 and place + size > Path(path).stat().st_size
+
+
+def _is_whole(packet: av.Packet, stream: VideoStream) -> bool:
+    """Whether there are no zeros where data should be.
+
+    H.264 and HEVC in MP4 and Matroska are units with their lengths before them, which must fill the packet: no length is zero.
+    """
+    header = stream.codec_context.extradata
+    place_of_width = {"h264": 4, "hevc": 21}.get(stream.codec_context.name)
+    if place_of_width is None or not header or header[0] != 1 or len(header) <= place_of_width:
+        return any(memoryview(packet)[:16])
+    data, width, place = memoryview(packet), (header[place_of_width] & 3) + 1, 0
+    while place + width <= len(data):
+        length = int.from_bytes(data[place : place + width], "big")
+        if length == 0:
+            return False
+        place += width + length
+    return place == len(data)
 
 
 def _resets(packet: av.Packet, stream: VideoStream) -> bool:
