@@ -59,8 +59,8 @@ def names_that_fit(backbone, pictures: np.ndarray) -> list[str]:
     return [words[i] for i in best]
 
 
-def test_notebook_02_stops_at_permuted_names_and_goes_on_only_when_told_in_red(workspace, backbone, capsys):
-    """Flat files that CLIP can tell apart: no path says anything. Two kernels, about 25 s."""
+def test_training_and_notebook_02_stop_at_permuted_names_and_go_on_only_when_told_in_red(workspace, backbone, capsys):
+    """Flat files that CLIP can tell apart: no path says anything. Two kernels, about 30 s."""
     pictures = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in COLOURS.values()])
     words = names_that_fit(backbone, pictures)
     root, lines = workspace / "flat", []
@@ -68,7 +68,7 @@ def test_notebook_02_stops_at_permuted_names_and_goes_on_only_when_told_in_red(w
         for i in range(EACH):
             write_video(root / f"{label}_{i}.mp4", np.repeat(picture[None], 4, axis=0), codec="libx264", options={})
             lines.append(f"{label}_{i}.mp4 {label}\n")
-    lists = {"train_list": "".join(lines[::6]), "test_list": "".join(line for i, line in enumerate(lines) if i % 6)}
+    lists = {"train_list": "".join(lines[::2]), "test_list": "".join(lines[1::2])}
     for name, text in lists.items():
         (workspace / f"{name}.txt").write_text(text)
     (workspace / "names.txt").write_text("\n".join(np.roll(words, 1)))
@@ -76,6 +76,12 @@ def test_notebook_02_stops_at_permuted_names_and_goes_on_only_when_told_in_red(w
     fields |= {name: workspace / f"{name}.txt" for name in lists}
     overrides = [word for name, value in fields.items() for word in ("-o", f"data.{name}={value}")]
     assert call(capsys, "prepare", "folder", *overrides)[0] == 0
+
+    status, _, err = call(capsys, "train", "folder", *overrides)  # without notebook 02
+    assert status == 2
+    assert "the class names are permuted" in err
+    assert err.count("look like") == 3
+    assert not (workspace / "checkpoints" / "folder").exists()
 
     status, _, err = call(capsys, "run", "folder", "--only", "02", *overrides)
     assert status == 2
@@ -88,3 +94,16 @@ def test_notebook_02_stops_at_permuted_names_and_goes_on_only_when_told_in_red(w
     assert status == 0
     assert json.loads(record.read_text())["warning"].startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
     assert '<p class="warning">ACCEPTED ALTHOUGH' in Path(workspace / "results" / "folder" / "report.html").read_text()
+    status, out, _ = call(capsys, "train", "folder", *overrides)
+    assert status == 0
+    assert "WARNING: ACCEPTED ALTHOUGH" in out
+
+    (workspace / "names.txt").write_text("\n".join(words))  # mended: what was made from the old one is not used
+    status, _, err = call(capsys, "train", "folder", "--run", "mended", *overrides)
+    assert status == 2
+    assert "names.txt has changed since the manifest was made; make it again with: m2clip prepare folder" in err
+    assert call(capsys, "prepare", "folder", *overrides)[0] == 0
+    status, out, _ = call(capsys, "train", "folder", "--run", "mended", *overrides)
+    assert status == 0
+    assert "comparing the names with frozen CLIP on" in out
+    assert "ACCEPTED" not in out

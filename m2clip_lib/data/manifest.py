@@ -69,7 +69,7 @@ def write_manifest(table: pd.DataFrame, class_names: list[str], folder: Path, ro
 
 def add_to_manifest(folder: Path, about: dict[str, object]) -> None:
     """Write more into the side file: digests of the lists, prompts, vocabulary. Nothing is written where all of it stands there already."""
-    side = json.loads((folder / SIDE_FILE).read_text())
+    side = read_side_file(folder)
     if side | about != side:
         write_json(folder / SIDE_FILE, side | about)
 
@@ -78,17 +78,22 @@ def read_manifest(folder: Path, how_to_make: str) -> Manifest:
     """Raises: UserError naming the command that makes it when there is none."""
     if not (folder / FILE).is_file() or not (folder / SIDE_FILE).is_file():
         raise UserError(f"manifest: none at {folder / FILE}; make it with: {how_to_make}")
-    side = json.loads((folder / SIDE_FILE).read_text())
+    side = read_side_file(folder)
     table = pd.read_parquet(folder / FILE)
     if "decord" not in table:
         raise UserError(f"manifest: {folder / FILE} was made by an older version of the workbook; make it again with: {how_to_make}")
     return Manifest(table, side["class_names"], folder, side["sha256"])
 
 
+def read_side_file(folder: Path) -> dict:
+    """Names, counts, digests of a manifest, and what add_to_manifest wrote."""
+    return json.loads((folder / SIDE_FILE).read_text())
+
+
 def made_from(folder: Path) -> str:
     """What the manifest in this folder was made from; "" when there is none."""
-    side = folder / SIDE_FILE
-    return json.loads(side.read_text())["made_from"] if side.is_file() and (folder / FILE).is_file() else ""
+    there = (folder / SIDE_FILE).is_file() and (folder / FILE).is_file()
+    return read_side_file(folder)["made_from"] if there else ""
 
 
 def listing_sha256(listing: Listing) -> str:

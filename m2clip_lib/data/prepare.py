@@ -12,7 +12,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
 from m2clip_lib.data.layouts import Listing
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
-from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, write_manifest
+from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.synthetic import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.textfiles import file_sha256
@@ -125,10 +125,16 @@ def _check_usable(manifest: Manifest) -> Manifest:
 
 
 def load_manifest(experiment: Experiment) -> Manifest:
-    """Raises: UserError naming the command that makes it when there is none."""
-    if experiment.data.transcode:
-        return read_manifest(experiment.prepared / COPIES, f"m2clip prepare {experiment.name} --transcode")
-    return read_manifest(experiment.prepared, f"m2clip prepare {experiment.name}")
+    """Raises: UserError naming the command that makes it when there is none, or when a list or the names have changed since."""
+    copies = experiment.data.transcode
+    folder = experiment.prepared / COPIES if copies else experiment.prepared
+    command = f"m2clip prepare {experiment.name}" + (" --transcode" if copies else "")
+    manifest = read_manifest(folder, command)
+    known = read_side_file(folder).get("sources", {})
+    for file in source_files(experiment.data):  # one that is gone, or that another setting named, cannot be compared
+        if paths.shown(file) in known and file.is_file() and file_sha256(file) != known[paths.shown(file)]:
+            raise UserError(f"manifest: {paths.shown(file)} has changed since the manifest was made; make it again with: {command}")
+    return manifest
 
 
 def data_fingerprint(experiment: Experiment) -> str:

@@ -18,6 +18,7 @@ from m2clip_lib.digests import code_digest
 from m2clip_lib.engine.build import build_model, open_backbone, set_threads, test_views
 from m2clip_lib.engine.evaluate import predict
 from m2clip_lib.engine.heap import keep_freed_memory
+from m2clip_lib.engine.labelguard import guard_labels
 from m2clip_lib.engine.metrics import TERMS, EpochMetrics, Tally, metrics_table, write_metrics
 from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning
 from m2clip_lib.engine.parameters import lr_factor, parameter_groups
@@ -63,7 +64,8 @@ def train(
         on_epoch: called after each epoch with the table of metrics so far.
         resume: "auto" continues the run of this name, leaves a finished one alone, and refuses a name taken by other settings; "never"
             starts over; "replace" continues an unfinished training of the same settings and code, and starts over otherwise.
-    Raises: UserError for missing videos or weights, a full disk, and when a loss is not finite (it names the term and the videos);
+    Raises: UserError for missing videos or weights, names that do not fit the list, a full disk, and when a loss is not finite (it
+        names the term and the videos);
         Stopped after a first SIGTERM or Ctrl-C, the state saved.
     """
     processes = Processes()
@@ -71,6 +73,9 @@ def train(
     keep_freed_memory()
     if not processes.is_main:
         report, progress, on_epoch = _say_nothing, False, None
+    if processes.is_main:
+        guard_labels(experiment, manifest, processes.device, report)
+    processes.from_main(None)  # the others wait for the verdict
     training = Training(experiment, manifest, run, processes, report)
     with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(experiment.train.batch_size):
         training.begin(resume)
