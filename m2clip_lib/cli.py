@@ -148,7 +148,7 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.engine.find import last_run
     from m2clip_lib.engine.processes import Processes
-    from m2clip_lib.engine.score import score_checkpoint, zero_shot_note
+    from m2clip_lib.engine.score import decoders_note, score_checkpoint, zero_shot_note
     from m2clip_lib.runs import Run, check_run_name
 
     processes = Processes()
@@ -160,6 +160,7 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     if not processes.is_main:
         return
     _say(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    _say(decoders_note(opened))
     if note := zero_shot_note(opened):
         _say(note)
     opened.record(outputs=[])

@@ -196,7 +196,8 @@ def test_prepare_training_and_evaluation_finish_and_count_what_failed(dataset, c
     out = command(capsys, "train", "folder", *at_root)
     assert f"{len(OK)} videos, 2 classes" in out
     assert "  2 videos skipped" in out
-    command(capsys, "eval", "folder", *at_root)
+    assert "videos were read by: " in (out := command(capsys, "eval", "folder", *at_root))
+    assert "; 2 could not be read" in out
     accuracy = pd.read_csv(paths.RESULTS / "folder" / "tables" / "accuracy.csv")
     assert set(accuracy.videos) == {len(OK) - 2}
     assert set(accuracy.failed) == {2}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -163,9 +164,18 @@ def test_a_video_that_broke_since_prepare_is_skipped_and_counted(prepared):
     table = manifest.table.copy()
     table.loc[table.index[table.split == "train"][0], "path"] = str(prepared / "gone.mp4")
     broken = Manifest(table, manifest.class_names, manifest.folder, manifest.sha256)
-    result, _, _ = train_tiny("broken", "data.cache_frames=false", manifest=broken)
-    row = pd.read_csv(result.metrics).iloc[0]
-    assert (row.clips, row.skipped) == (23, 1)
+    experiment, lines = load_experiment("tiny", ["data.cache_frames=false", "train.epochs=2"]), []
+    result = train(experiment, broken, "broken", report=lines.append)
+    metrics = pd.read_csv(result.metrics)
+    assert metrics.clips.tolist() == [23, 23]
+    assert metrics.skipped.tolist() == [1, 1]
+    skipped = pd.read_csv(result.metrics.parent / "tables" / "skipped.csv")
+    assert [Path(path).name for path in skipped.path] == ["gone.mp4"]
+    told = [line for line in lines if line.startswith("skipped: ")]  # once, not every epoch
+    assert told[0] == f"skipped: {skipped.path[0]}: {skipped.reason[0]}"
+    assert len(told) == 2
+    train(experiment, manifest, "broken", report=quiet)  # a run that starts over forgets it
+    assert not (result.metrics.parent / "tables" / "skipped.csv").exists()
 
 
 def test_training_reads_no_test_video(prepared):

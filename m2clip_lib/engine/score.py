@@ -68,6 +68,14 @@ def shared_classes(trained: list[str], listed: list[str]) -> list[str]:
     return [name for name in listed if class_key(name) in keys]
 
 
+def decoders_note(run: Run) -> str:
+    """How many videos of the evaluation were read by which decoder, and how many by none."""
+    about = json.loads((run.predictions / f"{run.experiment.eval.split}.json").read_text())
+    read = ", ".join(f"{name} {count}" for name, count in sorted(about["decoders"].items()))
+    failed = f"; {len(about['failed'])} could not be read (see {run.predictions.name}/{run.experiment.eval.split}.json)"
+    return f"videos were read by: {read}" + (failed if about["failed"] else "")
+
+
 def zero_shot_note(run: Run) -> str:
     """What to say of the saved predictions of a dataset of other classes; "" where they are the checkpoint's own."""
     about = json.loads((run.predictions / f"{run.experiment.eval.split}.json").read_text())

@@ -56,6 +56,7 @@ class TrainingSteps:
                 f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise the least value"
             )
         reader = make_reader(experiment, table, side)
+        self._paths = table.path.tolist()
         self.dataset = TrainClips(table, reader, data.num_frames, data.stride, side, augmentation, settings.seed)
         self.sampler = EpochSampler(
             len(self.dataset), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count
@@ -72,9 +73,10 @@ class TrainingSteps:
         live = live_parameters(model)
         self.names, self.parameters = list(live), list(live.values())
         self.has_gradient = torch.zeros(len(live), dtype=torch.bool, device=self.device)
-        self.finite = FiniteCheck(processes, table.path.tolist())
+        self.finite = FiniteCheck(processes, self._paths)
         self.texts = TrainingTexts(model, self.device, settings.seed)
         self.last_lr = 0.0
+        self.failed: dict[str, str] = {}  # path -> reason, of videos that this process could not read
 
     def epoch(self, epoch: int, start: int, tally: Tally, bar: tqdm | None = None) -> Iterator[int]:
         """Make the updates of an epoch from number `start` on; yields the number of updates done, after each, and adds to `tally`.
@@ -96,6 +98,7 @@ class TrainingSteps:
             tally.clips += clips
             for batch in arrived:
                 tally.add_decoders(batch.decoders)
+                self.failed |= {self._paths[row]: reason for row, reason in batch.failed}
             tally.waited += waited
             tally.seconds += time.perf_counter() - began
             if bar is not None:

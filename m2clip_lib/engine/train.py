@@ -25,6 +25,7 @@ from m2clip_lib.engine.parameters import lr_factor, parameter_groups
 from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import READOUTS, topk_accuracy
 from m2clip_lib.engine.resume import Progress, Resume, check_name, clear, finish, identity, load_state, save_state
+from m2clip_lib.engine.skipped import forget_skipped, note_skipped
 from m2clip_lib.engine.steps import TrainingSteps
 from m2clip_lib.engine.stop import Stopped, StopSignals
 from m2clip_lib.engine.warmstart import warm_start
@@ -123,6 +124,8 @@ class Training:
                 f"effective lr {settings.lr:g} x {settings.accumulate} x {self.processes.count} = {steps.lr:g}"
             )
         if found is None:
+            if self.processes.is_main:
+                forget_skipped(self.metrics_file.parent / "tables")
             if settings.warm_start:
                 warm_start(self.model, paths.resolve(settings.warm_start), self.report)
             return
@@ -152,8 +155,11 @@ class Training:
         if is_best:
             at.best = (row.val_top1_ensemble, at.epoch)
         self._report_epoch(row)
+        failed = self.processes.gather(self.steps.failed)
         if self.processes.is_main:
             self._write(row, is_best)
+            for line in note_skipped(self.metrics_file.parent / "tables", {path: why for of_one in failed for path, why in of_one.items()}):
+                self.report(line)
         self._next_epoch()
 
     def _validate(self, signals: StopSignals) -> dict[str, float]:
