@@ -100,6 +100,12 @@ def test_cache_is_made_once_and_again_when_a_video_or_the_size_changes(tmp_path)
     np.testing.assert_array_equal(changed(0, [2], 32)[0], VideoReader(table, "auto")(0, [2], 32)[0])
 
 
+def test_video_that_keeps_the_decoder_busy_is_one_that_cannot_be_read(table, tmp_path):
+    reader = cached_reader(table, tmp_path, SIDE, "auto", processes=1, limit_s=1e-4)
+    with pytest.raises(VideoError, match=r"took more than 0\.0001 s"):
+        reader(0, [0], SIDE)
+
+
 def test_dataset_too_large_for_the_cache_is_refused_with_its_size(table, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "LIMIT_BYTES", 1000)
     with pytest.raises(UserError, match=r"data\.cache_frames: .* set it to false"):

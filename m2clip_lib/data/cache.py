@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from m2clip_lib.data.children import Failure, call_in_children
 from m2clip_lib.data.probe import VideoError
+from m2clip_lib.data.scan import LIMIT_S
 from m2clip_lib.data.video import fit_short_side, read_frames
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space, write_atomically, write_json
@@ -42,9 +42,13 @@ class CachedReader:
         return frames[np.asarray(indices)], "frame cache"
 
 
-def cached_reader(table: pd.DataFrame, folder: Path, short_side: int, decoder: str, processes: int) -> CachedReader:
+def cached_reader(
+    table: pd.DataFrame, folder: Path, short_side: int, decoder: str, processes: int, limit_s: float = LIMIT_S
+) -> CachedReader:
     """Open the cache of these rows, making it first where there is none.
 
+    Args:
+        limit_s: seconds for one file; one that takes longer, or crashes the decoder, is a video that cannot be read.
     Raises: UserError when the frames would take more than LIMIT_BYTES.
     """
     shapes = [
@@ -64,30 +68,37 @@ def cached_reader(table: pd.DataFrame, folder: Path, short_side: int, decoder: s
     side_file = file.with_suffix(".json")
     if not (file.is_file() and side_file.is_file()):
         check_space(folder, total, "data.cache_frames")
-        errors = _fill(file, table.path.tolist(), shapes, decoder, processes)
+        jobs = list(zip(table.path, shapes, [decoder] * len(table), map(bool, table.decord), map(int, table.num_frames), strict=True))
+        errors = _fill(file, jobs, processes, limit_s)
         write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
     errors = json.loads(side_file.read_text())["errors"]
     return CachedReader(file, shapes, [errors.get(str(row), "") for row in range(len(shapes))], short_side)
 
 
-def _fill(file: Path, paths: list[str], shapes: list[tuple[int, int, int]], decoder: str, processes: int) -> dict[str, str]:
+def _fill(file: Path, jobs: list[tuple], processes: int, limit_s: float) -> dict[str, str]:
+    """Returns: row -> reason, of the videos whose frames stay black because they cannot be read."""
     errors: dict[str, str] = {}
+    sizes = [t * h * w * 3 for _, (t, h, w), *_ in jobs]
+    starts = np.cumsum([0, *sizes]).tolist()
 
     def write(target: Path) -> None:
-        with target.open("wb") as out, ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = zip(paths, shapes, [decoder] * len(paths), strict=True)
-            for row, (frames, error) in enumerate(pool.map(_decode_all, jobs, chunksize=16)):
-                if error:
-                    errors[str(row)] = error
-                out.write(frames.tobytes())
+        with target.open("wb") as out:
+            out.truncate(starts[-1])
+            for row, result in call_in_children(_decode_all, jobs, processes, limit_s):
+                if isinstance(result, np.ndarray):
+                    out.seek(starts[row])
+                    out.write(result.tobytes())
+                else:
+                    errors[str(row)] = result.reason if isinstance(result, Failure) else result
 
     write_atomically(file, write)
-    return errors
+    return dict(sorted(errors.items(), key=lambda item: int(item[0])))
 
 
-def _decode_all(job: tuple[str, tuple[int, int, int], str]) -> tuple[np.ndarray, str]:
-    path, (t, h, w), decoder = job
+def _decode_all(job: tuple[str, tuple[int, int, int], str, bool, int]) -> np.ndarray | str:
+    """All frames of a video, or why not."""
+    path, (t, h, w), decoder, decord, num_frames = job
     try:
-        return read_frames(path, range(t), (w, h), decoder)[0], ""
+        return read_frames(path, range(t), (w, h), decoder, decord, num_frames)[0]
     except VideoError as error:
-        return np.zeros((t, h, w, 3), np.uint8), str(error)
+        return str(error)

@@ -33,8 +33,10 @@ from m2clip_lib.files import check_space, show_bytes, write_atomically
 SHORT_SIDE, KEYFRAME_EVERY = 256, 12  # pixels, frames
 # A keyframe exactly every 12 frames, and B-frames that nothing is predicted from: a reader may skip them.
 ENCODER = {"preset": "veryfast", "crf": "20", "g": str(KEYFRAME_EVERY), "bf": "2", "b-pyramid": "none", "sc_threshold": "0", "threads": "1"}
+COLOURS = {"dst_colorspace": "ITU601", "dst_color_range": "MPEG"}  # what every reader takes for a file that does not say
 JOURNAL_FILE = "transcode.jsonl"
-SAMPLE = 8  # videos that are done first, to say what the rest will take
+SAMPLE = 8  # videos, at most half of them, that are done first, to say what the rest will take
+LONGEST_NAME = 200  # bytes; most file systems take 255, and a temporary file's name is longer
 CLIP = (8, 16)  # frames and stride of the clips that the gain is measured with
 
 
@@ -58,7 +60,7 @@ def transcode(
             continue
         target = copy_path(row.path, root, folder)
         try:
-            mark = f"{fingerprint(row.path)} {ENCODER}"
+            mark = f"{fingerprint(row.path)} {ENCODER} {COLOURS}"
         except OSError as error:  # gone since it was scanned
             rows[row.path] = bad_row(f"transcode: {error.strerror}")
             continue
@@ -83,14 +85,15 @@ def transcode(
 
     with journal:
         todo = list(jobs.values())
-        first = todo[:: max(1, len(todo) // SAMPLE)][:SAMPLE]
+        sample = min(SAMPLE, max(1, len(todo) // 2))
+        first = todo[:: max(1, len(todo) // sample)][:sample]
         rest = [job for job in todo if job not in first]
         check_space(folder, sum(Path(job[0]).stat().st_size for job in first), "transcode")  # copies are smaller than what cameras write
         work(first, "transcoding a sample")
         if rest:
             trusted = dict(zip(manifest.table.path, manifest.table.decord, strict=True))
-            sample = [rows[job[0]] | {"source": job[0], "target": job[1], "source_decord": trusted[job[0]]} for job in first]
-            _say_costs(sample, len(rest), folder, processes, report)
+            done = [rows[job[0]] | {"source": job[0], "target": job[1], "source_decord": trusted[job[0]]} for job in first]
+            _say_costs(done, len(rest), folder, processes, report)
             work(rest, "transcoding")
     table = manifest.table.copy()
     table["path"] = [str(copy_path(path, root, folder)) for path in table.path]
@@ -102,9 +105,13 @@ def transcode(
 def copy_path(path: str, root: Path, folder: Path) -> Path:
     """Where the copy of a video lies: the same place below folder/videos, ".mp4" added (a.avi and a.mp4 stay two)."""
     source = Path(path)
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+    name = f"{source.name}.mp4"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{source.name[:40]}-{digest}.mp4"  # 40 characters are 160 bytes at most
     if source.is_relative_to(root) and ".." not in source.parts:
-        return folder / "videos" / f"{source.relative_to(root)}.mp4"
-    return folder / "videos" / "elsewhere" / hashlib.sha256(os.fsencode(source)).hexdigest()[:16] / f"{source.name}.mp4"
+        return folder / "videos" / source.relative_to(root).parent / name
+    return folder / "videos" / "elsewhere" / digest / name
 
 
 def transcode_file(source: Path, target: Path) -> int:
@@ -151,9 +158,9 @@ def _copy_frames(origin: av.container.InputContainer, copy: av.container.OutputC
         size = (out.height, out.width) if turns % 2 else (out.width, out.height)
         if turns:
             upright = np.rot90(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray(), turns)
-            small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p")
+            small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p", **COLOURS)
         else:
-            small = frame.reformat(*size, "yuv420p", interpolation="BICUBIC")
+            small = frame.reformat(*size, "yuv420p", interpolation="BICUBIC", **COLOURS)
         wanted = frame.pts if frame.pts is not None else round((count - 1) / rate / time_base)
         last = max(wanted, last + 1)  # two frames never share a time: a frame is found by it
         small.pts, small.time_base, small.pict_type = last, time_base, 0

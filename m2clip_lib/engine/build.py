@@ -76,7 +76,8 @@ def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, ex
     exact: decode with PyAV, whose pixels the golden values are held by.
     """
     if experiment.data.cache_frames:
-        return cached_reader(table, experiment.prepared / "cache", image_size, experiment.data.decoder, os.cpu_count() or 1)
+        data = experiment.data
+        return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, os.cpu_count() or 1, data.file_timeout_s)
     return VideoReader(table, "pyav" if exact else experiment.data.decoder)
 
 
