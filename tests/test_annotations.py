@@ -42,6 +42,35 @@ def test_kinetics_table_finds_files_flat_or_in_class_folders_with_or_without_tim
     ]
 
 
+def test_kinetics_files_are_found_by_any_extension_in_split_folders_and_without_brackets(tmp_path):
+    """As downloaders write them; the published names leave the round brackets out."""
+    (tmp_path / "train.csv").write_text(HEADER + "hurling (sport),id1,0,10,train\nski,id2,0,10,train\nski,id3,0,10,train\n")
+    (tmp_path / "val.csv").write_text(HEADER + "ski,id4,0,10,validate\nski,id5,0,10,validate\n")
+    root = tmp_path / "videos"
+    touch(root, "train/hurling sport/id1_000000_000010.mkv", "train/id2.webm", "id3.MP4")
+    touch(root, "validate/ski/id4.mp4", "val/other/id5.mp4", "val/ski/id5.mp4")
+    listing = list_kinetics(root, {"train": tmp_path / "train.csv", "val": tmp_path / "val.csv"})
+    assert [path for path, *_ in short(listing, root)] == [
+        "train/hurling sport/id1_000000_000010.mkv",
+        "train/id2.webm",
+        "id3.MP4",
+        "validate/ski/id4.mp4",
+        "val/ski/id5.mp4",  # of two of one name the one in the folder of its class
+    ]
+
+
+def test_one_kinetics_table_of_all_splits_gives_each_its_own_rows(tmp_path):
+    table = tmp_path / "all.csv"
+    table.write_text(HEADER + "ski,a,0,10,train\nski,b,0,10,validate\nski,c,0,10,test\n")
+    rows = list_kinetics(tmp_path, dict.fromkeys(("train", "val", "test"), table)).rows
+    assert [(path.stem[0], split) for path, _, split in rows] == [("a", "train"), ("b", "val"), ("c", "test")]
+    table.write_text(HEADER + "ski,b,0,10,validate\nski,c,0,10,test\n")
+    with pytest.raises(UserError, match="given for 'train', but its column 'split' says 'test', 'val'"):
+        list_kinetics(tmp_path, {"train": table})
+    table.write_text(HEADER + "ski,b,0,10,validate\n")  # evaluating on the validation table is what most do
+    assert list_kinetics(tmp_path, {"test": table}).rows[0][2] == "test"
+
+
 def test_missing_kinetics_table_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no such file: .*gone\.csv"):
         list_kinetics(tmp_path, {"train": tmp_path / "gone.csv"})

@@ -148,3 +148,22 @@ def test_the_word_is_found_in_every_spelling(name):
 def test_words_that_only_contain_left_or_right_are_no_reason():
     check_mirror(["sitting upright", "cleft lip", "brightening", "wright at work"], True)
     check_mirror(kinetics400_names(), True)
+
+
+def test_a_video_with_two_labels_is_refused_with_counts_and_three_examples():
+    rows = [(Path(f"/v/{i}.mp4"), label, "train") for i in range(5) for label in (0, 1)]
+    with pytest.raises(UserError, match=r"5 of 6 videos have two labels: 0.mp4 is 'a' and 'b'; .*2.mp4 is 'a' and 'b'; keep one line"):
+        check_leaks(Listing([*rows, (Path("/v/9.mp4"), 0, "val")], ["a", "b"]))
+
+
+def test_lines_that_say_the_same_again_are_counted():
+    rows = [(Path("/v/1.mp4"), 0, "train"), (Path("/v/./1.mp4"), 0, "train"), (Path("/v/2.mp4"), 1, "train")]
+    assert check_leaks(Listing(rows, ["a", "b"])) == 1
+
+
+def test_examples_of_a_disagreement_are_of_different_classes_as_far_as_there_are_any():
+    names = ["a", "b", "c"]
+    rows = [(Path(f"/v/{name}/{i}.mp4"), (label + 1) % 3, "train") for label, name in enumerate(names) for i in range(4)]
+    with pytest.raises(UserError) as error:
+        check_labels_in_paths(Listing(rows, names))
+    assert all(f"{name}/0.mp4 says {name!r}" in str(error.value) for name in names)

@@ -36,6 +36,24 @@ def test_split_folders_give_the_split(tmp_path):
     ]
 
 
+def test_folders_without_videos_beside_the_splits_are_nothing(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "annotations/list.csv", "train/a/._1.mp4", ".cache/x.mp4")
+    listing = list_folder(tmp_path)
+    assert listing.class_names == ["a", "b"]
+    assert [path for path, *_ in short(listing, tmp_path)] == ["test/a/2.mp4", "train/a/1.mp4", "train/b/1.mp4"]
+
+
+def test_classes_beside_splits_are_refused_by_name(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "extra/3.mp4")
+    with pytest.raises(UserError, match=r"holds folders of splits \(test, train\) and beside them 'extra' with videos"):
+        list_folder(tmp_path)
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    touch(tmp_path, "test/1.mp4", "match/1.mp4")
+    assert list_folder(tmp_path).class_names == ["match", "test"]
+
+
 def test_class_that_is_missing_from_one_split_keeps_its_label_in_the_others(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "train/c/1.mp4", "test/c/2.mp4")
     assert short(list_folder(tmp_path), tmp_path)[-1] == ("train/c/1.mp4", 2, "train")

@@ -1,41 +1,76 @@
 """The official annotation files of known datasets -> rows of (path, label, split), before any file is opened."""
 
 import csv
+import os
 import re
 from pathlib import Path
 
 from m2clip_lib.data.labels import class_key, name_from_folder
-from m2clip_lib.data.layouts import Listing, list_files
+from m2clip_lib.data.layouts import SPLIT_FOLDERS, Listing, list_files
 from m2clip_lib.data.names import read_names
+from m2clip_lib.data.probe import EXTENSIONS
 from m2clip_lib.data.textfiles import is_number, read_json, read_lines, read_text
 from m2clip_lib.errors import UserError
 
+KINETICS_SPLITS = {"validate": "val", "validation": "val"}
 HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this split
 
 
-def read_kinetics_table(file: Path) -> list[tuple[str, str, str]]:
-    """Rows of a Kinetics CSV: (class name, YouTube id, "<start:06d>_<end:06d>")."""
+def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
+    """Rows of a Kinetics CSV: (class name, YouTube id, "<start:06d>_<end:06d>", what its column `split` says, "" without one)."""
     entries = []
     for number, row in enumerate(csv.DictReader(read_text(file).split("\n")), start=2):
         try:
             times = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-            entries.append((row["label"].strip(), row["youtube_id"].strip(), times))
+            split = (row.get("split") or "").strip().lower()
+            entries.append((row["label"].strip(), row["youtube_id"].strip(), times, KINETICS_SPLITS.get(split, split)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{file}:{number}: expected columns label, youtube_id, time_start, time_end; found {row}") from error
     return entries
 
 
 def list_kinetics(root: Path, tables: dict[str, Path]) -> Listing:
-    """Kinetics CSV (label, youtube_id, time_start, time_end): files lie flat or in class folders, with or without the times."""
-    entries = [(*entry, split) for split, file in tables.items() for entry in read_kinetics_table(file)]
+    """Kinetics CSV (label, youtube_id, time_start, time_end): files of any kind, with or without the times in their names, anywhere
+    below root. Of a table that holds several splits only the rows of its own are taken.
+    """
+    entries = [(*entry, split) for split, file in tables.items() for entry in _of_split(file, split)]
     class_names = sorted({label for label, *_ in entries})
     labels = {name: label for label, name in enumerate(class_names)}
+    there = _videos_by_stem(root)
     rows = []
     for name, video, times, split in entries:
-        files = (f"{video}_{times}.mp4", f"{video}.mp4")
-        places = [root / folder / file for folder in (name, name.replace(" ", "_"), "") for file in files]
-        rows.append((_first_there(places), labels[name], split))
+        found = there.get(f"{video}_{times}") or there.get(video) or [root / name / f"{video}_{times}.mp4"]
+        rows.append((min(found, key=lambda path: _misfit(path, name, split)), labels[name], split))
     return Listing(rows, class_names)
+
+
+def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
+    entries = read_kinetics_table(file)
+    said = {entry[3] for entry in entries}
+    mine = [entry[:3] for entry in entries if len(said) == 1 or entry[3] == split]
+    if entries and not mine:
+        raise UserError(
+            f"{file}: given for {split!r}, but its column 'split' says {', '.join(map(repr, sorted(said)))}; give a table of it"
+        )
+    return mine
+
+
+def _videos_by_stem(root: Path) -> dict[str, list[Path]]:
+    """One walk over the folder: asking for every spelling of 300,000 paths takes longer."""
+    found: dict[str, list[Path]] = {}
+    for folder, _, files in os.walk(root, followlinks=True):
+        for name in sorted(files):
+            path = Path(folder, name)
+            if path.suffix.lower() in EXTENSIONS:
+                found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _misfit(path: Path, name: str, split: str) -> tuple[bool, bool, Path]:
+    """Of several files of one name the one in the folder of its class and split is meant."""
+    folders = {class_key(folder) for folder in path.parent.parts[-3:]}
+    splits = {SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS}
+    return class_key(name) not in folders, bool(splits) and split not in splits, path
 
 
 def list_ssv2(root: Path, tables: dict[str, Path], labels_file: Path) -> Listing:
@@ -51,7 +86,7 @@ def list_ssv2(root: Path, tables: dict[str, Path], labels_file: Path) -> Listing
         for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
             if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
                 raise UserError(f"{file}: entry {number}: expected a list of objects with 'id' and 'template'")
-            template = entry["template"].replace("[", "").replace("]", "")
+            template = str(entry["template"]).replace("[", "").replace("]", "")
             if template not in labels:
                 raise UserError(f"{file}: video {entry['id']}: template {template!r} is not in {labels_file}")
             rows.append((root / f"{entry['id']}.webm", labels[template], split))

@@ -40,10 +40,10 @@ def read_kinetics_names(file: Path) -> KineticsNames:
     """The class names that a Kinetics CSV gives to its videos."""
     entries = read_kinetics_table(file)
     said: dict[str, set[str]] = {}
-    for name, video, _ in entries:
+    for name, video, *_ in entries:
         said.setdefault(video, set()).add(name)
     return KineticsNames(
-        {(video, times): name for name, video, times in entries},
+        {(video, times): name for name, video, times, _ in entries},
         {video: next(iter(names)) for video, names in said.items() if len(names) == 1},
     )
 
@@ -68,15 +68,23 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
         checked += bool(said)
         if said and label not in said:
             carried, given = listing.class_names[said[0]], listing.class_names[label]
-            wrong.append(f"{path.parent.name}/{path.name} says {carried!r}, its label {given!r}")
+            wrong.append(((carried, given), f"{path.parent.name}/{path.name} says {carried!r}, its label {given!r}"))
     if table is not None and listing.rows and not in_table:
         raise UserError("data.check_csv: not one video of the list is in that table; give the table of the same dataset")
     if wrong:
+        examples = "; ".join(_of_different_classes(wrong))
         raise UserError(
             f"labels: {len(wrong)} of {checked} videos whose path carries a class ({len(listing.rows)} listed) have the label of another: "
-            f"{'; '.join(wrong[:3])}; the list and the class names do not belong together: check names file and label order"
+            f"{examples}; the list and the class names do not belong together: check names file and label order"
         )
     return checked
+
+
+def _of_different_classes(wrong: list[tuple[tuple[str, str], str]], examples: int = 3) -> list[str]:
+    """Examples of different confusions as far as there are any: three videos of one class say less."""
+    firsts = dict(reversed(wrong))  # (class of the path, class of the label) -> its first video
+    others = [text for _, text in wrong if text not in firsts.values()]
+    return [*reversed(firsts.values()), *others][:examples]
 
 
 def _shared_folders(listing: Listing) -> set[Path]:
@@ -100,13 +108,24 @@ def _said_by_path(path: Path, labels: dict[str, int], shared: set[Path]) -> list
     return said
 
 
-def check_leaks(listing: Listing) -> None:
-    """A video belongs to one split. Raises: UserError with counts and three examples when a path stands in two."""
+def check_leaks(listing: Listing) -> int:
+    """A video belongs to one class and one split.
+
+    Returns: rows that say again what another row has said.
+    Raises: UserError with counts and three examples when a path stands in two splits, or has two labels.
+    """
     splits: dict[str, list[str]] = {}
-    for path, _, split in listing.rows:
-        found = splits.setdefault(os.path.normpath(path), [])
-        if split not in found:
-            found.append(split)
+    labels: dict[str, list[int]] = {}
+    for path, label, split in listing.rows:
+        for found, said in ((splits, split), (labels, label)):
+            of_path = found.setdefault(os.path.normpath(path), [])
+            if said not in of_path:
+                of_path.append(said)
+    torn = [(path, found) for path, found in labels.items() if len(found) > 1]
+    if torn:
+        names = listing.class_names
+        examples = "; ".join(f"{Path(path).name} is {' and '.join(repr(names[label]) for label in found)}" for path, found in torn[:3])
+        raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {examples}; keep one line for each")
     leaks = [(path, found) for path, found in splits.items() if len(found) > 1]
     if leaks:
         examples = "; ".join(f"{Path(path).name} in {' and '.join(found)}" for path, found in leaks[:3])
@@ -114,6 +133,7 @@ def check_leaks(listing: Listing) -> None:
             f"lists: {len(leaks)} of {len(splits)} videos stand in two splits: {examples}; "
             "a model must not be tested on what it was trained on: take them out of one list"
         )
+    return len(listing.rows) - len(splits)
 
 
 def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -36,13 +37,20 @@ def list_folder(root: Path) -> Listing:
     """
     if not root.is_dir():
         raise UserError(f"videos: no such folder: {root}; give the folder that holds one folder per class")
-    children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    has_splits = bool(children) and all(p.name.lower() in SPLIT_FOLDERS for p in children)
+    children = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".") and any(_videos(p))]
+    named = [p for p in children if p.name.lower() in SPLIT_FOLDERS]
+    has_splits = bool(named) and len(named) == len(children)
+    if not has_splits and any(any(_videos(folder)) for p in named for folder in p.iterdir() if folder.is_dir()):
+        others = ", ".join(repr(p.name) for p in children if p not in named)
+        raise UserError(
+            f"videos: {root} holds folders of splits ({', '.join(p.name for p in named)}) and beside them {others} with videos: "
+            "it is not clear which are classes; keep splits alone there, or classes alone"
+        )
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for child in children:
         split = SPLIT_FOLDERS[child.name.lower()] if has_splits else ""
         for folder in sorted(p for p in child.iterdir() if p.is_dir()) if has_splits else [child]:
-            groups[folder.name, split] += sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            groups[folder.name, split] += sorted(_videos(folder))
     folders = sorted({folder for (folder, _), files in groups.items() if files})
     if not folders:
         raise UserError(f"videos: no class folder with videos ({', '.join(sorted(EXTENSIONS))}) in {root}; expected {root}/<class>/<video>")
@@ -59,6 +67,11 @@ def list_folder(root: Path) -> Listing:
         named = [(file, split) for file in files] if split else _split_by_hash(files, root)
         rows += [(file, folders.index(folder), part) for file, part in named]
     return Listing(rows, class_names)
+
+
+def _videos(folder: Path) -> Iterator[Path]:
+    """The videos below a folder; without what begins with a dot, such as the twin that macOS writes beside a file."""
+    return (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
 
 
 def _split_by_hash(files: list[Path], root: Path) -> list[tuple[Path, str]]:

@@ -102,9 +102,17 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
     """
     table = experiment.data.check_csv
     checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
-    check_leaks(listing)
+    repeated = check_leaks(listing)
     check_mirror(listing.class_names, experiment.data.mirror)
-    report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
+    if checked:
+        report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
+    else:
+        report(
+            f"labels: NOT CHECKED: none of {len(listing.rows)} videos carries its class in its path; give a table of the dataset "
+            "(data.check_csv), or look at notebook 02; training asks frozen CLIP before it starts"
+        )
+    if repeated:
+        report(f"lists: {repeated} lines name a video again; it counts as often as it is listed")
     splits = {split for _, _, split in listing.rows}
     empty = sorted(set(range(len(listing.class_names))) - {label for _, label, split in listing.rows if split == "train"})
     if "train" in splits and empty:
