@@ -52,14 +52,14 @@ def _cut(share: float, suffix: str, **settings: object) -> Callable[[Path], None
     return make
 
 
-def _turned(matrix: tuple[int, int, int, int], quarter_turns: int) -> Callable[[Path], None]:
+def _turned(matrix: tuple[int, int, int, int], quarter_turns: int, mirrored: bool = False) -> Callable[[Path], None]:
     """An MP4 as phones write it: the sensor's picture, and in tkhd the matrix (a, b, c, d) that shows it upright.
 
-    quarter_turns: of the stored picture against the upright one, counter-clockwise.
+    quarter_turns: of the stored picture against the upright one, counter-clockwise; mirrored: left to right after that.
     """
 
     def make(path: Path) -> None:
-        encode(path, [np.rot90(p, quarter_turns) for p in pictures()])
+        encode(path, [np.rot90(p, quarter_turns)[:, :: -1 if mirrored else 1] for p in pictures()])
         data = bytearray(path.read_bytes())
         place = data.index(b"tkhd") + 44  # version 0: flags, two times, id, duration, layer, volume before it
         assert struct.unpack_from(">9i", data, place) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
@@ -218,6 +218,9 @@ CORPUS: dict[str, tuple[Callable[[Path], object], list[int]]] = {
     "turned by 90.mp4": (_turned((0, 1, -1, 0), 1), ALL),
     "turned by 180.mp4": (_turned((-1, 0, 0, -1), 2), ALL),
     "turned by 270.mp4": (_turned((0, -1, 1, 0), 3), ALL),
+    "mirrored.mp4": (_turned((-1, 0, 0, 1), 0, mirrored=True), ALL),
+    "mirrored and upside down.mp4": (_turned((1, 0, 0, -1), 2, mirrored=True), ALL),
+    "rows and columns exchanged.mp4": (_turned((0, 1, 1, 0), 3, mirrored=True), ALL),
     "turned by 90 (FFmpeg).mp4": (_video(lambda: [np.rot90(p, 1) for p in pictures()], rotation=-90), ALL),
     "turned by 90.mkv": (_video(lambda: [np.rot90(p, 1) for p in pictures()], rotation=-90), ALL),
     "uneven frame rate.mp4": (_video(times=UNEVEN), ALL),

@@ -61,6 +61,15 @@ def test_own_folder_is_measured_with_every_decoder_and_odd_files_are_counted(vid
     assert "clips_per_s_and_core" in capsys.readouterr().out
 
 
+def test_folder_that_decord_reads_wrongly_is_measured_with_pyav_alone(tmp_path, capsys):
+    for number in range(2):
+        write_video(tmp_path / f"{number}.avi", draw_video(0, np.random.default_rng(number), 12, 64), codec="mpeg4", options={})
+    with pytest.raises(SystemExit, match="0"):
+        main(["bench", "data", "--videos", str(tmp_path), "--json", str(tmp_path / "bench.json")])
+    (row,) = json.loads((tmp_path / "bench.json").read_text())["data"][f"decoders on {tmp_path}"]
+    assert (row["what"], row["files"], row["files_for_pyav_only"]) == ("pyav", 2, 2)
+
+
 @pytest.mark.parametrize("arguments", [["bench", "speed"], ["bench", "data", "--videos", "/no/such/folder"]])
 def test_nothing_to_measure_is_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -8,6 +8,7 @@ from hashlib import sha256
 import pytest
 
 from m2clip_lib.config import load_experiment
+from m2clip_lib.data import prepare as module
 from m2clip_lib.data.manifest import read_manifest
 from m2clip_lib.data.prepare import data_fingerprint, load_manifest, prepare_data, videos_root
 from m2clip_lib.data.synthetic import CLASS_NAMES
@@ -79,6 +80,24 @@ def test_unchanged_folder_is_left_alone_and_a_new_video_is_found(own_folder):
     assert any("opening 13 videos" in line for line in lines)
     assert len(second.table) == 13
     assert second.sha256 != first.sha256
+
+
+def test_file_that_took_too_long_is_tried_again_by_the_next_prepare(own_folder, monkeypatch):
+    _, at_root = own_folder
+    whole = module.scan
+
+    def slow(*arguments):
+        table = whole(*arguments)
+        table.loc[0, "status"] = "took more than 60 s"
+        return table
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "scan", slow)
+        prepare("folder", at_root)
+    manifest, lines = prepare("folder", at_root)
+    assert not any("up to date" in line for line in lines)
+    assert (manifest.table.status == "ok").all()
+    assert "up to date" in prepare("folder", at_root)[1][-1]
 
 
 def test_fingerprint_of_synthetic_videos_changes_with_the_recipe(workspace):

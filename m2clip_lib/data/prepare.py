@@ -22,6 +22,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space
 
 COPIES = "transcoded"  # folder of the fast copies and their manifest, beside the manifest of the originals
+PASSING = ("took more than", "the decoder crashed")  # reasons that may be the machine's: such files are tried again
 BYTES_A_ROW = 1500  # journal, manifest and table of unreadable files, generously
 
 
@@ -48,10 +49,10 @@ def _originals(experiment: Experiment, report: Callable[[str], None]) -> Manifes
     report(f"texts: {experiment_texts(experiment.data, listing.class_names).summary()}")
     about = _about(experiment, listing.class_names)
     digest = listing_sha256(listing)
-    if made_from(experiment.prepared) == digest:
+    if made_from(experiment.prepared) == digest and not _to_try_again(known := read_manifest(experiment.prepared, "")):
         add_to_manifest(experiment.prepared, about)
         report(f"manifest: {paths.shown(experiment.prepared)} is up to date ({len(listing.rows)} videos)")
-        return _check_usable(read_manifest(experiment.prepared, ""))
+        return _check_usable(known)
     report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
     check_space(experiment.prepared, BYTES_A_ROW * len(listing.rows), "manifest")
     table = scan(listing, processes, experiment.prepared, limit_s, report)
@@ -64,7 +65,8 @@ def _copies(experiment: Experiment, originals: Manifest, report: Callable[[str],
     digest = f"{originals.sha256} {made_from(experiment.prepared)}"  # what was found in the files, and their sizes and times
     if made_from(folder) == digest:
         copies = read_manifest(folder, "")
-        if all(Path(path).is_file() for path in copies.table.path[copies.table.status == "ok"]):
+        there = all(Path(path).is_file() for path in copies.table.path[copies.table.status == "ok"])
+        if there and not _to_try_again(copies):
             add_to_manifest(folder, about)
             report(f"transcode: {paths.shown(folder)} is up to date ({len(originals.table)} videos)")
             return _check_usable(copies)
@@ -120,6 +122,10 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
         report(f"labels: {len(empty)} of {len(listing.class_names)} classes have no training video: {named}")
     if "train" in splits and "val" not in splits:
         report("splits: no validation videos; the last epoch will count as the best")
+
+
+def _to_try_again(manifest: Manifest) -> bool:
+    return bool(manifest.table.status.str.removeprefix("transcode: ").str.startswith(PASSING).any())
 
 
 def _check_usable(manifest: Manifest) -> Manifest:

@@ -1,13 +1,16 @@
 """What is in a video file: looks, decodes as little as it can, changes nothing. Imports no torch: a scan's children start fast."""
 
+import math
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from m2clip_lib.data.packets import ONE_FRAME_A_PACKET, Timeline, VideoError, lost_its_end, open_video, packets, read_timeline, video_stream
 
@@ -66,8 +69,8 @@ def probe(path: str | Path) -> VideoInfo:
             honest = honest and (not timeline.timed or first.pts == timeline.stamps[0])
             count = timeline.count if honest and codec in ONE_FRAME_A_PACKET else 1 + sum(1 for _ in frames)
             fps, duration = _times(stream, count, timeline.stamps)
-            width, height = (first.height, first.width) if quarter_turns(first) % 2 else (first.width, first.height)
-            plain = first.format.name in PLAIN_PIXELS and not quarter_turns(first)
+            width, height = (first.height, first.width) if orientation(first).sideways else (first.width, first.height)
+            plain = first.format.name in PLAIN_PIXELS and orientation(first) == AS_STORED
             found = timeline.timed and timeline.closed and honest and alone and count == timeline.count
             decord = codec in EXACT_IN_DECORD and plain and found
             return VideoInfo(count, fps, duration, width, height, codec, decord)
@@ -121,9 +124,35 @@ def frames_from(container: InputContainer, stream: VideoStream, stamp: int, want
             yield frame
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """How often a frame is to be turned by 90 degrees counter-clockwise to be upright, 0 to 3."""
-    return round(frame.rotation / 90) % 4
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture becomes the one that is shown: mirrored left to right, then turned counter-clockwise by quarters."""
+
+    mirrored: bool = False
+    turns: int = 0
+
+    @property
+    def sideways(self) -> bool:
+        """Whether width and height change places."""
+        return self.turns % 2 == 1
+
+    def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(h, w, 3) as stored -> as shown."""
+        return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.turns)
+
+
+AS_STORED = Orientation()
+
+
+def orientation(frame: VideoFrame) -> Orientation:
+    """From the display matrix that a phone writes: x' = a x + c y, y' = b x + d y, y downwards (ISO 14496-12, 6.2.2)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return AS_STORED
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)
+    mirrored = a * d - b * c < 0
+    clockwise = math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a))
+    return Orientation(mirrored, round(-clockwise / 90) % 4)
 
 
 def reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from m2clip_lib.data.packets import VideoError, open_video, read_timeline, video_stream
-from m2clip_lib.data.probe import decodable_frames, frames_from, quarter_turns, reason
+from m2clip_lib.data.probe import decodable_frames, frames_from, orientation, reason
 
 
 class _CannotSeekError(Exception):
@@ -93,9 +93,8 @@ class Pictures:
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """One picture."""
-        turns = quarter_turns(frame)
+        shown = orientation(frame)
         if self.size is None:  # of the first one for all: recorded calls change it midway
-            self.size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-        width, height = reversed(self.size) if turns % 2 else self.size
-        pixels = self.scale(frame, width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
-        return np.rot90(pixels, turns) if turns else pixels
+            self.size = (frame.height, frame.width) if shown.sideways else (frame.width, frame.height)
+        width, height = reversed(self.size) if shown.sideways else self.size
+        return shown.upright(self.scale(frame, width, height, "rgb24", interpolation="BICUBIC").to_ndarray())

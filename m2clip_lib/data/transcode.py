@@ -22,7 +22,7 @@ from m2clip_lib.data.children import Failure, call_in_children
 from m2clip_lib.data.journal import Journal, fingerprint
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.packets import VideoError, open_video, video_stream
-from m2clip_lib.data.probe import decodable_frames, probe, quarter_turns, reason
+from m2clip_lib.data.probe import AS_STORED, decodable_frames, orientation, probe, reason
 from m2clip_lib.data.progress import with_progress
 from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.scan import EMPTY, bad_row
@@ -148,16 +148,16 @@ def _copy_frames(origin: av.container.InputContainer, copy: av.container.OutputC
     time_base = stream.time_base or 1 / rate  # not the new stream's: the first packet that is written changes that one
     out, count, last = None, 0, -1
     for count, frame in enumerate(decodable_frames(origin, stream), start=1):
-        turns = quarter_turns(frame)
-        width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        shown = orientation(frame)
+        width, height = (frame.height, frame.width) if shown.sideways else (frame.width, frame.height)
         if out is None:
             out = copy.add_stream("libx264", rate=rate.limit_denominator(100_000))
             out.options, out.pix_fmt = ENCODER, "yuv420p"
             out.width, out.height = _even(*fit_short_side(width, height, min(SHORT_SIDE, width, height)))
             out.time_base = out.codec_context.time_base = time_base
-        size = (out.height, out.width) if turns % 2 else (out.width, out.height)
-        if turns:
-            upright = np.rot90(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray(), turns)
+        size = (out.height, out.width) if shown.sideways else (out.width, out.height)
+        if shown != AS_STORED:
+            upright = shown.upright(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray())
             small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p", **COLOURS)
         else:
             small = frame.reformat(*size, "yuv420p", interpolation="BICUBIC", **COLOURS)

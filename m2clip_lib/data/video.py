@@ -84,8 +84,9 @@ def _read_decord(path: str | Path, indices: Sequence[int], size: tuple[int, int]
 
     width, height = size or (-1, -1)
     try:
-        # A reader is made per item and short-lived: kept ones leak memory and do not survive a fork.
-        reader = decord.VideoReader(str(path), width=width, height=height, num_threads=1)
+        # A reader is made per item and short-lived: kept ones leak memory and do not survive a fork. The whole path, since what stands
+        # before a colon would be taken for a protocol.
+        reader = decord.VideoReader(str(Path(path).absolute()), width=width, height=height, num_threads=1)
         if indices[-1] >= len(reader):
             raise VideoError(f"decord: has {len(reader)} frames, frame {indices[-1]} was asked for")
         return reader.get_batch(list(indices)).asnumpy()
