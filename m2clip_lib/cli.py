@@ -264,7 +264,7 @@ def plan(
     experiment: ExperimentName = "",
     gpus: Annotated[str, typer.Option("--gpus", metavar="N,N", help="Numbers of devices like this one.")] = "1,8",
     clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Measured here; none: from the run's metrics.csv.")] = 0.0,
-    videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; none: as in the manifest.")] = 0,
+    videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; none: as in the manifest, or in the official list.")] = 0,
     override: Overrides = None,
 ) -> None:
     """Hours, memory and loader rate of a training, on paper; each figure says whether it is measured, counted or assumed."""
@@ -272,13 +272,11 @@ def plan(
         raise UserError(f"--gpus {gpus}: give numbers from 1 on, such as 1,8")
     from m2clip_lib import paths
     from m2clip_lib.config import load_experiment
-    from m2clip_lib.data.prepare import load_manifest
-    from m2clip_lib.engine.plan import clips_per_second, plan_lines
+    from m2clip_lib.engine.plan import clips_per_second, plan_lines, planned_dataset
 
     loaded = load_experiment(experiment, override or [])
-    manifest = None if videos else load_manifest(loaded)
     rate, source = clips_per_second(loaded, paths.RESULTS, clips_per_s)
-    count, classes = (videos, 0) if manifest is None else (len(manifest.split("train")), len(manifest.class_names))
+    count, classes = (videos, 0) if videos else planned_dataset(loaded, _say)
     for line in plan_lines(loaded, count, classes, rate, source, [int(part) for part in gpus.split(",")]):
         _say(line)
 

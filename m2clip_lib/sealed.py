@@ -25,11 +25,6 @@ def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return content.replace(_EMPTY, b'"sha256":"' + digest + b'"', 1)
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether a file carries a seal (the checkpoints of earlier versions do not)."""
-    return _SEAL.search(_header(content)) is not None
-
-
 def check_seal(content: bytes) -> None:
     """Raises: DamagedFile unless these are the bytes that were sealed."""
     found = _SEAL.search(_header(content))

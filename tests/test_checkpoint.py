@@ -65,7 +65,7 @@ def test_another_backbone_is_refused_with_both_digests(saved, backbone):
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(saved, backbone, tmp_path):
     model, path = saved
     with safe_open(path, framework="pt") as file:
-        header = {"m2clip": file.metadata()["m2clip"]}  # without the seal, which would be the first to notice
+        header = {"m2clip": file.metadata()["m2clip"].replace("workbook/2", "workbook/1")}  # the seal would be the first to notice
     tensors = model.trainable_state() | {"classifier.weight": torch.zeros(7, 96)}
     save_file(tensors, tmp_path / "bent.safetensors", metadata=header)
     with pytest.raises(UserError, match=r"classifier.weight is \(7, 96\) in the file and \(2, 96\)"):
@@ -97,8 +97,21 @@ def test_a_file_from_before_there_were_several_prompts_still_loads(saved, backbo
         header = json.loads(file.metadata()["m2clip"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del header["config"]["own_prompts"]
+    header["format"] = "m2clip-workbook/1"  # no seal either
     save_file(tensors, tmp_path / "old.safetensors", metadata={"m2clip": json.dumps(header)})
     assert M2CLIP.from_checkpoint(tmp_path / "old.safetensors", backbone).config == model.config
+
+
+def test_a_flipped_byte_of_the_header_is_one_line_whichever_it_is(saved, backbone):
+    """Of every byte one bit; in the tensors' own names and places too, and in the seal."""
+    _, path = saved
+    content = path.read_bytes()
+    for place in range(0, 8 + int.from_bytes(content[:8], "little"), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 7
+        path.write_bytes(damaged)
+        with pytest.raises(UserError):
+            M2CLIP.from_checkpoint(path, backbone)
 
 
 def test_a_flipped_byte_among_the_weights_is_noticed(saved, backbone):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from m2clip_lib.data.dataset import worker_deaths_explained
-from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning
+from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning, training_advice
 from m2clip_lib.errors import UserError
 
 
@@ -23,7 +23,7 @@ def test_an_adapter_is_idle_when_none_of_its_parameters_has_a_gradient():
 
 
 def test_memory_that_ran_out_names_the_settings_to_change():
-    with pytest.raises(UserError) as error, out_of_memory_explained(32):
+    with pytest.raises(UserError) as error, out_of_memory_explained(training_advice(32)):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     for part in ("train.batch_size (now 32)", "train.accumulate", "train.activation_checkpointing=true", "train.precision=bf16"):
         assert part in str(error.value)

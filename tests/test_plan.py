@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from m2clip_lib.config import load_experiment
-from m2clip_lib.engine.plan import clips_per_second, plan_lines, step_cost
+from m2clip_lib.engine.plan import clips_per_second, plan_lines, planned_dataset, step_cost
 from m2clip_lib.errors import UserError
 
 DEMO = ["backbone.source=demo"]
@@ -35,6 +35,15 @@ def test_the_rate_is_the_runs_own_unless_given(tmp_path, workspace):
     (tmp_path / "tiny").mkdir()
     pd.DataFrame({"clips": [24, 24], "seconds": [2.0, 4.0]}).to_csv(tmp_path / "tiny" / "metrics.csv")
     assert clips_per_second(experiment, tmp_path, 0.0)[0] == pytest.approx(8.0)
+
+
+def test_a_known_dataset_can_be_planned_before_it_is_there(workspace):
+    lines = []
+    kinetics = load_experiment("tiny", ["data.layout=kinetics", "data.prepared=nothing"])
+    assert planned_dataset(kinetics, lines.append) == (240_000, 400)
+    assert "as in the official list" in lines[0]
+    with pytest.raises(UserError, match=r"manifest: none at .*; or give --videos N"):
+        planned_dataset(load_experiment("tiny"), lines.append)
 
 
 def test_a_weight_file_that_does_not_say_its_architecture_asks_for_it(workspace):

@@ -202,6 +202,53 @@ def test_a_damaged_newest_state_is_told_and_the_one_before_taken(prepared, whole
     assert_equal(outcome("damaged"), whole)
 
 
+def test_a_flipped_byte_in_the_header_is_damage_and_no_other_training(prepared, whole, monkeypatch):
+    """The name of a setting changes: only the seal tells that no other training has taken the name."""
+    stop_after(monkeypatch, 8)
+    with pytest.raises(Stopped):
+        train_tiny("header")
+    monkeypatch.undo()
+    newest, _ = state_files(paths.CHECKPOINTS / "header")
+    newest.write_bytes(newest.read_bytes().replace(b"train.epochs", b"train.epodhs", 1))
+    lines = []
+    train_tiny("header", lines=lines)
+    assert sum("is damaged" in line for line in lines) == 1
+    assert_equal(outcome("header"), whole)
+
+
+def test_loader_processes_that_a_signal_to_the_group_has_ended_lose_nothing(prepared, whole, monkeypatch):
+    """As `timeout` and many schedulers send it: the loader's processes die while this one waits for them."""
+    make = engine.TrainingSteps.__init__
+
+    def with_dying_loader(self, *arguments):
+        make(self, *arguments)
+        loader = self.loader
+
+        class Dying:
+            def __iter__(inner):  # noqa: N805
+                for number, batch in enumerate(loader):
+                    if self.sampler.epoch == 2 and number == 3:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        raise RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly")
+                    yield batch
+
+        self.loader = Dying()
+
+    monkeypatch.setattr(engine.TrainingSteps, "__init__", with_dying_loader)
+    with pytest.raises(Stopped, match="stopped at epoch 2, update 3; state saved"):
+        train_tiny("group", "train.save_minutes=10")
+    monkeypatch.undo()
+    train_tiny("group", "train.save_minutes=10")
+    assert_equal(outcome("group"), whole)
+
+
+def test_a_finished_run_whose_weights_are_gone_is_not_called_done(prepared):
+    first = train_tiny("gone", "train.epochs=1")
+    first.best.unlink()
+    with pytest.raises(UserError, match=r"'gone' is finished, but .*best.safetensors is gone; train it again with --resume never"):
+        train_tiny("gone", "train.epochs=1")
+
+
 def test_states_that_are_all_damaged_are_an_error_that_says_what_to_do(prepared, tmp_path):
     for step in (1, 2):
         save_state(tmp_path, step, {"a": torch.ones(2)}, Progress({}, ""))

@@ -5,6 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from m2clip_lib.config import load_experiment
+from m2clip_lib.data.prepare import load_manifest, prepare_data
+from m2clip_lib.engine.build import build_model, open_backbone
+from m2clip_lib.engine.processes import Processes
+from m2clip_lib.engine.steps import TrainingSteps
 from m2clip_lib.engine.warmstart import warm_start
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
@@ -56,6 +61,24 @@ def test_the_official_file_is_taken_too_and_what_it_does_not_say_is_told(backbon
     warm_start(model, tmp_path / "a.pth", lines.append)
     assert copied(model, source) == set(model.trainable_state())
     assert "does not name its classes" in lines[-1]
+
+
+def test_a_state_with_a_masked_word_block_of_its_own_stays_one_with_it(workspace):
+    """Such a block comes with a warm start; lost on resume, the next state would be without it."""
+    experiment = load_experiment("tiny")
+    prepare_data(experiment, report=lambda line: None)
+    manifest, backbone = load_manifest(experiment), open_backbone(experiment)
+
+    def steps() -> TrainingSteps:
+        return TrainingSteps(experiment, manifest, backbone, build_model(experiment, backbone, manifest.class_names), Processes())
+
+    first, second = steps(), steps()
+    first.model.config = dataclasses.replace(first.model.config, own_mlm_block=True)
+    with torch.no_grad():
+        first.model.mlm_block.ln_1.bias.fill_(3.0)
+    second.load_state(first.state(), first.scaler.state_dict())
+    assert second.state().keys() == first.state().keys()
+    assert torch.equal(second.model.mlm_block.ln_1.bias, first.model.mlm_block.ln_1.bias)
 
 
 def test_fewer_adapters_leave_tensors_without_a_place(backbone, tmp_path):

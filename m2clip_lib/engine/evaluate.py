@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from m2clip_lib.data.dataset import TestViews, batches, in_order, make_loader
 from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.engine.observe import evaluation_advice, out_of_memory_explained
 from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import READOUTS, top_ids
 from m2clip_lib.errors import UserError
@@ -65,13 +67,16 @@ def predict(
     class_names: Sequence[str] | None = None,
     prompts: Sequence[Sequence[Prompt]] | None = None,
     processes: Processes | None = None,
+    loader: DataLoader | None = None,
 ) -> Predictions:
     """Score every video of a dataset; one that cannot be read is named in `failed`, and nothing takes its place.
 
     Args:
         class_names: another label set (scored by similarity alone); by default the model's own.
         prompts: of that label set; by default the model's templates.
-        processes: share the work among them, batch by batch; each gets all predictions, the same to the bit as one process alone would.
+        processes: share the work among them, batch by batch; each gets all predictions, the same to the bit as one process alone would
+            with as many threads.
+        loader: this process' part of the dataset, where one is kept from call to call.
     """
     model.eval()
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
@@ -81,20 +86,21 @@ def predict(
     prompts = model.config.prompts() if own else prompts or class_prompts(names, model.config.prompt)
     texts = class_features(model, prompts, device)
     similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
-    loader = make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
-    for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", leave=False, disable=rank > 0 or not sys.stderr.isatty()):
-        failed += batch.failed
-        decoders += batch.decoders
-        if not batch.indices:
-            continue
-        videos, views = batch.clips.shape[:2]
-        seen = model.encode_video(to_model_input(batch.clips.flatten(0, 1).to(device), backbone.mean, backbone.std))
-        cosine = F.normalize(seen.image_features, dim=-1) @ texts.T
-        similarity.append((SCORE_SCALE * cosine).softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
-        if own:
-            classifier.append(seen.fc_logits.softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
-        labels.append(batch.labels.numpy())
-        rows += batch.indices
+    loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
+    with out_of_memory_explained(evaluation_advice(batch_size)):
+        for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", leave=False, disable=rank > 0 or not sys.stderr.isatty()):
+            failed += batch.failed
+            decoders += batch.decoders
+            if not batch.indices:
+                continue
+            videos, views = batch.clips.shape[:2]
+            seen = model.encode_video(to_model_input(batch.clips.flatten(0, 1).to(device), backbone.mean, backbone.std))
+            cosine = F.normalize(seen.image_features, dim=-1) @ texts.T
+            similarity.append((SCORE_SCALE * cosine).softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
+            if own:
+                classifier.append(seen.fc_logits.softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
+            labels.append(batch.labels.numpy())
+            rows += batch.indices
     if count > 1:
         parts = processes.gather((similarity, classifier, labels, rows, failed, list(decoders.elements())))
         similarity, classifier, labels, rows, failed, used = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))

@@ -11,15 +11,28 @@ STARVED = 0.3  # share of an epoch spent waiting for clips from which on it is w
 
 
 @contextmanager
-def out_of_memory_explained(batch_size: int) -> Iterator[None]:
-    """Raises: UserError in place of the GPU's out-of-memory error."""
+def out_of_memory_explained(advice: str) -> Iterator[None]:
+    """Raises: UserError in place of the GPU's out-of-memory error. advice: which settings to change."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(
-            f"training: the GPU's memory does not hold a step; lower train.batch_size (now {batch_size}) and raise train.accumulate by the "
-            "same factor, or set train.activation_checkpointing=true, or train.precision=bf16"
-        ) from error
+        raise UserError(f"out of memory: {advice}") from error
+
+
+def training_advice(batch_size: int) -> str:
+    """For a step that the GPU does not hold."""
+    return (
+        f"the GPU's memory does not hold a training step; lower train.batch_size (now {batch_size}) and raise train.accumulate by the "
+        "same factor, or set train.activation_checkpointing=true, or train.precision=bf16"
+    )
+
+
+def evaluation_advice(batch_size: int) -> str:
+    """For a batch of views that the GPU does not hold."""
+    return (
+        f"the GPU's memory does not hold a batch of the evaluation; lower eval.batch_size (now {batch_size} videos, each with all its "
+        "views), or eval.spatial_views and eval.temporal_views"
+    )
 
 
 def starved_warning(waited: float, seconds: float, workers: int) -> str:

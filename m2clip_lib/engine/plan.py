@@ -1,7 +1,8 @@
 """On paper, before the electricity bill: hours, memory and loader rate of a training. Every assumption is printed with its figure."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
+from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
 
 ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches; a guess until `m2clip bench train` has measured it there
 ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
 GIB = 2**30
+# Training videos and classes of the official lists, for a plan before there is a manifest.
+OFFICIAL = {"kinetics": (240_000, 400), "ssv2": (168_913, 174), "ucf101": (9_537, 101), "hmdb51": (3_570, 51)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class StepCost:
 def step_cost(experiment: Experiment, classes: int) -> StepCost:
     """Forward and backward of one clip and of the class texts, in the experiment's precision, nothing computed."""
     settings, half = experiment.train, experiment.train.precision != "fp32"
-    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with warnings.catch_warnings(), FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own copying of a parameter does it
         clip = _architecture(experiment).eval().requires_grad_(False)
         side = clip.visual.image_size[0]
         names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
@@ -103,6 +108,22 @@ def clips_per_second(experiment: Experiment, results: Path, given: float) -> tup
         return 0.0, ""
     table = pd.read_csv(file)
     return float(table.clips.sum() / table.seconds.sum()), f"{file}, validation included"
+
+
+def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tuple[int, int]:
+    """Training videos and classes: of the manifest, or, where none was made yet, of the dataset's official list.
+
+    Raises: UserError when neither is known.
+    """
+    try:
+        manifest = load_manifest(experiment)
+    except UserError as error:
+        if experiment.data.layout not in OFFICIAL:
+            raise UserError(f"{error}; or give --videos N") from error
+        videos, classes = OFFICIAL[experiment.data.layout]
+        report(f"no manifest yet: about {videos:,} training videos and {classes} classes, as in the official list")
+        return videos, classes
+    return len(manifest.split("train")), len(manifest.class_names)
 
 
 def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int]) -> list[str]:

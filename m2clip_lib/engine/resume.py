@@ -13,7 +13,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.engine.metrics import EpochMetrics
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically
-from m2clip_lib.sealed import DamagedFile, open_sealed, seal
+from m2clip_lib.sealed import DamagedFile, check_seal, open_sealed, seal
 
 Resume = Literal["auto", "never", "replace"]
 KEPT = 2
@@ -112,6 +112,7 @@ def check_name(folder: Path, run: str, wanted: dict[str, object]) -> Progress | 
     """
     for path in state_files(folder):
         try:
+            check_seal(path.read_bytes())  # a damaged header is not another training
             progress = _progress(path)
         except DamagedFile:
             continue  # load_state tells

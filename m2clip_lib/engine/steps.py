@@ -1,5 +1,6 @@
 """One update of the weights, on one process or many, in one step or accumulated from several."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from m2clip_lib.models.class_texts import TrainingTexts
 from m2clip_lib.models.losses import PartOfUpdate
 from m2clip_lib.models.text import NOT_A_TARGET, mask_batch
 
+LEAST_SCALE = 1.0  # of fp16's loss scaling, which starts at 65,536 and is halved at every overflow
 CHECK_EVERY = 20  # updates between looks at what the GPU has computed: each look waits for it
 
 
@@ -76,6 +78,7 @@ class TrainingSteps:
         self.finite = FiniteCheck(processes, self._paths)
         self.texts = TrainingTexts(model, self.device, settings.seed)
         self.last_lr = 0.0
+        self._loader_runs = self.between_updates = False
         self.failed: dict[str, str] = {}  # path -> reason, of videos that this process could not read
 
     def epoch(self, epoch: int, start: int, tally: Tally, bar: tqdm | None = None) -> Iterator[int]:
@@ -88,8 +91,10 @@ class TrainingSteps:
         batches, began = iter(self.loader), time.perf_counter()
         for update in range(start, self.updates):
             arrived = [next(batches) for _ in range(self.settings.accumulate)]
-            waited = time.perf_counter() - began if self._device_is_idle else 0.0
+            waited = time.perf_counter() - began if self._device_is_idle and self._loader_runs else 0.0
+            self._loader_runs = True  # the start of its processes is no starvation
             step = (epoch - 1) * self.updates + update
+            self.between_updates = False
             clips = self.update([self.prepare(batch, epoch, step) for batch in arrived], epoch, step, tally)
             if self.device.type == "cpu" or step % CHECK_EVERY == CHECK_EVERY - 1:
                 self.finite.check()
@@ -104,7 +109,13 @@ class TrainingSteps:
             if bar is not None:
                 bar.update()
             yield update + 1
+            self.between_updates = True
             began = time.perf_counter()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+            raise UserError(
+                f"train.precision=fp16: the gradients overflow at every scale (now {self.scaler.get_scale():g}), so nothing is learned; "
+                "use bf16 or fp32, or lower train.lr"
+            )
         for _ in batches:  # lets the loader end its pass; there is nothing left in it
             pass
 
@@ -170,6 +181,8 @@ class TrainingSteps:
             found = {key.removeprefix(prefix): value.to(self.device) for key, value in state.items() if key.startswith(prefix)}
             if found:
                 self.optimizer.state[parameter] = found
+        if any(name.startswith("model.mlm_block.") for name in state):  # a warm start brought it, and the next state must hold it too
+            self.model.config = dataclasses.replace(self.model.config, own_mlm_block=True)
         self.has_gradient = state["has_gradient"].to(self.device)
         self.scaler.load_state_dict(scaler)
 
@@ -233,7 +246,7 @@ class TrainingSteps:
         gradients = [parameter.grad for parameter in self.parameters]
         norms = torch.stack(torch._foreach_norm(gradients))
         norm = norms.norm()
-        self.has_gradient |= norms > 0
+        self.has_gradient |= norms != 0  # fp16 that overflowed is no zero
         if self.settings.clip_grad_norm:
             torch._foreach_mul_(gradients, (self.settings.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         good = terms.isfinite().all()

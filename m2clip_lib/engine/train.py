@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.dataset import worker_deaths_explained
+from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explained
 from m2clip_lib.data.labels import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.digests import code_digest
@@ -20,7 +20,7 @@ from m2clip_lib.engine.evaluate import predict
 from m2clip_lib.engine.heap import keep_freed_memory
 from m2clip_lib.engine.labelguard import guard_labels
 from m2clip_lib.engine.metrics import TERMS, EpochMetrics, Tally, metrics_table, write_metrics
-from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning
+from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory_explained, starved_warning, training_advice
 from m2clip_lib.engine.parameters import lr_factor, parameter_groups
 from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import READOUTS, topk_accuracy
@@ -78,7 +78,7 @@ def train(
         guard_labels(experiment, manifest, processes.device, report)
     processes.from_main(None)  # the others wait for the verdict
     training = Training(experiment, manifest, run, processes, report)
-    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(experiment.train.batch_size):
+    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(training_advice(experiment.train.batch_size)):
         training.begin(resume)
         while not training.at.finished:
             training.run_epoch(signals, progress)
@@ -101,6 +101,10 @@ class Training:
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
         validated = (manifest.table.split == "val").any()
         self.validation = test_views(experiment, manifest, "val", backbone) if validated else None
+        self.views = None  # one loader for all validations: its processes take seconds to start
+        if self.validation is not None:
+            mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
+            self.views = make_loader(self.validation, mine, experiment.data.workers)
         self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
         inputs = run_inputs(manifest, backbone.sha256)
         self.at = Progress(identity(experiment, inputs, processes.count), code_digest(core=True))
@@ -139,9 +143,15 @@ class Training:
         """The rest of the epoch under way, its validation, and all that is written after it."""
         at, steps = self.at, self.steps
         with tqdm(total=steps.updates, initial=at.updates, desc=f"epoch {at.epoch}", leave=False, disable=not progress) as bar:
-            for done in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
-                at.updates = done
-                self._save_if_due(signals)
+            try:
+                for done in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
+                    at.updates = done
+                    self._save_if_due(signals)
+            except RuntimeError as error:  # a signal to the whole group ends the loader's processes before this one has finished its step
+                if not (signals.requested and "DataLoader worker" in str(error) and steps.between_updates and self.processes.count == 1):
+                    raise
+                self._save()
+                raise self._stopped() from None
         self._save()
         began = time.perf_counter()
         top1 = self._validate(signals)
@@ -169,7 +179,9 @@ class Training:
         data, batch_size = self.experiment.data, self.experiment.eval.batch_size
         try:
             with signals.at_once():
-                scores = predict(self.model, self.validation, batch_size, data.workers, self.steps.device, processes=self.processes)
+                scores = predict(
+                    self.model, self.validation, batch_size, data.workers, self.steps.device, processes=self.processes, loader=self.views
+                )
         except Stopped:
             raise self._stopped() from None
         return {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
@@ -194,6 +206,9 @@ class Training:
         else:
             found = check_name(self.folder, self.run, wanted.identity)
             if found is not None and found.finished:
+                for file in (self.folder / "best.safetensors", self.folder / "last.safetensors"):
+                    if not file.is_file():
+                        raise UserError(f"run {self.run!r} is finished, but {file} is gone; train it again with --resume never")
                 self.report(
                     f"run {self.run!r} is finished ({len(found.rows)} epochs): nothing to do; train it again with --resume never, or "
                     "choose another --run"

@@ -14,9 +14,9 @@ from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models.backbone import Backbone
 from m2clip_lib.models.m2clip import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.published import load_published
-from m2clip_lib.sealed import DamagedFile, check_seal, is_sealed, seal
+from m2clip_lib.sealed import DamagedFile, check_seal, seal
 
-FORMAT = "m2clip-workbook/1"
+FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # the second: written by earlier versions, without a digest of itself
 NO_FILE = "checkpoint: no such file: {}; train first, or give another with --checkpoint"
 
 
@@ -24,6 +24,7 @@ NO_FILE = "checkpoint: no such file: {}; train first, or give another with --che
 class CheckpointInfo:
     """What a checkpoint says of itself, readable without a backbone."""
 
+    format: str
     config: M2CLIPConfig
     prompts: list[str]
     backbone_source: str
@@ -57,19 +58,22 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("m2clip", "{}"))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable safetensors checkpoint ({error})") from error
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (FORMAT, UNSEALED):
         raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header)")
-    values = {key: _as_tuple(value) for key, value in header["config"].items()}
-    return CheckpointInfo(
-        config=M2CLIPConfig(**values),
-        prompts=header["prompts"],
-        backbone_source=header["backbone"]["source"],
-        backbone_sha256=header["backbone"]["sha256"],
-        preprocessing=header["preprocessing"],
-        extra=header["extra"],
-    )
+    try:
+        return CheckpointInfo(
+            format=header["format"],
+            config=M2CLIPConfig(**{key: _as_tuple(value) for key, value in header["config"].items()}),
+            prompts=header["prompts"],
+            backbone_source=header["backbone"]["source"],
+            backbone_sha256=header["backbone"]["sha256"],
+            preprocessing=header["preprocessing"],
+            extra=header["extra"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged (its header lacks or garbles {error}); copy it again, or train again") from error
 
 
 def _as_tuple(value: object) -> object:
@@ -93,14 +97,14 @@ def load_checkpoint(path: str | Path, backbone: Backbone, num_frames: int | None
 
 def _load_own(path: Path, backbone: Backbone, num_frames: int | None) -> M2CLIP:
     info = read_checkpoint_info(path)
-    config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
-    model = M2CLIP(backbone, config)
     content = path.read_bytes()
-    if is_sealed(content):  # files of earlier versions are not
+    if info.format == FORMAT:
         try:
             check_seal(content)
         except DamagedFile as damage:
             raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
+    config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
+    model = M2CLIP(backbone, config)
     found = load(content)
     for name, value in model.saved_state().items():
         if name not in found or found[name].shape != value.shape:

@@ -225,6 +225,8 @@ class M2CLIP(nn.Module):
 
     def compile_blocks(self) -> None:
         """Let torch.compile fuse what stands between the matrix products of a block; blocks of one kind share the code."""
+        # A dozen kinds: with and without adapter, CLS alone, training or not, the smaller last batch of a pass. By default 8 are compiled.
+        torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
         self._clip_block = torch.compile(clip_block, dynamic=False)
 
     @property
