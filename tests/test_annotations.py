@@ -67,6 +67,9 @@ def test_one_kinetics_table_of_all_splits_gives_each_its_own_rows(tmp_path):
     table.write_text(HEADER + "ski,b,0,10,validate\nski,c,0,10,test\n")
     with pytest.raises(UserError, match="given for 'train', but its column 'split' says 'test', 'val'"):
         list_kinetics(tmp_path, {"train": table})
+    table.write_text(HEADER + "ski,c,0,10,test\n")
+    with pytest.raises(UserError, match="given for 'train', but its column 'split' says 'test'"):
+        list_kinetics(tmp_path, {"train": table})
     table.write_text(HEADER + "ski,b,0,10,validate\n")  # evaluating on the validation table is what most do
     assert list_kinetics(tmp_path, {"test": table}).rows[0][2] == "test"
 

@@ -49,6 +49,20 @@ def test_classes_beside_splits_are_refused_by_name(tmp_path):
         list_folder(tmp_path)
 
 
+def test_links_to_folders_are_followed_and_a_link_to_a_folder_above_ends_nothing(tmp_path):
+    touch(tmp_path / "disk", "ski/1.mp4", "run/2.mp4")
+    touch(tmp_path / "own", "test/ski/3.mp4")
+    (tmp_path / "own" / "train").mkdir()
+    for name in ("ski", "run"):
+        (tmp_path / "own" / "train" / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "ski" / "again").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "run" / "itself").symlink_to(tmp_path / "disk" / "run")
+    rows = short(list_folder(tmp_path / "own"), tmp_path / "own")
+    assert ("train/run/2.mp4", 0, "train") in rows
+    assert ("train/ski/1.mp4", 1, "train") in rows
+    assert ("test/ski/3.mp4", 1, "test") in rows
+
+
 def test_a_class_may_be_called_test(tmp_path):
     touch(tmp_path, "test/1.mp4", "match/1.mp4")
     assert list_folder(tmp_path).class_names == ["match", "test"]

@@ -21,6 +21,7 @@ def names_of(folder, text: str) -> list[str]:
         "0 abseil\n1 hurling (sport)\n2 tai chi\n",
         "3 tai chi\n1 abseil\n2\thurling (sport)\n",
         "id,name\n0,abseil\n1,hurling (sport)\n2,tai chi\n",
+        "0,abseil\n1,hurling (sport)\n2, tai chi\n",
         'ID, name\r\n2,"tai chi"\r\n1,hurling (sport)\r\n0,abseil\r\n',
     ],
 )

@@ -70,8 +70,18 @@ def list_folder(root: Path) -> Listing:
 
 
 def _videos(folder: Path) -> Iterator[Path]:
-    """The videos below a folder; without what begins with a dot, such as the twin that macOS writes beside a file."""
-    return (p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    """The videos below a folder, links followed, each folder once.
+
+    Without what begins with a dot: macOS writes such a twin beside a file, and caches lie in such folders.
+    """
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for name in files if not name.startswith(".") and (path := Path(place, name)).suffix.lower() in EXTENSIONS)
 
 
 def _split_by_hash(files: list[Path], root: Path) -> list[tuple[Path, str]]:

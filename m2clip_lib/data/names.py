@@ -26,12 +26,14 @@ def kinetics400_names() -> list[str]:
 def read_names(file: Path) -> list[str]:
     """Class names in the order of their labels.
 
-    Three forms: one name a line; `<index> <name>` a line; CSV with the header `id,name`. Indices count from 0 or from 1, in any order.
+    Three forms: one name a line; `<index> <name>` a line; CSV, with the header `id,name` or without. Indices count from 0 or from 1, in
+    any order.
     Raises: UserError when there are no names, when one stands there twice, or when the indices have gaps.
     """
     lines = [line for _, line in read_lines(file)]
-    if lines and re.fullmatch(r"id\s*,\s*name", lines[0], re.IGNORECASE):
-        indexed = [(row[0].strip(), ",".join(row[1:]).strip()) for row in csv.reader(lines[1:], skipinitialspace=True)]
+    headed = bool(lines) and re.fullmatch(r"id\s*,\s*name", lines[0], re.IGNORECASE) is not None
+    if headed or (lines and all(re.fullmatch(r"[0-9]+\s*,.*\S", line) for line in lines)):
+        indexed = [(row[0].strip(), ",".join(row[1:]).strip()) for row in csv.reader(lines[headed:], skipinitialspace=True)]
         names = _in_order(file, indexed)
     elif lines and all(re.fullmatch(r"[0-9]+[ \t]+.+", line) for line in lines):
         names = _in_order(file, [tuple(re.split(r"[ \t]+", line, maxsplit=1)) for line in lines])
