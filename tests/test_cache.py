@@ -102,8 +102,9 @@ def test_cache_is_made_once_and_again_when_a_video_or_the_size_changes(tmp_path)
 
 def test_video_that_keeps_the_decoder_busy_is_one_that_cannot_be_read(table, tmp_path):
     reader = cached_reader(table, tmp_path, SIDE, "auto", processes=1, limit_s=1e-4)
-    with pytest.raises(VideoError, match=r"took more than 0\.0001 s"):
+    with pytest.raises(VideoError, match=r"^took more than 0\.0001 s$"):
         reader(0, [0], SIDE)
+    assert cached_reader(table, tmp_path, SIDE, "auto", processes=1)(0, [0], SIDE)[0].any()  # another try, on a better day
 
 
 def test_dataset_too_large_for_the_cache_is_refused_with_its_size(table, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m2clip_lib.data.children import Failure, call_in_children
+from m2clip_lib.data.children import PASSING, Failure, call_in_children
 from m2clip_lib.data.probe import VideoError
 from m2clip_lib.data.scan import LIMIT_S
 from m2clip_lib.data.video import fit_short_side, read_frames
@@ -66,7 +66,8 @@ def cached_reader(
         digest.update(f"{path}|{shape}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     file = folder / f"frames-{digest.hexdigest()[:16]}.u8"
     side_file = file.with_suffix(".json")
-    if not (file.is_file() and side_file.is_file()):
+    known = json.loads(side_file.read_text())["errors"] if file.is_file() and side_file.is_file() else None
+    if known is None or any(reason.startswith(PASSING) for reason in known.values()):
         check_space(folder, total, "data.cache_frames")
         jobs = list(zip(table.path, shapes, [decoder] * len(table), map(bool, table.decord), map(int, table.num_frames), strict=True))
         errors = _fill(file, jobs, processes, limit_s)

@@ -18,6 +18,9 @@ class Failure:
     reason: str
 
 
+PASSING = ("took more than", "the decoder crashed")  # how reasons begin that may be the machine's: such a call is worth another try
+
+
 @dataclass
 class _Child:
     process: BaseProcess

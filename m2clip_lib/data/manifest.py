@@ -17,7 +17,7 @@ from m2clip_lib.data.layouts import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 
-VERSION = "manifest 2"  # changes when the columns change: older manifests are then made anew
+VERSION = "manifest 3"  # changes with the columns and with what is read off a file: older manifests are then made anew
 FILE, SIDE_FILE, UNREADABLE_FILE = "manifest.parquet", "manifest.json", "unreadable.csv"
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
+from m2clip_lib.data.children import PASSING
 from m2clip_lib.data.layouts import Listing
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
 from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
@@ -22,7 +23,6 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space
 
 COPIES = "transcoded"  # folder of the fast copies and their manifest, beside the manifest of the originals
-PASSING = ("took more than", "the decoder crashed")  # reasons that may be the machine's: such files are tried again
 BYTES_A_ROW = 1500  # journal, manifest and table of unreadable files, generously
 
 

@@ -17,6 +17,7 @@ from m2clip_lib.data.probe import VideoError, VideoInfo, check_file, probe
 from m2clip_lib.data.progress import with_progress
 
 JOURNAL_FILE = "scan.jsonl"
+PROBE = "probe 2"  # changes with what probe() finds in a file: what an older one wrote down is not taken
 EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, codec="", decord=False)
 LIMIT_S = 60.0
 
@@ -77,7 +78,7 @@ def _look(path: str) -> tuple[str, str]:
     if "\\x" in path and not Path(path).exists():
         return "file name is not UTF-8: rename it", ""
     try:
-        return "ok", fingerprint(check_file(path))
+        return "ok", f"{fingerprint(check_file(path))} {PROBE}"
     except VideoError as error:
         return str(error), ""
     except OSError as error:
