@@ -41,7 +41,7 @@ lint: $(READY)  ## ruff, on notebooks too; notebooks carry no outputs
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
 
 lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # videos can be uploaded
 
 bench: $(READY)  ## measure this machine
 	$(BIN)/m2clip bench all

@@ -4,6 +4,7 @@ Imports are lazy, so that --help answers at once. Bad input ends with one line o
 """
 
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -217,6 +218,8 @@ def _timeline(
     from m2clip_lib.engine.predict import open_checkpoint
     from m2clip_lib.engine.timeline import video_timeline
 
+    if not math.isfinite(window + every):
+        raise UserError("--window and --every: give seconds as finite numbers")
     if len(videos) > 1:
         raise UserError(f"--timeline: one video at a time, {len(videos)} were given")
     if picture is not None and picture.suffix.lower() != ".png":

@@ -86,7 +86,8 @@ def test_text_features_are_computed_once_for_the_same_names(explorer):
 
 
 def test_another_checkpoint_is_opened_once(explorer):
-    best, last = explorer.checkpoints
+    best, last, *variants = explorer.checkpoints
+    assert all("/ablations/" in name for name in variants)
     assert explorer.other(best) is explorer.model
     assert explorer.other(last) is explorer.other(last) is not explorer.model
 

@@ -76,7 +76,7 @@ def test_the_picture_says_that_it_is_interpolated_and_when_frames_were_taken():
     upper, lower = plot_overlay(tuple(axes), np.zeros((2, 64, 64, 3), np.uint8), spot(), [0.5, 1.25])
     assert upper.get_title(loc="left") == "a spot"
     assert lower.get_xlabel() == "time in the video  (4 x 4 patches, interpolated)"
-    assert [label.get_text() for label in lower.get_xticklabels()] == ["0.5 s", "1.2 s"]
+    assert [label.get_text() for label in lower.get_xticklabels()] == ["0.50 s", "1.25 s"]
     assert lower.figure.axes[-1].get_ylabel() == "% of a\nframe's attention"
     plt.close("all")
 

@@ -273,4 +273,10 @@ def test_gain_is_sorted_and_counts_winners_and_losers(ax):
     ours, control = per_class([50.0, 90.0, 10.0, np.nan]), per_class([40.0, 20.0, 30.0, 10.0])
     check_axes(plots.plot_gain(ax, ours, control, "the probe"), ax, xlabel="minus the probe, percentage points")
     assert title(ax) == "2 of 3 classes gain, 1 loses"
-    assert [text.get_text() for text in ax.texts] == ["-20", "+10", "+70"]
+    rows = [
+        (tick.get_text(), bar.get_width(), bar.get_y() + bar.get_height() / 2)
+        for tick, bar in zip(ax.get_yticklabels(), ax.patches, strict=True)
+    ]
+    names = list(ours.class_name)
+    assert rows == [(names[2], -20.0, 0.0), (names[0], 10.0, 1.0), (names[1], 70.0, 2.0)]
+    assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("-20", 0), ("+10", 1), ("+70", 2)]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from m2clip_lib.viz import plots
+from m2clip_lib.viz.overlay import _times
 from m2clip_lib.viz.plots.embedding import neighbour_share, principal_axes
 from m2clip_lib.viz.style import new_figure
 
@@ -96,7 +97,7 @@ def test_timeline_names_who_leads_and_frames_the_best(ax):
     assert title(ax) == "“walking” leads in 2 of 3 windows of 2 s"
     assert [label.get_text() for label in ax.get_yticklabels()] == ["walking", "running"]  # no trace of the third
     boxes = [(patch.get_x(), patch.get_y(), patch.get_width()) for patch in ax.patches]
-    assert boxes == [(0.0, 0, 1.5), (1.5, 0, 1.0), (2.5, 1, 1.0)]
+    assert boxes == [(0.0, 0, 2.5), (2.5, 1, 1.0)]  # one frame for a run of windows
 
 
 def test_a_timeline_of_which_nothing_could_be_read_says_so(ax):
@@ -117,3 +118,16 @@ def test_zero_shot_counts_rows_whose_best_name_is_the_right_one(ax):
     picture = ax.images[0].get_array()
     np.testing.assert_allclose(picture[0], [50, 30, 20])
     assert np.ma.getmaskarray(picture)[2].all() or np.isnan(np.asarray(picture)[2]).all()  # no video of c
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        ([0.125, 0.375], ["0.12 s", "0.38 s"]),
+        ([30.0, 30.04, 30.08], ["30.000 s", "30.040 s", "30.080 s"]),
+        ([88.0, 113.5], ["88 s", "114 s"]),
+        ([0.0, 0.0], ["0 s", "0 s"]),
+    ],
+)
+def test_times_of_frames_are_told_apart_and_plain(seconds, shown):
+    assert _times(seconds) == shown

@@ -87,6 +87,8 @@ def test_labels_are_a_list_or_a_file(tmp_path):
     names.write_text("brush hair\n\ncut in kitchen, slowly\n")
     assert parse_labels("") == []
     assert parse_labels(" run, walk ,") == ["run", "walk"]
+    many = [f"a person who does thing number {i}" for i in range(40)]  # longer than a file's name can be
+    assert parse_labels(",".join(many)) == many
     assert parse_labels(str(names)) == ["brush hair", "cut in kitchen, slowly"]
 
 

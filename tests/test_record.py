@@ -111,6 +111,13 @@ def test_no_hook_stays_in_the_model_even_after_an_error(model):
     assert hooks(model) == 0
 
 
+def test_a_recorder_within_itself_is_refused_and_leaves_no_hook(model):
+    recorder = AttentionRecorder(model, [0, 1])
+    with pytest.raises(RuntimeError, match="recording already"), recorder, recorder:
+        pass
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_a_recording_that_would_grow_too_large_stops_and_leaves_nothing(model):
     numbers = 2 * 3 * 3 * 17 * 17  # one block of all rows: 20.8 kB
     with pytest.raises(UserError, match=r"blocks \[1, 2\] needs more than 0.03 MB"):

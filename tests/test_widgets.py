@@ -5,11 +5,14 @@ import re
 from datetime import UTC, datetime
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 
 from m2clip_lib import paths
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.runs import Run
+from m2clip_lib.viz import cards
 from m2clip_lib.viz.explorer import Explorer
 from m2clip_lib.viz.widgets import ExplorerPanel, explore
 
@@ -132,7 +135,7 @@ def test_hidden_patches_are_the_chosen_rows_and_columns(panel):
 
 
 def test_two_checkpoints_stand_side_by_side(panel, explorer):
-    own, last = explorer.checkpoints
+    own, last, *_ = explorer.checkpoints
     assert own.endswith("best.safetensors")
     assert last.endswith("last.safetensors")
     panel.other.value = last
@@ -185,3 +188,13 @@ def test_the_timeline_appears_on_demand_and_goes_with_the_video(panel):
 
 def test_explore_is_the_box_of_a_panel(explorer):
     assert explore(explorer).children
+
+
+def test_what_led_before_stays_in_the_ranking_however_far_it_falls():
+    names = [f"class {i}" for i in range(10)]
+    before = pd.DataFrame({"ensemble": np.linspace(90, 1, 10)}, index=names)
+    after = pd.DataFrame({"ensemble": np.linspace(80, 2, 10)}, index=[*names[1:], names[0]])
+    page = cards.ranking(after, before)
+    assert "<td>10</td>" in page
+    assert "class 0" in page
+    assert "<b>-88.0</b>" in page

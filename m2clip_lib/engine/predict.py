@@ -1,5 +1,6 @@
 """What is happening in a video: a checkpoint, some files, scores with names."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ def parse_labels(text: str) -> list[str]:
     if not text:
         return []
     file = Path(text).expanduser()
-    names = read_names(file) if file.is_file() else [name.strip() for name in text.split(",") if name.strip()]
+    is_file = os.path.isfile(file)  # noqa: PTH113 (Path.is_file raises for a list too long to be a name)
+    names = read_names(file) if is_file else [name.strip() for name in text.split(",") if name.strip()]
     if len(names) < 2:
         raise UserError(f"--labels {text!r}: needs two or more names, as a,b,c or as a file with one a line")
     if len(set(names)) < len(names):
@@ -47,8 +49,14 @@ def parse_labels(text: str) -> list[str]:
 
 def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, int]:
     """A checkpoint of this workbook on its own backbone, on the best device there is, and the stride it was trained with."""
+    if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
+        raise UserError(
+            f"{checkpoint}: a published file names neither its backbone nor its classes; score it with: m2clip eval EXPERIMENT "
+            "--checkpoint FILE, or load it with M2CLIP.from_checkpoint and save() it once"
+        )
     info = read_checkpoint_info(checkpoint)
-    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), info.extra["stride"]
+    stride = info.extra.get("stride", 0)  # a model saved by hand does not say: clips are spread over the whole video
+    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), stride
 
 
 def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[str] = (), top: int = 5) -> list[VideoPrediction]:

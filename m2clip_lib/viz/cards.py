@@ -49,7 +49,10 @@ def ranking(table: pd.DataFrame, before: pd.DataFrame | None = None, title: str 
     columns = list(table.columns)
     head = "".join(f"<th>{escaped(name)}, %</th>" for name in columns) + ("<th>change, points</th>" if before is not None else "")
     body = []
-    for place, (name, row) in enumerate(table.iloc[:SHOWN].iterrows(), 1):
+    places = list(range(min(SHOWN, len(table))))
+    if before is not None and len(before):  # what led before, however far it has fallen
+        places += [place for place in [table.index.get_loc(before.index[0])] if place not in places]
+    for place, (name, row) in zip([place + 1 for place in places], table.iloc[places].iterrows(), strict=True):
         cells = "".join(f"<td>{row[column]:.1f}</td>" for column in columns)
         if before is not None:
             cells += f"<td><b>{row[columns[-1]] - before.loc[name, columns[-1]]:+.1f}</b></td>"

@@ -60,7 +60,7 @@ class Explorer:
     def checkpoints(self) -> list[str]:
         """Checkpoints on this machine, the run's own first."""
         own = paths.shown(self.run.checkpoint)
-        found = [paths.shown(file) for file in sorted(paths.CHECKPOINTS.glob("*/*.safetensors")) if file.with_suffix(".json").is_file()]
+        found = [paths.shown(file) for file in _checkpoints() if file.with_suffix(".json").is_file()]
         return [own, *(name for name in found if name != own and "/backbones/" not in name)]
 
     def other(self, name: str) -> M2CLIP:
@@ -145,3 +145,8 @@ def parse_names(text: str) -> list[str]:
     if len(names) == 1:
         raise UserError(f"labels: “{names[0]}” alone has nothing to be compared with; type two or more, with commas between")
     return names
+
+
+def _checkpoints() -> list[Path]:
+    """Of runs, then of the variants of their ablations."""
+    return [*sorted(paths.CHECKPOINTS.glob("*/*.safetensors")), *sorted(paths.CHECKPOINTS.glob("*/ablations/*/*.safetensors"))]

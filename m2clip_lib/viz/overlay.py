@@ -3,6 +3,9 @@
 Patches are coarse (4 x 4 in the demonstration, 14 x 14 in ViT-B/16): the maps are interpolated for the eye, and the pictures say so.
 """
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -52,7 +55,7 @@ def plot_overlay(axes: tuple[Axes, Axes], frames: np.ndarray, found: PatchMap, s
         for i in range(1, t):
             ax.axvline(i * width - 0.5, color="white", linewidth=3)
         ax.set_yticks([])
-        names = [str(i + 1) for i in range(t)] if seconds is None else [f"{s:.2g} s" for s in seconds]
+        names = [str(i + 1) for i in range(t)] if seconds is None else _times(seconds)
         ax.set_xticks([(i + 0.5) * width for i in range(t)], names)
         ax.grid(False)
         ax.set_anchor("W")  # titles start where the frames do
@@ -76,3 +79,10 @@ def _two_lines(text: str) -> str:
     words = text.split()
     half = (len(words) + 1) // 2
     return " ".join(words[:half]) + "\n" + " ".join(words[half:])
+
+
+def _times(seconds: Sequence[float]) -> list[str]:
+    """With as many decimals as it takes to tell one frame from the next, three at most."""
+    steps = [b - a for a, b in pairwise(seconds) if b > a]
+    decimals = 0 if not steps or min(steps) >= 1 else min(3, math.ceil(-math.log10(min(steps))) + 1)
+    return [f"{s:.{decimals}f} s" for s in seconds]

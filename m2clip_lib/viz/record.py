@@ -37,8 +37,11 @@ class AttentionRecorder:
             check_block(model, block)
         self.model, self.blocks, self.only_cls, self.limit_mb = model, tuple(dict.fromkeys(blocks)), only_cls, limit_mb
         self.attention: dict[int, Float[Tensor, "b t heads rows n"]] = {}
+        self._hooks: list = []
 
     def __enter__(self) -> "AttentionRecorder":
+        if self._hooks:
+            raise RuntimeError("this recorder is recording already: make another one")
         blocks = self.model.clip.visual.transformer.resblocks
         self._hooks = [blocks[i].ln_1.register_forward_hook(self._listener(i)) for i in self.blocks]
         return self
@@ -46,6 +49,7 @@ class AttentionRecorder:
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
 
     def _listener(self, index: int):
         block = self.model.clip.visual.transformer.resblocks[index]

@@ -96,7 +96,7 @@ class ExplorerPanel:
     def _open(self, path: str, truth: str = "") -> None:
         try:
             self.look: Look = self.explorer.look_at(path, truth)
-        except UserError as error:
+        except (UserError, OSError) as error:  # a name that no file can have
             self._say(error)
             return
         self.timeline.value = ""
@@ -110,7 +110,7 @@ class ExplorerPanel:
         try:
             self._redraw()
             self._say(None)
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, OSError) as error:
             self._say(error)
 
     def _redraw(self) -> None:

@@ -66,6 +66,8 @@ def _finding(own: pd.DataFrame, published: pd.DataFrame, cost: str) -> str:
     unit = {"frames": "frames", "views": "views", "gflops": "GFLOP"}[cost]
     if len(own) > 1:
         first, best = own.iloc[0], own.loc[own.top1.idxmax()]
+        if best.name == first.name:
+            return f"{best[cost]:.3g} {unit} are best: top-1 {best.top1:.1f} %, {own.top1.min():.1f} % at worst"
         return f"From {first[cost]:.3g} to {best[cost]:.3g} {unit}: top-1 {first.top1:.1f} → {best.top1:.1f} %"
     if len(own) and len(published):
         ahead = int((published.top1 > own.top1.iloc[0]).sum())

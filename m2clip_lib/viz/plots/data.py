@@ -46,7 +46,8 @@ def plot_class_balance(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.invert_yaxis()
     ax.set_xlabel("usable videos")
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    below = max(0.14, 0.6 / max(0.5, ax.figure.get_figheight() - 1.2))  # of the axes' height; with few classes they are low
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -below), ncols=3)
     return ax
 
 

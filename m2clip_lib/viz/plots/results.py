@@ -94,9 +94,11 @@ def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str) ->
     """
     gain = (ours.set_index("class_name").top1 - control.set_index("class_name").top1).dropna().sort_values(kind="stable")
     shown = pd.concat([gain.iloc[:15], gain.iloc[-15:]]) if len(gain) > 30 else gain
-    up = shown >= 0
-    ax.barh(shown.index[up], shown[up], color=BLUE)
-    ax.barh(shown.index[~up], shown[~up], color=ORANGE, hatch="//", edgecolor="white")
+    bars = ax.barh(range(len(shown)), shown, color=[BLUE if value >= 0 else ORANGE for value in shown])
+    for bar, value in zip(bars, shown, strict=True):
+        if value < 0:
+            bar.set(hatch="//", edgecolor="white")
+    ax.set_yticks(range(len(shown)), shown.index)
     for y, value in enumerate(shown):
         ax.text(value + (1 if value >= 0 else -1), y, f"{value:+.0f}", va="center", ha="left" if value >= 0 else "right", fontsize=12)
     ax.axvline(0, color="black", linewidth=1)

@@ -46,5 +46,8 @@ def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
 
 
 def _epoch_axis(ax: Axes) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    low, high = ax.get_xlim()
+    if high - low < 1:  # one epoch
+        ax.set_xlim(round(low) - 0.5, round(high) + 0.5)
     ax.set_xlabel("epoch")
