@@ -10,4 +10,4 @@ if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null 
   { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
     { echo "test-browser: skipped, no chromium here and no right to install it (as root: apt-get install chromium)"; exit 0; }
 fi
-OMP_NUM_THREADS=1 exec "$python" -m pytest tests/browser -s
+OMP_NUM_THREADS=1 exec "$python" -m pytest tests/browser -s --timeout 1200
