@@ -83,6 +83,6 @@ def _two_lines(text: str) -> str:
 
 def _times(seconds: Sequence[float]) -> list[str]:
     """With as many decimals as it takes to tell one frame from the next, three at most."""
-    steps = [b - a for a, b in pairwise(seconds) if b > a]
+    steps = [abs(b - a) for a, b in pairwise(seconds) if a != b]
     decimals = 0 if not steps or min(steps) >= 1 else min(3, math.ceil(-math.log10(min(steps))) + 1)
     return [f"{s:.{decimals}f} s" for s in seconds]
