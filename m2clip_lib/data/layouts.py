@@ -81,7 +81,9 @@ def _videos(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (path for name in files if not name.startswith(".") and (path := Path(place, name)).suffix.lower() in EXTENSIONS)
+        for path in (Path(place, name) for name in [*folders, *files] if not name.startswith(".")):
+            if path.suffix.lower() in EXTENSIONS:  # a folder with such a name is listed too, and gets its status
+                yield path
 
 
 def _split_by_hash(files: list[Path], root: Path) -> list[tuple[Path, str]]:
