@@ -9,13 +9,6 @@ import pytest
 
 from m2clip_lib.engine import heap
 
-PROBE = """
-import sys
-sys.path.insert(0, {tests!r})
-import test_heap
-print(*test_heap.faults({keep}))
-"""
-
 
 def faults(keep: bool) -> tuple[int, int]:
     """Pages that the kernel hands over for 64 MB that are written and freed, the first time and the second."""
@@ -38,8 +31,7 @@ def faults(keep: bool) -> tuple[int, int]:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_block_that_was_freed_comes_back_without_page_faults(keep):
     """In a process of its own: it cannot be undone."""
-    code = PROBE.format(tests=str(__file__.rpartition("/")[0]), keep=keep)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "keep" if keep else "as it is"], capture_output=True, text=True, check=True)
     first, second = map(int, done.stdout.split())
     assert first > 1000
     assert second < 100 if keep else second > 1000
@@ -49,3 +41,7 @@ def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(heap.sys, "platform", "darwin")
     monkeypatch.setattr(heap.ctypes, "CDLL", None)
     assert not heap.keep_freed_memory()
+
+
+if __name__ == "__main__":
+    print(*faults(keep=sys.argv[1] == "keep"))

@@ -42,7 +42,7 @@ def test_a_known_dataset_can_be_planned_before_it_is_there(workspace):
     kinetics = load_experiment("tiny", ["data.layout=kinetics", "data.prepared=nothing"])
     assert planned_dataset(kinetics, lines.append) == (240_000, 400)
     assert "as in the official list" in lines[0]
-    with pytest.raises(UserError, match=r"manifest: none at .*; or give --videos N"):
+    with pytest.raises(UserError, match=r"plan: no manifest in .*; or give --videos N"):
         planned_dataset(load_experiment("tiny"), lines.append)
 
 

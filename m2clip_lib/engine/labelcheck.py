@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
-from m2clip_lib.data.checks import check_labels_in_paths
+from m2clip_lib.data.checks import KineticsNames, check_labels_in_paths
 from m2clip_lib.data.layouts import Listing
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.engine.evaluate import Predictions
@@ -132,11 +132,11 @@ def fit_relabelling(zero_shot: Predictions, rng: np.random.Generator) -> Relabel
     return Relabelling(names, zero_shot.class_names, *top1, float(p_value), order.tolist(), right, len(judged))
 
 
-def vouched_by_paths(manifest: Manifest) -> bool:
-    """Whether every usable video lies in a folder of its class (or says it in its name): list and names cannot disagree then."""
-    table = manifest.table[manifest.table.status == "ok"]
-    rows = [(Path(path), label, split) for path, label, split in zip(table.path, table.label, table.split, strict=True)]
-    return check_labels_in_paths(Listing(rows, manifest.class_names)) == len(rows)
+def vouched_for(manifest: Manifest, table: KineticsNames | None = None) -> bool:
+    """Whether every usable video lies in a folder of its class, says it in its name, or stands in the table: nothing can disagree then."""
+    usable = manifest.table[manifest.table.status == "ok"]
+    rows = [(Path(path), label, split) for path, label, split in zip(usable.path, usable.label, usable.split, strict=True)]
+    return check_labels_in_paths(Listing(rows, manifest.class_names), table) == len(rows)
 
 
 def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool) -> str:
@@ -144,7 +144,7 @@ def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool) -> str
 
     Raises: UserError when they are permuted and that was not accepted.
     """
-    if not check.permuted or vouched_by_paths(manifest):
+    if not check.permuted or vouched_for(manifest):
         return ""
     if not accept:
         raise UserError(

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import torch
 
+from m2clip_lib import paths
 from m2clip_lib.config import Experiment
+from m2clip_lib.data.checks import read_kinetics_names
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.engine.build import first_of_each_class, open_backbone
 from m2clip_lib.engine.controls import zero_shot
-from m2clip_lib.engine.labelcheck import check_labels, stop_if_permuted, vouched_by_paths
+from m2clip_lib.engine.labelcheck import check_labels, stop_if_permuted, vouched_for
 from m2clip_lib.files import write_json
 
 VERDICT_FILE = "label_check.json"  # beside the manifest
@@ -32,7 +34,8 @@ def guard_labels(experiment: Experiment, manifest: Manifest, device: torch.devic
         if verdict["accepted"]:
             report(f"WARNING: {verdict['accepted']}")
         return
-    if experiment.data.check_csv or vouched_by_paths(manifest):
+    table = experiment.data.check_csv
+    if vouched_for(manifest, read_kinetics_names(paths.resolve(table)) if table else None):
         return
     usable = manifest.table[(manifest.table.status == "ok") & (manifest.table.split != "test")]
     usable = usable.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # validation first

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
+from m2clip_lib.data.manifest import made_from
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
@@ -115,15 +116,14 @@ def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tu
 
     Raises: UserError when neither is known.
     """
-    try:
+    if made_from(experiment.prepared):
         manifest = load_manifest(experiment)
-    except UserError as error:
-        if experiment.data.layout not in OFFICIAL:
-            raise UserError(f"{error}; or give --videos N") from error
-        videos, classes = OFFICIAL[experiment.data.layout]
-        report(f"no manifest yet: about {videos:,} training videos and {classes} classes, as in the official list")
-        return videos, classes
-    return len(manifest.split("train")), len(manifest.class_names)
+        return len(manifest.split("train")), len(manifest.class_names)
+    if experiment.data.layout not in OFFICIAL:
+        raise UserError(f"plan: no manifest in {experiment.prepared}; make it with: m2clip prepare {experiment.name}; or give --videos N")
+    videos, classes = OFFICIAL[experiment.data.layout]
+    report(f"no manifest yet: about {videos:,} training videos and {classes} classes, as in the official list")
+    return videos, classes
 
 
 def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int]) -> list[str]:

@@ -1,5 +1,6 @@
 """What is happening in a video: a checkpoint, some files, scores with names."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,8 @@ from m2clip_lib.engine.protocols import top_ids
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import read_checkpoint_info
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,8 +58,9 @@ def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, int]:
             "--checkpoint FILE, or load it with M2CLIP.from_checkpoint and save() it once"
         )
     info = read_checkpoint_info(checkpoint)
-    stride = info.extra.get("stride", 0)  # a model saved by hand does not say: clips are spread over the whole video
-    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), stride
+    if "stride" not in info.extra:  # saved by hand
+        log.warning("%s does not say its stride: clips are spread over the whole video", checkpoint)
+    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), info.extra.get("stride", 0)
 
 
 def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[str] = (), top: int = 5) -> list[VideoPrediction]:
