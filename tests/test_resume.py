@@ -184,11 +184,16 @@ def test_a_signal_during_validation_is_heard_at_once_and_loses_nothing(prepared,
     assert_equal(outcome("validating"), whole)
 
 
-def test_a_damaged_newest_state_is_told_and_the_one_before_taken(prepared, whole, monkeypatch):
+def stop_in_the_second_epoch(monkeypatch, run: str) -> None:
+    """Leaves the states of updates 7 and 8."""
     stop_after(monkeypatch, 8)
     with pytest.raises(Stopped):
-        train_tiny("damaged")
+        train_tiny(run)
     monkeypatch.undo()
+
+
+def test_a_damaged_newest_state_is_told_and_the_one_before_taken(prepared, whole, monkeypatch):
+    stop_in_the_second_epoch(monkeypatch, "damaged")
     newest, before = state_files(paths.CHECKPOINTS / "damaged")
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -204,10 +209,7 @@ def test_a_damaged_newest_state_is_told_and_the_one_before_taken(prepared, whole
 
 def test_a_flipped_byte_in_the_header_is_damage_and_no_other_training(prepared, whole, monkeypatch):
     """The name of a setting changes: only the seal tells that no other training has taken the name."""
-    stop_after(monkeypatch, 8)
-    with pytest.raises(Stopped):
-        train_tiny("header")
-    monkeypatch.undo()
+    stop_in_the_second_epoch(monkeypatch, "header")
     newest, _ = state_files(paths.CHECKPOINTS / "header")
     newest.write_bytes(newest.read_bytes().replace(b"train.epochs", b"train.epodhs", 1))
     lines = []

@@ -126,6 +126,36 @@ def check_name(folder: Path, run: str, wanted: dict[str, object]) -> Progress | 
     return None
 
 
+def find_state(
+    folder: Path, run: str, wanted: Progress, resume: Resume, report: Callable[[str], None]
+) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The state that a run goes on from; None where it begins anew. resume: see train.
+
+    wanted: what is to be trained, not begun. Raises: UserError for a name taken by another training, or files that are gone or damaged.
+    """
+    clear(folder, states=resume == "never")
+    if resume == "replace":
+        try:
+            found = check_name(folder, run, wanted.identity)
+            usable = found is not None and not found.finished and found.code == wanted.code
+        except UserError:
+            usable = False
+        if not usable:
+            clear(folder, states=True)
+        return load_state(folder, report)
+    found = check_name(folder, run, wanted.identity)
+    if found is not None and found.finished:
+        for file in (folder / "best.safetensors", folder / "last.safetensors"):
+            if not file.is_file():
+                raise UserError(f"run {run!r} is finished, but {file} is gone; train it again with --resume never")
+        report(
+            f"run {run!r} is finished ({len(found.rows)} epochs): nothing to do; train it again with --resume never, or choose another --run"
+        )
+    elif found is not None and found.code != wanted.code:
+        report("resume: the library's code has changed since this run began: its result will be a mixture")
+    return load_state(folder, report)
+
+
 def _progress(path: Path) -> Progress:
     try:
         with safe_open(path, framework="pt") as file:

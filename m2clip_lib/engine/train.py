@@ -24,12 +24,11 @@ from m2clip_lib.engine.observe import idle_adapters, idle_warning, out_of_memory
 from m2clip_lib.engine.parameters import lr_factor, parameter_groups
 from m2clip_lib.engine.processes import Processes
 from m2clip_lib.engine.protocols import READOUTS, topk_accuracy
-from m2clip_lib.engine.resume import Progress, Resume, check_name, clear, finish, identity, load_state, save_state
+from m2clip_lib.engine.resume import Progress, Resume, check_name, find_state, finish, identity, save_state
 from m2clip_lib.engine.skipped import forget_skipped, note_skipped
 from m2clip_lib.engine.steps import TrainingSteps
 from m2clip_lib.engine.stop import Stopped, StopSignals
 from m2clip_lib.engine.warmstart import warm_start
-from m2clip_lib.errors import UserError
 
 __all__ = ["TrainResult", "Training", "lr_factor", "parameter_groups", "train"]
 
@@ -115,7 +114,9 @@ class Training:
     def begin(self, resume: Resume) -> None:
         """Take up the run's state, or start from new weights."""
         steps, settings = self.steps, self.settings
-        found = self.processes.from_main(self._find(resume) if self.processes.is_main else None)
+        found = self.processes.from_main(
+            find_state(self.folder, self.run, self.at, resume, self.report) if self.processes.is_main else None
+        )
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.report(
             f"training {self.experiment.name!r} on {steps.device}: {len(steps.dataset)} videos, {len(self.manifest.class_names)} classes, "
@@ -190,32 +191,6 @@ class Training:
         """What the run has left behind."""
         best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
         return TrainResult(best, last, self.metrics_file, self.at.best[1], self.at.best[0], self.at.seconds)
-
-    def _find(self, resume: Resume) -> tuple[Progress, dict] | None:
-        """The state to go on from; in the main process."""
-        clear(self.folder, states=resume == "never")
-        wanted = self.at
-        if resume == "replace":
-            try:
-                found = check_name(self.folder, self.run, wanted.identity)
-                usable = found is not None and not found.finished and found.code == wanted.code
-            except UserError:
-                usable = False
-            if not usable:
-                clear(self.folder, states=True)
-        else:
-            found = check_name(self.folder, self.run, wanted.identity)
-            if found is not None and found.finished:
-                for file in (self.folder / "best.safetensors", self.folder / "last.safetensors"):
-                    if not file.is_file():
-                        raise UserError(f"run {self.run!r} is finished, but {file} is gone; train it again with --resume never")
-                self.report(
-                    f"run {self.run!r} is finished ({len(found.rows)} epochs): nothing to do; train it again with --resume never, or "
-                    "choose another --run"
-                )
-            elif found is not None and found.code != wanted.code:
-                self.report("resume: the library's code has changed since this run began: its result will be a mixture")
-        return load_state(self.folder, self.report)
 
     def _save_if_due(self, signals: StopSignals) -> None:
         """All processes decide together, so that none waits for another that has stopped."""
