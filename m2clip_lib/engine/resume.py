@@ -149,7 +149,8 @@ def find_state(
             if not file.is_file():
                 raise UserError(f"run {run!r} is finished, but {file} is gone; train it again with --resume never")
         report(
-            f"run {run!r} is finished ({len(found.rows)} epochs): nothing to do; train it again with --resume never, or choose another --run"
+            f"run {run!r} is finished ({len(found.rows)} epochs): nothing to do; train it again with --resume never, or "
+            "choose another --run"
         )
     elif found is not None and found.code != wanted.code:
         report("resume: the library's code has changed since this run began: its result will be a mixture")
