@@ -1,14 +1,12 @@
 """The official annotation files of known datasets -> rows of (path, label, split), before any file is opened."""
 
 import csv
-import os
 import re
 from pathlib import Path
 
 from m2clip_lib.data.labels import class_key, name_from_folder
-from m2clip_lib.data.layouts import SPLIT_FOLDERS, Listing, list_files
+from m2clip_lib.data.layouts import SPLIT_FOLDERS, Listing, list_files, videos_below
 from m2clip_lib.data.names import read_names
-from m2clip_lib.data.probe import EXTENSIONS
 from m2clip_lib.data.textfiles import is_number, read_json, read_lines, read_text
 from m2clip_lib.errors import UserError
 
@@ -59,11 +57,8 @@ def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
 def _videos_by_stem(root: Path) -> dict[str, list[Path]]:
     """One walk over the folder: asking for every spelling of 300,000 paths takes longer."""
     found: dict[str, list[Path]] = {}
-    for folder, _, files in os.walk(root, followlinks=True):
-        for name in sorted(files):
-            path = Path(folder, name)
-            if path.suffix.lower() in EXTENSIONS:
-                found.setdefault(path.stem, []).append(path)
+    for path in videos_below(root):
+        found.setdefault(path.stem, []).append(path)
     return found
 
 

@@ -37,10 +37,10 @@ def list_folder(root: Path) -> Listing:
     """
     if not root.is_dir():
         raise UserError(f"videos: no such folder: {root}; give the folder that holds one folder per class")
-    children = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".") and any(_videos(p))]
+    children = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".") and any(videos_below(p))]
     named = [p for p in children if p.name.lower() in SPLIT_FOLDERS]
     has_splits = bool(named) and len(named) == len(children)
-    if not has_splits and any(any(_videos(folder)) for p in named for folder in p.iterdir() if folder.is_dir()):
+    if not has_splits and any(any(videos_below(folder)) for p in named for folder in p.iterdir() if folder.is_dir()):
         others = ", ".join(repr(p.name) for p in children if p not in named)
         raise UserError(
             f"videos: {root} holds folders of splits ({', '.join(p.name for p in named)}) and beside them {others} with videos: "
@@ -50,7 +50,7 @@ def list_folder(root: Path) -> Listing:
     for child in children:
         split = SPLIT_FOLDERS[child.name.lower()] if has_splits else ""
         for folder in sorted(p for p in child.iterdir() if p.is_dir()) if has_splits else [child]:
-            groups[folder.name, split] += sorted(_videos(folder))
+            groups[folder.name, split] += sorted(videos_below(folder))
     folders = sorted({folder for (folder, _), files in groups.items() if files})
     if not folders:
         raise UserError(f"videos: no class folder with videos ({', '.join(sorted(EXTENSIONS))}) in {root}; expected {root}/<class>/<video>")
@@ -69,7 +69,7 @@ def list_folder(root: Path) -> Listing:
     return Listing(rows, class_names)
 
 
-def _videos(folder: Path) -> Iterator[Path]:
+def videos_below(folder: Path) -> Iterator[Path]:
     """The videos below a folder, links followed, each folder once.
 
     Without what begins with a dot: macOS writes such a twin beside a file, and caches lie in such folders.
