@@ -199,15 +199,15 @@ def test_ablation_orders_variants_by_their_mean(ax):
     check_axes(plots.plot_ablation(ax, ablation(static=[10, 20], full=[60, 70], half=[30, 40]), "top1", 8.3), ax, xlabel="top-1")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["static", "half", "full"]
     assert [text.get_text() for text in ax.texts] == ["15.0", "35.0", "65.0"]
-    assert title(ax) == "“full” is ahead of “half”"
+    assert title(ax) == "Top-1: “full” is ahead of “half”"
 
 
 @pytest.mark.parametrize(
     ("seeds", "expected"),
     [
-        ({"a": [50, 60], "b": [59, 70]}, "“b” is not separable from “a”"),  # 59 < 60: the seeds overlap
-        ({"a": [50, 60], "b": [60, 70]}, "“b” is not separable from “a”"),
-        ({"a": [50, 60], "b": [61, 70]}, "“b” is ahead of “a”"),
+        ({"a": [50, 60], "b": [59, 70]}, "Top-1: “b” is not separable from “a”"),  # 59 < 60: the seeds overlap
+        ({"a": [50, 60], "b": [60, 70]}, "Top-1: “b” is not separable from “a”"),
+        ({"a": [50, 60], "b": [61, 70]}, "Top-1: “b” is ahead of “a”"),
         ({"a": [50], "b": [90]}, "Too few variants or seeds for a claim"),
         ({"a": [50, 60]}, "Too few variants or seeds for a claim"),
     ],

@@ -77,9 +77,8 @@ def headline_finding(headline: pd.DataFrame) -> str:
         f"(95 % interval {own.top1_low:.1f} to {own.top1_high:.1f}); the best control without time reaches {others.top1.max():.1f} %."
     )
     if "direction" in headline:
-        text += (
-            f" On direction it scores {own.direction:.1f} %, the controls {others.direction.min():.1f} to {others.direction.max():.1f} %."
-        )
+        span = dict.fromkeys(f"{value:.1f}" for value in (others.direction.min(), others.direction.max()))  # one figure where they agree
+        text += f" On direction it scores {own.direction:.1f} %, the controls {' to '.join(span)} %."
     return text
 
 

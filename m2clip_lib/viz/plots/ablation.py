@@ -33,4 +33,5 @@ def _ablation_finding(rows: pd.DataFrame, order: list[str], measure: str) -> str
         return "Too few variants or seeds for a claim"
     best, second = order[-1], order[-2]
     apart = rows.loc[rows.variant == best, measure].min() > rows.loc[rows.variant == second, measure].max()
-    return f"“{best}” is {'ahead of' if apart else 'not separable from'} “{second}”"
+    name = {"top1": "Top-1", "direction": "Direction"}[measure]
+    return f"{name}: “{best}” is {'ahead of' if apart else 'not separable from'} “{second}”"
