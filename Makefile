@@ -35,9 +35,10 @@ test-browser: $(READY)  ## drive the notebooks and the report in a headless Chro
 test-kills: $(READY)  ## kill a training 20 times at random moments and compare its end, to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
 
-lint: $(READY)  ## ruff, on notebooks too; notebooks carry no outputs
+lint: $(READY)  ## ruff, on notebooks too; the order of the rooms; notebooks carry no outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
 
 lab: $(READY)  ## open JupyterLab on the notebooks

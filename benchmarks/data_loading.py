@@ -18,16 +18,16 @@ from timing import interleaved, table
 from torch.nn import functional as F
 
 from m2clip_lib.data.dataset import TestViews, TrainClips, VideoReader
-from m2clip_lib.data.packets import VideoError, video_stream
-from m2clip_lib.data.probe import EXTENSIONS, decodable_frames, probe
-from m2clip_lib.data.pyav_frames import Pictures
+from m2clip_lib.data.demo.videos import write_video
+from m2clip_lib.data.listing.folders import EXTENSIONS
 from m2clip_lib.data.sampling import test_indices, train_indices
-from m2clip_lib.data.synthetic import write_video
-from m2clip_lib.data.transcode import transcode_file
 from m2clip_lib.data.transforms import Augmentation
-from m2clip_lib.data.video import fit_short_side, has_decord
+from m2clip_lib.data.video.container import VideoError, video_stream
+from m2clip_lib.data.video.decode import Pictures, fit_short_side, has_decord
+from m2clip_lib.data.video.probe import decodable_frames, probe
+from m2clip_lib.data.video.transcode import transcode_file
 from m2clip_lib.errors import UserError
-from m2clip_lib.models.backbone import OPENAI_MEAN, OPENAI_STD
+from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD
 
 CLIP_LEN, STRIDE, SIDE, SPATIAL, TEMPORAL = 8, 16, 224, 4, 3
 HOW = Augmentation((SIDE, SIDE))

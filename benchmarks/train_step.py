@@ -18,13 +18,12 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torchvision.models.video import MViT_V2_S_Weights
 
-from m2clip_lib.data.labels import build_prompts, build_vocabulary
-from m2clip_lib.engine.heap import keep_freed_memory
-from m2clip_lib.engine.train import parameter_groups
+from m2clip_lib.data.classes import build_prompts, build_vocabulary
+from m2clip_lib.experiment import keep_freed_memory
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, multi_task_loss
-from m2clip_lib.models.class_texts import TrainingTexts
-from m2clip_lib.models.text import mask_batch
+from m2clip_lib.models.text import TrainingTexts, mask_batch
 from m2clip_lib.presets import PRESETS
+from m2clip_lib.train.loop import parameter_groups
 
 PRESET = PRESETS["B/16 12x384"]
 FRAMES, SIDE = 8, 224

@@ -76,7 +76,7 @@ def prepare(
 
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import prepare_data
-    from m2clip_lib.engine.pretrain import train_demo_clip
+    from m2clip_lib.train.pretrain import train_demo_clip
 
     overrides = list(override or [])
     if folder is not None:
@@ -114,12 +114,12 @@ def train(
         raise UserError(f"--resume {resume}: give auto or never")
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
-    from m2clip_lib.engine.build import open_backbone
-    from m2clip_lib.engine.processes import Processes
-    from m2clip_lib.engine.stop import STATUS, Stopped
-    from m2clip_lib.engine.train import check_run
-    from m2clip_lib.engine.train import train as train_model
+    from m2clip_lib.evaluate.processes import Processes
+    from m2clip_lib.experiment import open_backbone
     from m2clip_lib.runs import Run, check_run_name
+    from m2clip_lib.train.host import STATUS, Stopped
+    from m2clip_lib.train.loop import check_run
+    from m2clip_lib.train.loop import train as train_model
 
     loaded, processes = load_experiment(experiment, override or []), Processes()
     name = check_run_name(run or loaded.name)
@@ -147,9 +147,9 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     """Evaluate a checkpoint with all read-outs; writes predictions and tables. The same as python eval.py."""
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
-    from m2clip_lib.engine.find import last_run
-    from m2clip_lib.engine.processes import Processes
-    from m2clip_lib.engine.score import decoders_note, score_checkpoint, zero_shot_note
+    from m2clip_lib.evaluate.evaluate import decoders_note, score_checkpoint, zero_shot_note
+    from m2clip_lib.evaluate.processes import Processes
+    from m2clip_lib.experiment import last_run
     from m2clip_lib.runs import Run, check_run_name
 
     processes = Processes()
@@ -186,8 +186,8 @@ def predict(
     import json
 
     from m2clip_lib.config import load_experiment
-    from m2clip_lib.engine.find import last_run_checkpoint
-    from m2clip_lib.engine.predict import parse_labels, predict_videos
+    from m2clip_lib.evaluate.predict import parse_labels, predict_videos
+    from m2clip_lib.experiment import last_run_checkpoint
 
     if not timeline and (window or every or picture):
         raise UserError("--window, --every and --picture belong to --timeline: add it")
@@ -215,8 +215,7 @@ def _timeline(
 ) -> None:
     import json
 
-    from m2clip_lib.engine.predict import open_checkpoint
-    from m2clip_lib.engine.timeline import video_timeline
+    from m2clip_lib.evaluate.predict import open_checkpoint, video_timeline
 
     if not math.isfinite(window + every):
         raise UserError("--window and --every: give seconds as finite numbers")
@@ -235,7 +234,7 @@ def _timeline(
     for place, reason in found.failed:
         print(f"m2clip: {found.path}: {found.starts[place]:.1f} s: {reason}; not predicted", file=sys.stderr)
     if picture is not None:
-        from m2clip_lib.viz.picture import save_timeline
+        from m2clip_lib.viz.plots.attention import save_timeline
 
         save_timeline(found, picture)
         print(f"picture: {picture}", file=sys.stderr)
@@ -275,7 +274,7 @@ def plan(
         raise UserError(f"--gpus {gpus}: give numbers from 1 on, such as 1,8")
     from m2clip_lib import paths
     from m2clip_lib.config import load_experiment
-    from m2clip_lib.engine.plan import clips_per_second, plan_lines, planned_dataset
+    from m2clip_lib.train.plan import clips_per_second, plan_lines, planned_dataset
 
     loaded = load_experiment(experiment, override or [])
     rate, source = clips_per_second(loaded, paths.RESULTS, clips_per_s)

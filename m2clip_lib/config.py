@@ -12,6 +12,8 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from m2clip_lib import paths
 from m2clip_lib.errors import UserError
@@ -40,8 +42,9 @@ class BackboneSection(Section):
     """Open a TorchScript archive that is none of OpenAI's published files. It can run code: only for files you made."""
 
 
-class ModelSection(Section):
-    """Where adapters stand and how wide they are. Defaults: the published B/16 12x384."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+class ModelSection:
+    """Where adapters stand and how wide they are; M2CLIPConfig inherits it. Defaults: the published B/16 12x384."""
 
     vision_adapter_layers: Count = 12
     """TED-Adapters in the last n blocks of the visual tower."""
@@ -227,6 +230,7 @@ class Experiment(Section):
         return paths.DATA / Path(self.data.prepared).expanduser()
 
 
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # what pydantic calls a field that does not exist
 SECTIONS = ("backbone", "model", "data", "train", "eval")
 
 
@@ -288,17 +292,17 @@ def _validate(values: dict[str, dict], name: str, where: str) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "experiment"
-        reason = "unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        reason = "unknown field" if first["type"] in UNKNOWN else first["msg"].removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         raise UserError(f"{where}: {field}{given}: {reason}{_near(first)}") from None
 
 
 def _near(error: dict) -> str:
     """The fields there are, when one is not known."""
-    if error["type"] != "extra_forbidden":
+    if error["type"] not in UNKNOWN:
         return ""
     section = error["loc"][0]
-    known = Experiment.model_fields[section].annotation.model_fields if len(error["loc"]) > 1 else dict.fromkeys(SECTIONS)
+    known = _fields(section) if len(error["loc"]) > 1 else dict.fromkeys(SECTIONS)
     return f"; known: {', '.join(known)}"
 
 
@@ -307,10 +311,14 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
     section, dot, field = target.strip().partition(".")
     if not (equals and dot and field) or section not in SECTIONS:
         raise UserError(f"-o {text}: expected section.field=value with section one of {', '.join(SECTIONS)}")
-    fields = Experiment.model_fields[section].annotation.model_fields
+    fields = _fields(section)
     if field not in fields:
         raise UserError(f"-o {text}: section {section} has no field {field!r}; it has: {', '.join(fields)}")
     return section, field, parse_value(value, fields[field].annotation)
+
+
+def _fields(section: str) -> dict[str, FieldInfo]:
+    return Experiment.model_fields[section].annotation.__pydantic_fields__
 
 
 def parse_value(text: str, kind: Any) -> Any:

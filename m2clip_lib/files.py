@@ -1,11 +1,17 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of either."""
+"""Files: written so that a crash leaves the old one or the new one, sealed against damage, hashed, and read as people send them."""
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from m2clip_lib.errors import UserError
 
@@ -76,3 +82,113 @@ def _force_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_EMPTY = b'"sha256":"' + b"0" * 64 + b'"'  # in another value of the header the quotes would be escaped
+_SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+
+
+class DamagedFile(Exception):  # noqa: N818 (it says what happened)
+    """The bytes are not those that were written."""
+
+
+def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file whose metadata carries the SHA-256 of all its bytes (counted with zeros in the digest's place)."""
+    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata | {"sha256": "0" * 64})
+    content = _in_order(content)
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return content.replace(_EMPTY, b'"sha256":"' + digest + b'"', 1)
+
+
+def check_seal(content: bytes) -> None:
+    """Raises: DamagedFile unless these are the bytes that were sealed."""
+    found = _SEAL.search(_header(content))
+    if found is None:
+        raise DamagedFile("its header holds no digest")
+    blank = content[: found.start()] + _EMPTY + content[found.end() :]
+    if hashlib.sha256(blank).hexdigest().encode() != found[1]:
+        raise DamagedFile("its content does not match its digest")
+
+
+def open_sealed(path: Path) -> tuple[dict[str, Tensor], bytes]:
+    """Tensors and bytes of a sealed file. Raises: DamagedFile."""
+    content = Path(path).read_bytes()
+    check_seal(content)
+    try:
+        return load(content), content
+    except SafetensorError as error:
+        raise DamagedFile(str(error)) from error
+
+
+def _in_order(content: bytes) -> bytes:
+    """The header's keys sorted: safetensors writes them in an order that changes from call to call, and the same state is the same file."""
+    old = _header(content)
+    header = json.dumps(json.loads(old[8:]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[len(old) :]
+
+
+def _header(content: bytes) -> bytes:
+    return content[: 8 + int.from_bytes(content[:8], "little")]
+
+
+NOT_INPUTS = (  # code that cannot change a step's result
+    "cli.py", "__main__.py", "workbook.py", "viz/report.py", "viz/panel.py", "viz/explorer.py",
+)  # fmt: skip
+
+
+def code_digest(core: bool = False) -> str:
+    """Digest of the library's code that results depend on: after a change of code a run is made again.
+
+    core: only what decides numbers, without the figures: what a long training hangs on.
+    """
+    root = Path(__file__).parent
+    files = [file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}]
+    kept = [file for file in files if file.relative_to(root).as_posix() not in NOT_INPUTS]
+    kept = [file for file in kept if not (core and file.relative_to(root).parts[0] in ("viz", "attention"))]
+    return hash_texts(*(f"{file.relative_to(root)}\n{file.read_text()}" for file in kept))
+
+
+def hash_texts(*parts: str) -> str:
+    """SHA-256 of several texts."""
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+BLANKS = " \t"  # not str.strip's own set: a no-break space may belong to a file name
+
+
+def read_lines(file: Path) -> list[tuple[int, str]]:
+    """The lines that say something, each with its number from 1, without blanks at either end.
+
+    Raises: UserError when the file is missing or is not UTF-8.
+    """
+    lines = [(number, line.strip(BLANKS)) for number, line in enumerate(read_text(file).split("\n"), start=1)]
+    return [(number, line) for number, line in lines if line]
+
+
+def read_text(file: Path) -> str:
+    """The whole file, lines ending in "\\n". Raises: UserError when the file is missing or is not UTF-8."""
+    if not file.is_file():
+        raise UserError(f"annotations: no such file: {file}; set its path in the data section of the experiment")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
+
+
+def read_json(file: Path) -> object:
+    """Raises: UserError naming the line that is not JSON."""
+    try:
+        return json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def file_sha256(file: Path) -> str:
+    """Digest of the bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def is_number(text: str) -> bool:
+    """Whether the text is a whole number in plain digits."""
+    return text.isascii() and text.isdigit()

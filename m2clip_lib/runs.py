@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment
-from m2clip_lib.data.labels import labels_sha256
+from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json

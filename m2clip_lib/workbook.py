@@ -13,9 +13,8 @@ from typing import Any
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
-from m2clip_lib.digests import code_digest, hash_texts
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_json
+from m2clip_lib.files import code_digest, hash_texts, write_json
 from m2clip_lib.runs import check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets

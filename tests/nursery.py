@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-import m2clip_lib.engine.train
 import m2clip_lib.runs
+import m2clip_lib.train.loop
 import m2clip_lib.viz.plots  # noqa: F401 (imported for its time only, like the others)
 from m2clip_lib import cli
 

@@ -10,10 +10,10 @@ import torch
 
 from m2clip_lib import paths
 from m2clip_lib.cli import main
-from m2clip_lib.data.probe import probe
-from m2clip_lib.data.synthetic import draw_video, write_video
+from m2clip_lib.data.demo.videos import draw_video, write_video
 from m2clip_lib.data.transforms import exact_resize, frames_to_clip
-from m2clip_lib.data.video import has_decord, read_frames
+from m2clip_lib.data.video.decode import has_decord, read_frames
+from m2clip_lib.data.video.probe import probe
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -232,7 +232,7 @@ def test_slip_of_the_pen_in_the_file_is_a_message_with_its_line(tmp_path, monkey
 FIELDS = {
     f"{section}.{name}": field.annotation
     for section in SECTIONS
-    for name, field in Experiment.model_fields[section].annotation.model_fields.items()
+    for name, field in Experiment.model_fields[section].annotation.__pydantic_fields__.items()
 }
 
 
@@ -307,5 +307,5 @@ def test_override_becomes_the_fields_own_type(config_of, override, value):
 
 def test_every_field_says_what_it_is():
     for section in SECTIONS:
-        for name, field in Experiment.model_fields[section].annotation.model_fields.items():
+        for name, field in Experiment.model_fields[section].annotation.__pydantic_fields__.items():
             assert field.description, f"{section}.{name}"

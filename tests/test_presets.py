@@ -7,7 +7,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
-from m2clip_lib.models.published import published_name
+from m2clip_lib.models.foreign import published_name
 from m2clip_lib.presets import PRESETS
 
 NAMES, WORDS = tuple(f"class {i}" for i in range(400)), tuple(f"word {i}" for i in range(520))

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m2clip_lib import paths
-from m2clip_lib.data.labels import labels_sha256
+from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.runs import Run, check_run_name

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from m2clip_lib.data.probe import VideoError
 from m2clip_lib.data.sampling import test_indices, train_indices
 from m2clip_lib.data.transforms import Augmentation, Colours, augment, exact_resize, frames_to_clip, test_crops
-from m2clip_lib.data.video import fit_short_side, read_frames
+from m2clip_lib.data.video.decode import fit_short_side, read_frames
+from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)

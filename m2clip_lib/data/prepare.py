@@ -9,18 +9,17 @@ import pandas as pd
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
-from m2clip_lib.data.children import PASSING
-from m2clip_lib.data.layouts import Listing
+from m2clip_lib.data.demo.videos import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
+from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
+from m2clip_lib.data.listing.folders import Listing
 from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
+from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.data.scan import scan
-from m2clip_lib.data.synthetic import SyntheticConfig, make_videos, recipe_hash
-from m2clip_lib.data.textfiles import file_sha256
-from m2clip_lib.data.texts import experiment_texts
-from m2clip_lib.data.transcode import transcode
+from m2clip_lib.data.video.transcode import transcode
+from m2clip_lib.data.workers import PASSING
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import check_space
+from m2clip_lib.files import check_space, file_sha256
 
 COPIES = "transcoded"  # folder of the fast copies and their manifest, beside the manifest of the originals
 BYTES_A_ROW = 1500  # journal, manifest and table of unreadable files, generously

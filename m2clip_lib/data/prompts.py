@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from m2clip_lib.data.labels import build_prompts
-from m2clip_lib.data.textfiles import read_json, read_lines
+from m2clip_lib import paths
+from m2clip_lib.config import DataSection
+from m2clip_lib.data.classes import build_prompts, build_vocabulary
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import read_json, read_lines
 
 PUNCTUATION = ".,;:!?\"'()"
 
@@ -109,3 +111,30 @@ def _locate(name: str, text: str) -> Prompt:
     wanted, words = ([word.strip(PUNCTUATION) for word in x.lower().split()] for x in (name, text))
     starts = [i for i in range(len(words) - len(wanted) + 1) if words[i : i + len(wanted)] == wanted]
     return Prompt(text, range(starts[0], starts[0] + len(wanted)) if starts and wanted else range(0))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """prompts: of every class. own: the sentences of data.prompts_file, () without. vocabulary: words of the masked-word head."""
+
+    prompts: list[tuple[Prompt, ...]]
+    own: tuple[tuple[str, ...], ...]
+    vocabulary: list[str]
+
+    def summary(self) -> str:
+        """One line: classes, prompts, vocabulary, and the classes that have no word in it."""
+        each = sorted({len(of_class) for of_class in self.prompts})
+        count = f"{each[0]} to {each[-1]}" if len(each) > 1 else str(each[0])
+        text = f"{len(self.prompts)} classes, {count} prompt(s) each ({self.prompts[0][0].text!r}, ...)"
+        text += f", vocabulary of {len(self.vocabulary)} words"
+        without = names_without_word(self.prompts, self.vocabulary)
+        return text + (f"; {without} class names have no word in it: never masked" if without else "")
+
+
+def experiment_texts(data: DataSection, class_names: Sequence[str]) -> Texts:
+    """Prompts from the templates or the prompts file; vocabulary from the prompts (their words) or the vocabulary file."""
+    own = read_prompts_file(paths.resolve(data.prompts_file), class_names) if data.prompts_file else ()
+    prompts = class_prompts(class_names, data.prompt, own)
+    file = data.vocabulary_file
+    vocabulary = read_vocabulary(paths.resolve(file)) if file else build_vocabulary(prompt_texts(prompts))
+    return Texts(prompts, own, vocabulary)

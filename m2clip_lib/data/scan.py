@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from m2clip_lib.data.children import Failure, call_in_children
-from m2clip_lib.data.journal import Journal, fingerprint
-from m2clip_lib.data.layouts import Listing
-from m2clip_lib.data.probe import VideoError, VideoInfo, check_file, probe
-from m2clip_lib.data.progress import with_progress
+from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe
+from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 
 JOURNAL_FILE = "scan.jsonl"
 PROBE = "probe 2"  # changes with what probe() finds in a file: what an older one wrote down is not taken
-EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, codec="", decord=False)
-LIMIT_S = 60.0
 
 
 def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_S, report: Callable[[str], None] = print) -> pd.DataFrame:
@@ -66,11 +62,6 @@ def probe_row(path: str) -> dict:
         return bad_row(str(error))
     except OSError as error:
         return bad_row(f"cannot be opened: {error.strerror}")
-
-
-def bad_row(status: str) -> dict:
-    """The row of a file that cannot be used."""
-    return asdict(EMPTY) | {"status": status}
 
 
 def _look(path: str) -> tuple[str, str]:

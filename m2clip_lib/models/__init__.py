@@ -1,7 +1,7 @@
 """The model: a frozen CLIP (backbone), what is trained on it (adapters, m2clip), and how (losses)."""
 
-from m2clip_lib.models.backbone import Backbone, load_backbone
+from m2clip_lib.models.backbone import Backbone, M2CLIPConfig, load_backbone
 from m2clip_lib.models.losses import LossWeights, MultiTaskLoss, multi_task_loss
-from m2clip_lib.models.m2clip import M2CLIP, M2CLIPConfig, is_trainable
+from m2clip_lib.models.m2clip import M2CLIP, is_trainable
 
 __all__ = ["M2CLIP", "Backbone", "LossWeights", "M2CLIPConfig", "MultiTaskLoss", "is_trainable", "load_backbone", "multi_task_loss"]

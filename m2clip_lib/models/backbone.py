@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from m2clip_lib.config import ModelSection
+from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.errors import UserError
+from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag
 
 log = logging.getLogger(__name__)
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,32 @@ class Backbone:
         return type(self.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
+@dataclass(frozen=True)
+class _Words:
+    class_names: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class M2CLIPConfig(ModelSection, _Words):
+    """What to build on a backbone: class_names and vocabulary, the fields of the model section, and these.
+
+    Adapters stand in the LAST n blocks; text blocks count the MLM block as the last.
+    """
+
+    num_frames: int = 8
+    prompt: str | tuple[str, ...] = "A video of {}"
+    """One template, or several."""
+    own_prompts: tuple[tuple[str, ...], ...] = ()
+    """Sentences of each class, in place of the templates; the templates stay for other class names."""
+    own_mlm_block: bool = False
+    """The masked-word block is not the copy of CLIP's last text block but one that came with a full file; it is saved too."""
+
+    def prompts(self) -> list[tuple[Prompt, ...]]:
+        """The prompts of every class, in the order of the class names."""
+        return class_prompts(self.class_names, self.prompt, self.own_prompts)
+
+
 def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript: bool = False) -> Backbone:
     """Load a CLIP and freeze it.
 
@@ -60,8 +86,6 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         trust_torchscript: open a TorchScript archive that is none of OpenAI's published files (it can run code).
     Raises: UserError when the weights are missing, unreadable, or of a kind the adapters do not fit.
     """
-    from m2clip_lib.models.sources import from_file, from_tag
-
     path = Path(source).expanduser()
     if path.is_file():
         clip, mean, std = from_file(path, model_name, trust_torchscript)

@@ -10,11 +10,9 @@ from safetensors.torch import load
 
 from m2clip_lib.data.prompts import prompt_texts
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_atomically, write_json
-from m2clip_lib.models.backbone import Backbone
-from m2clip_lib.models.m2clip import M2CLIP, M2CLIPConfig
-from m2clip_lib.models.published import load_published
-from m2clip_lib.sealed import DamagedFile, check_seal, seal
+from m2clip_lib.files import DamagedFile, check_seal, seal, write_atomically, write_json
+from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
+from m2clip_lib.models.foreign import load_published
 
 FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # the second: written by earlier versions, without a digest of itself
 NO_FILE = "checkpoint: no such file: {}; train first, or give another with --checkpoint"
@@ -33,7 +31,7 @@ class CheckpointInfo:
     extra: dict
 
 
-def save_checkpoint(model: M2CLIP, path: str | Path, **extra: object) -> None:
+def save_checkpoint(model, path: str | Path, **extra: object) -> None:
     """Write `path` (.safetensors) and a readable JSON side file, atomically. extra: whatever the run wants to remember."""
     path = Path(path)
     backbone = model.backbone
@@ -81,7 +79,7 @@ def _as_tuple(value: object) -> object:
     return tuple(_as_tuple(entry) for entry in value) if isinstance(value, list) else value
 
 
-def load_checkpoint(path: str | Path, backbone: Backbone, num_frames: int | None = None) -> M2CLIP:
+def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num_frames: int | None = None):
     """Rebuild a model on its backbone: from our .safetensors, the official .pth, or the replicate's .pt.
 
     num_frames overrides the clip length the file was trained with (files of others do not say it: 8 unless told).
@@ -91,11 +89,11 @@ def load_checkpoint(path: str | Path, backbone: Backbone, num_frames: int | None
     if not path.is_file():
         raise UserError(NO_FILE.format(path))
     if path.suffix != ".safetensors":
-        return load_published(path, backbone, num_frames)
-    return _load_own(path, backbone, num_frames)
+        return load_published(model_class, path, backbone, num_frames)
+    return _load_own(model_class, path, backbone, num_frames)
 
 
-def _load_own(path: Path, backbone: Backbone, num_frames: int | None) -> M2CLIP:
+def _load_own(model_class: type, path: Path, backbone: Backbone, num_frames: int | None):
     info = read_checkpoint_info(path)
     content = path.read_bytes()
     if info.format == FORMAT:
@@ -104,7 +102,7 @@ def _load_own(path: Path, backbone: Backbone, num_frames: int | None) -> M2CLIP:
         except DamagedFile as damage:
             raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
     config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
-    model = M2CLIP(backbone, config)
+    model = model_class(backbone, config)
     found = load(content)
     for name, value in model.saved_state().items():
         if name not in found or found[name].shape != value.shape:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.adapters import FrameAdapter, MaskedWordHead, TEDAdapter, TextAdapter
-from m2clip_lib.models.backbone import Backbone
+from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.blocks import clip_block
-from m2clip_lib.models.prefix_cache import PrefixCache
-from m2clip_lib.models.text import text_length
+from m2clip_lib.models.checkpoint import load_checkpoint, save_checkpoint
+from m2clip_lib.models.foreign import export_published
+from m2clip_lib.models.text import PrefixCache, text_length
 
 FROZEN = ("clip.", "mlm_block.")
 
@@ -28,41 +28,6 @@ FROZEN = ("clip.", "mlm_block.")
 def is_trainable(name: str) -> bool:
     """THE predicate: a parameter of M2CLIP is trained, and saved, unless it belongs to CLIP or to the copy of its last text block."""
     return not name.startswith(FROZEN)
-
-
-@dataclass(frozen=True)
-class M2CLIPConfig:
-    """What to build on a backbone. Adapters stand in the LAST n blocks; text blocks count the MLM block as the last.
-
-    The published B/16 12x384 is (12, 384, False, True, 2, 384, False, True).
-    """
-
-    class_names: tuple[str, ...]
-    vocabulary: tuple[str, ...]
-    vision_adapter_layers: int = 12
-    vision_adapter_width: int = 384
-    vision_adapter_pre_attn: bool = False
-    vision_adapter_pre_mlp: bool = True
-    text_adapter_layers: int = 2
-    text_adapter_width: int = 384
-    text_adapter_pre_attn: bool = False
-    text_adapter_pre_mlp: bool = True
-    enhancement: bool = True
-    difference: bool = True
-    frame_adapter: bool = True
-    temporal_kernel: int = 3
-    dropout: float = 0.5
-    num_frames: int = 8
-    prompt: str | tuple[str, ...] = "A video of {}"
-    """One template, or several."""
-    own_prompts: tuple[tuple[str, ...], ...] = ()
-    """Sentences a class, in place of the templates; the templates stay for other class names."""
-    own_mlm_block: bool = False
-    """The masked-word block is not the copy of CLIP's last text block but one that came with a full file; it is saved too."""
-
-    def prompts(self) -> list[tuple[Prompt, ...]]:
-        """The prompts of every class, in the order of the class names."""
-        return class_prompts(self.class_names, self.prompt, self.own_prompts)
 
 
 @dataclass(frozen=True)
@@ -153,20 +118,14 @@ class M2CLIP(nn.Module):
         num_frames: clip length; ours say theirs, files of others get 8 unless told.
         Raises: UserError when the file is none of these or fits another backbone (it names the first differing tensor).
         """
-        from m2clip_lib.models.checkpoint import load_checkpoint
-
-        return load_checkpoint(path, backbone, num_frames)
+        return load_checkpoint(cls, path, backbone, num_frames)
 
     def save(self, path: str | Path, **extra: object) -> None:
         """Write the trainable tensors and all that is needed to use them (class names, prompts, preprocessing)."""
-        from m2clip_lib.models.checkpoint import save_checkpoint
-
         save_checkpoint(self, path, **extra)
 
     def export_official(self, path: str | Path) -> None:
         """Write the adapter-only file that the authors' code reads."""
-        from m2clip_lib.models.published import export_published
-
         export_published(self, path)
 
     def trainable_state(self) -> dict[str, Tensor]:

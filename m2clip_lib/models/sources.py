@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from m2clip_lib.errors import UserError
-from m2clip_lib.models.backbone import OPENAI_MEAN, OPENAI_STD
 
 log = logging.getLogger(__name__)
 
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_GET = "connect once, or download the file elsewhere and set backbone.source to its path"
 OPENAI_TORCHSCRIPT_SHA256 = {  # the digests that stand in the published addresses
     "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",

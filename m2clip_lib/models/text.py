@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from m2clip_lib.data.prompts import Prompt
+from m2clip_lib.data.prompts import Prompt, class_prompts, nth_prompts, prompt_number
 from m2clip_lib.errors import UserError
 
 MASK_WORD = "mask"  # the published code masks with this ordinary word; CLIP's vocabulary has no mask token
@@ -85,3 +86,91 @@ def mask_batch(
     pairs = [mask_caption(captions[label], tokenizer, np.random.default_rng(list(seed))) for label, seed in zip(labels, seeds, strict=True)]
     tokens, targets = zip(*pairs, strict=True)
     return torch.stack(tokens), torch.stack(targets)
+
+
+class TrainingTexts:
+    """Captions and tokens of every class, one set a prompt number. The same tensor comes again: its frozen part is computed once."""
+
+    def __init__(self, model, device: torch.device, seed: int):
+        prompts, tokenizer = model.config.prompts(), model.backbone.tokenizer
+        self.seed = seed
+        self._sets = []
+        for number in range(max(len(of_class) for of_class in prompts)):
+            chosen = nth_prompts(prompts, number)
+            tokens = tokenize(tokenizer, [prompt.text for prompt in chosen]).to(device)
+            self._sets.append((build_captions(chosen, model.config.vocabulary, tokenizer), tokens))
+
+    def of_step(self, step: int) -> tuple[list[Caption], Tensor]:
+        """Captions, and tokens (k, l), of the prompt that this step reads."""
+        return self._sets[prompt_number(self.seed, step, len(self._sets))]
+
+
+def class_features(model, prompts: Sequence[Sequence[Prompt]], device: torch.device) -> Tensor:
+    """Text features (k, e) of length 1: of a class's one prompt, or the mean of the features of its prompts.
+
+    One prompt of every class at a time, so that hundreds of prompts a class need no more memory than one.
+    """
+    total = None
+    for number in range(max(len(of_class) for of_class in prompts)):
+        rows = [i for i, of_class in enumerate(prompts) if number < len(of_class)]
+        tokens = tokenize(model.backbone.tokenizer, [prompts[i][number].text for i in rows]).to(device)
+        features = F.normalize(model.encode_text(tokens).text_features, dim=-1)
+        total = features if total is None else total.index_add(0, torch.tensor(rows, device=device), features)
+    return total if max(len(of_class) for of_class in prompts) == 1 else F.normalize(total, dim=-1)
+
+
+@torch.inference_mode()
+def text_features(model, names: Sequence[str]) -> Float[Tensor, "k e"]:
+    """Features of the names in the model's prompts, of length 1."""
+    own = list(names) == list(model.config.class_names)
+    prompts = model.config.prompts() if own else class_prompts(names, model.config.prompt)
+    return class_features(model, prompts, model.clip.logit_scale.device)
+
+
+LARGEST = 32  # prompt sets kept, the last used ones: 400 classes of B/16 take 9 MB a set
+
+
+class PrefixCache:
+    """Holds one result a tensor of tokens; made anew when the tokens, CLIP's weights, their device or dtype, or autocast change."""
+
+    def __init__(self) -> None:
+        # id of the tokens -> (key, tokens, value), the last used at the end. Tokens are held, so that their id cannot be given away.
+        self._entries: dict[int, tuple[tuple, Tensor, tuple[Tensor, int, Tensor]]] = {}
+
+    def __deepcopy__(self, memo: dict) -> "PrefixCache":
+        return PrefixCache()
+
+    def __getstate__(self) -> dict:
+        return PrefixCache().__dict__  # a copy in another process starts empty
+
+    def get(self, model, tokens: Tensor) -> tuple[Tensor, int, Tensor]:
+        """Returns: the prefix (n, length, w), its length, the place of the end of text in each row (n,)."""
+        from m2clip_lib.models.text import text_length
+
+        key = (_version(tokens), _weights_key(model), _autocast_key(tokens.device.type))
+        entry = self._entries.pop(id(tokens), None)
+        if entry is None or entry[0] != key:
+            length = text_length(tokens)
+            # Also usable in training when it was first asked for in evaluation: never an inference tensor.
+            with torch.inference_mode(False), torch.no_grad():
+                fixed = tokens.clone()
+                entry = (key, tokens, (model.text_prefix(fixed, length), length, fixed.argmax(dim=1)))
+        self._entries[id(tokens)] = entry
+        if len(self._entries) > LARGEST:
+            self._entries.pop(next(iter(self._entries)))
+        return entry[2]
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts in-place changes; inference tensors do not count them, and are taken as unchanged."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _weights_key(model) -> tuple:
+    """Changes when a weight of the text tower is written to, replaced, moved or cast."""
+    weights = [*model.clip.token_embedding.parameters(), model.clip.positional_embedding, *model.clip.transformer.parameters()]
+    return tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in weights)
+
+
+def _autocast_key(device: str) -> tuple:
+    return (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))

@@ -14,8 +14,8 @@ import torch
 from matplotlib.axes import Axes
 from torch.nn import functional as F
 
-from m2clip_lib.data.synthetic import write_video
-from m2clip_lib.viz.maps import PatchMap
+from m2clip_lib.attention.maps import PatchMap
+from m2clip_lib.data.demo.videos import write_video
 
 HEAT = "inferno"
 FILM_SIDE = 256  # least side of a film, pixels

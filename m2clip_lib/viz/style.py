@@ -1,10 +1,15 @@
 """One look for every figure: large type, quiet frames, colours that colour-blind readers can tell apart (Okabe and Ito)."""
 
+import base64
+import html
+import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from m2clip_lib.runs import finding
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F",
@@ -48,3 +53,26 @@ def class_ticks(ax: Axes, class_names: Sequence[str], rotate: bool) -> None:
     ticks = range(len(class_names))
     ax.set_xticks(ticks, class_names, rotation=45 if rotate else 0, ha="right", fontsize=11)
     ax.set_yticks(ticks, class_names, fontsize=11)
+
+
+SCREEN_DPI = 70
+
+
+def png_bytes(figure: Figure, dpi: int = SCREEN_DPI) -> bytes:
+    """Render and close a figure: a long session does not fill the memory."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def image_html(png: bytes, alt: str, width: str = "100%") -> str:
+    """An <img> that holds its own data. alt: what it shows, in words. width: of the page, at most the picture's own."""
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(alt)}" style="width:{width};max-width:max-content" src="data:image/png;base64,{data}">'
+
+
+def figure_html(figure: Figure, context: str = "") -> str:
+    """A figure as HTML; its text is context and the figure's titles. Closes the figure."""
+    alt = f"{context} {finding(figure)}".strip()
+    return image_html(png_bytes(figure), alt)

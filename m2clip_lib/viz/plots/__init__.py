@@ -1,15 +1,19 @@
 """The workbook's figures. Every function takes axes and tables, returns the axes, and writes the finding into the title."""
 
-from m2clip_lib.viz.plots.ablation import plot_ablation
+from m2clip_lib.viz.plots.attention import plot_focus, plot_timeline, plot_word_attention
 from m2clip_lib.viz.plots.backbone import plot_relabelling, plot_stills, plot_text_similarity, plot_walk, plot_zero_shot
-from m2clip_lib.viz.plots.cost import plot_cost
 from m2clip_lib.viz.plots.data import plot_class_balance, plot_clip_grid, plot_durations, plot_status
-from m2clip_lib.viz.plots.embedding import plot_embedding
-from m2clip_lib.viz.plots.focus import plot_focus
-from m2clip_lib.viz.plots.results import plot_backwards, plot_confusion, plot_gain, plot_models, plot_per_class
-from m2clip_lib.viz.plots.timeline import plot_timeline
+from m2clip_lib.viz.plots.evaluation import (
+    plot_ablation,
+    plot_backwards,
+    plot_confusion,
+    plot_cost,
+    plot_embedding,
+    plot_gain,
+    plot_models,
+    plot_per_class,
+)
 from m2clip_lib.viz.plots.training import plot_losses, plot_validation
-from m2clip_lib.viz.plots.words import plot_word_attention
 
 __all__ = [
     "plot_ablation",

@@ -1,0 +1,66 @@
+"""Does relevance fall on the moving object? Counted on the demonstration's videos, whose objects' boxes are known."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+
+from m2clip_lib.attention.relevance import relevance
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.dataset import in_order, make_loader
+from m2clip_lib.data.demo.videos import box_shares, video_scenes
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prepare import synthetic_config
+from m2clip_lib.data.sampling import test_indices
+from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.evaluate.controls import untrained
+from m2clip_lib.experiment import build_model, first_of_each_class, test_views
+from m2clip_lib.models import M2CLIP
+from m2clip_lib.models.text import text_features
+
+
+def mass_inside(values: np.ndarray, inside: np.ndarray) -> float:
+    """Share of a map's sum that lies in the boxes, each patch's value spread evenly over its area (no interpolation).
+
+    values: (t, rows, columns), >= 0. inside: share of each patch in the boxes, the same shape. A map of zeros has NaN.
+    """
+    total = values.sum()
+    return float((values * inside).sum() / total) if total else float("nan")
+
+
+def focus_models(model: M2CLIP, experiment: Experiment) -> dict[str, M2CLIP]:
+    """A trained model and its two controls: adapters as they start on the same CLIP, and nothing trained at all."""
+    names, device = list(model.config.class_names), model.clip.logit_scale.device
+    return {
+        "this run": model,
+        "adapters untrained": build_model(experiment, model.backbone, names).to(device).eval(),
+        "nothing trained": untrained(experiment, model.backbone, names).to(device),
+    }
+
+
+def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: Manifest, videos: int, readout: str) -> pd.DataFrame:
+    """Relevance for the TRUE class on the first `videos` evaluation videos of every class.
+
+    Returns: one row a model and class: inside (mean share of relevance mass in the boxes) and area (mean share of the picture that
+        the boxes cover; what a map that knows nothing would hold), percent; ratio: inside / area; videos.
+    """
+    split, first_of = experiment.eval.split, experiment.eval.temporal_views
+    table = manifest.split(split)
+    chosen = first_of_each_class(table, videos)
+    rows = []
+    for name, model in models.items():
+        views = test_views(experiment, manifest, split, model.backbone)
+        texts = text_features(model, model.config.class_names)
+        for batch in make_loader(torch.utils.data.Subset(views, chosen), in_order(len(chosen), experiment.eval.batch_size), 0):
+            clips = to_model_input(batch.clips[:, 0].to(texts.device), model.backbone.mean, model.backbone.std)
+            maps = relevance(model, clips, texts, batch.labels.to(texts.device), readout).cpu().numpy()
+            for row, values in zip(batch.indices, maps, strict=True):
+                indices = test_indices(table.num_frames[row], experiment.data.num_frames, experiment.data.stride, first_of)[0]
+                inside = box_shares(video_scenes(table.path[row], synthetic_config(experiment)), values.shape[1:])[indices]
+                rows.append((name, table.class_name[row], 100 * mass_inside(values, inside), 100 * inside.mean()))
+    found = pd.DataFrame(rows, columns=["model", "class_name", "inside", "area"])
+    summary = found.groupby(["model", "class_name"], sort=False).agg(
+        inside=("inside", "mean"), area=("area", "mean"), videos=("area", "size")
+    )
+    return summary.assign(ratio=summary.inside / summary.area).reset_index()

@@ -1,0 +1,145 @@
+"""One door to all maps over a clip: choose a method, get a number a patch and frame, and words that say what it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from m2clip_lib.attention.record import AttentionRecorder, check_block, cls_attention, to_shares
+from m2clip_lib.attention.relevance import relevance
+from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP
+
+METHODS = {  # name -> unit of the colour bar
+    "attention": "% of a frame's attention",
+    "rollout": "% of a frame's attention through these blocks",
+    "relevance": "% of the clip's relevance",
+    "enhancement": "length of what the enhancement branch adds",
+    "difference": "length of what the difference branch adds",
+}
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """values: (t, rows, columns), >= 0. title: the finding. unit: of the values."""
+
+    values: np.ndarray
+    title: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class MapChoice:
+    """What to look at. block and head are counted from 0; head None is the mean; readout and label matter to relevance alone."""
+
+    method: str = "attention"
+    block: int = 0
+    head: int | None = None
+    label: int = 0
+    readout: str = "ensemble"
+
+
+def patch_map(
+    model: M2CLIP, video: Float[Tensor, "1 3 t h w"], choice: MapChoice, texts: Float[Tensor, "k e"], names: list[str]
+) -> PatchMap:
+    """Compute a map of one clip.
+
+    Args:
+        video: normalised. texts: features (length 1) of the class texts, and names: their names; only relevance reads them.
+    Raises: UserError, ValueError: as the method's own function.
+    """
+    block = f"Block {choice.block + 1}"
+    match choice.method:
+        case "attention":
+            found = cls_attention(model, video, choice.block, choice.head)
+            whose = block if choice.head is None else f"{block}, head {choice.head + 1}"
+        case "rollout":
+            found, whose = attention_rollout(model, video, choice.block), f"Blocks 1 to {choice.block + 1}"
+        case "relevance":
+            found = relevance(model, video, texts, torch.tensor([choice.label], device=video.device), choice.readout)
+            whose = f"“{names[choice.label]}” by {choice.readout}"
+        case _:
+            found, whose = branch_norms(model, video, choice.block, choice.method), block
+    values = found[0].float().cpu().numpy()
+    finding = f"{whose}: {_finding(values, choice.method)}"
+    return PatchMap(100 * values if METHODS[choice.method].startswith("%") else values, finding, METHODS[choice.method])
+
+
+def _finding(values: np.ndarray, method: str) -> str:
+    if not values.any():
+        return "nothing"
+    even = 100 / values[0].size
+    if method in ("attention", "rollout"):
+        return f"the strongest patch holds {100 * values.max(axis=(1, 2)).mean():.0f} % of a frame's attention (even: {even:.0f} %)"
+    frame = int(values.sum(axis=(1, 2)).argmax())
+    share = 100 * values[frame].sum() / values.sum()
+    what = "of the relevance" if method == "relevance" else f"of what the {method} branch adds"
+    return f"frame {frame + 1} holds {share:.0f} % {what} (even: {100 / len(values):.0f} %)"
+
+
+BRANCHES = ("enhancement", "difference")
+
+
+def blocks_with_branch(model: M2CLIP, branch: str) -> list[int]:
+    """Blocks (counted from 0) in which this branch adds something to patches that anything later reads."""
+    return [i for i in range(len(model.visual_adapters)) if _modules(model, i, branch)]
+
+
+@torch.inference_mode()
+def branch_norms(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, branch: str) -> Float[Tensor, "b t r c"]:
+    """Length of the vector that a branch adds to every patch; a block with two adapters gives the sum of both lengths.
+
+    Args:
+        block: counted from 0. branch: "enhancement" or "difference".
+    Raises: UserError for a block without this branch, and for the last block's pre-MLP adapter, which only passes CLS on.
+    """
+    check_block(model, block)
+    modules = _modules(model, block, branch)
+    if not modules:
+        there = [i + 1 for i in blocks_with_branch(model, branch)]
+        raise UserError(f"{branch}: block {block + 1} adds nothing to patches that is read later; blocks that do: {there or 'none'}")
+    rows, columns = model.clip.visual.grid_size
+    added: list[Tensor] = []
+
+    def record(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+        added.append(out[:, :, -rows * columns :].norm(dim=-1).float().cpu())  # the enhancement has CLS in front
+
+    hooks = [module.register_forward_hook(record) for module in modules]
+    try:
+        model.encode_video(video)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(added).sum(0).unflatten(-1, (rows, columns))
+
+
+def _modules(model: M2CLIP, block: int, branch: str) -> list[nn.Module]:
+    last = block == len(model.visual_adapters) - 1
+    adapters = model.visual_adapters[block]
+    found = [getattr(adapters[place], branch) for place in adapters if not (last and place == "pre_mlp")]
+    return [module for module in found if module is not None]
+
+
+def rollout(attention: Sequence[Float[Tensor, "b t heads rows n"]]) -> Float[Tensor, "b t n"]:
+    """CLS's row of the product of (A + I) / 2 over blocks, first block first; A is the mean over heads. Rows sum to 1.
+
+    The last entry may hold the row of CLS alone.
+    """
+    row = None
+    for weights in reversed(attention):
+        mean = weights.mean(dim=2)  # (b, t, rows, n)
+        mixed = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)[: mean.shape[-2]]) / 2
+        row = mixed[:, :, :1] if row is None else row @ mixed
+    return row[:, :, 0]
+
+
+@torch.inference_mode()
+def attention_rollout(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int) -> Float[Tensor, "b t r c"]:
+    """Rollout from the first block to `block` (counted from 0): each frame divided by its sum over patches."""
+    check_block(model, block)
+    with AttentionRecorder(model, range(block + 1)) as recorder:
+        model.encode_video(video)
+    return to_shares(rollout([recorder.attention[i] for i in range(block + 1)])[..., 1:], model.clip.visual.grid_size)

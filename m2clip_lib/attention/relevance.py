@@ -1,0 +1,82 @@
+"""Gradient-weighted relevance: which patches speak for a chosen class, not only where attention goes.
+
+Source: Chefer et al. (ICCV 2021), the rule for self-attention. The TED-Adapters mix frames and neighbouring patches between the blocks;
+the rule leaves every token in its place there, so relevance is sharp to about one patch and one frame.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2clip_lib.attention.record import attention_weights
+from m2clip_lib.models import M2CLIP
+from m2clip_lib.models.blocks import project_heads
+from m2clip_lib.models.losses import SCORE_SCALE
+from m2clip_lib.models.m2clip import VideoOutput
+
+
+def log_odds(seen: VideoOutput, texts: Float[Tensor, "k e"], classes: Int[Tensor, "b"], readout: str) -> Float[Tensor, "b"]:
+    """log p - log(1 - p) of each clip's class in a read-out ("similarity", "classifier" or "ensemble").
+
+    Odds rather than the score: they still have a gradient where p rounds to 1, and they weigh the class against the others.
+    texts: features of all class texts, of length 1.
+    """
+    logs = []
+    if readout in ("similarity", "ensemble"):
+        logs.append((SCORE_SCALE * F.normalize(seen.image_features, dim=-1) @ texts.T).log_softmax(-1))
+    if readout in ("classifier", "ensemble"):
+        logs.append(seen.fc_logits.log_softmax(-1))
+    mean = torch.stack(logs).logsumexp(0)  # the ensemble's mean of scores; its constant log 2 cancels
+    own = F.one_hot(classes, mean.shape[1]).bool()
+    return mean[own] - mean.masked_fill(own, -torch.inf).logsumexp(-1)
+
+
+def propagate(weighted: Sequence[Float[Tensor, "b t rows n"]]) -> Float[Tensor, "b t n"]:
+    """R <- R + A R from the first block to the last, R = I at the start; returns CLS's row.
+
+    weighted: per block the mean over heads of (gradient x attention), negatives cut to 0; the last may hold CLS's row alone.
+    """
+    row = None
+    for update in reversed(weighted):
+        step = update + torch.eye(update.shape[-1], dtype=update.dtype, device=update.device)[: update.shape[-2]]
+        row = step[:, :, :1] if row is None else row @ step
+    return row[:, :, 0]
+
+
+def relevance(
+    model: M2CLIP, video: Float[Tensor, "b 3 t h w"], texts: Float[Tensor, "k e"], classes: Int[Tensor, "b"], readout: str = "ensemble"
+) -> Float[Tensor, "b t r c"]:
+    """Relevance of every patch for one class a clip, as shares of the WHOLE clip: frames that matter more hold more.
+
+    Args:
+        video: normalised. texts: features of all class texts, of length 1. classes: the class asked about, per clip.
+        readout: "similarity", "classifier" or "ensemble"; with texts that are not the model's own classes only "similarity" fits.
+    Source: see the module. The gradient of the fused attention's hidden probabilities is dL/dA = dL/d(A V) V^T.
+    """
+    blocks = model.clip.visual.transformer.resblocks
+    normed, mixed = [], []  # per block: what attention reads (b, t, n, c), and A V of all heads (b * t, rows, c)
+    hooks = [block.ln_1.register_forward_hook(lambda _m, _i, out: normed.append(out)) for block in blocks]
+    hooks += [block.attn.out_proj.register_forward_pre_hook(lambda _m, inputs: mixed.append(inputs[0])) for block in blocks]
+    try:
+        with torch.enable_grad():  # the input asks for a gradient, so that frozen blocks below the first adapter have one too
+            seen = model.encode_video(video.detach().clone().requires_grad_())
+            score = log_odds(seen, texts.clone(), classes, readout).sum()  # clips do not meet: one sum, a gradient each
+            gradients = torch.autograd.grad(score, mixed)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    weighted = []
+    with torch.no_grad():
+        for block, x, gradient in zip(blocks, normed, gradients, strict=True):
+            attn = block.attn
+            gradient = gradient.reshape(-1, gradient.shape[-2], attn.embed_dim)
+            by_head = gradient.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)  # (b * t, heads, rows, d)
+            slope = by_head @ project_heads(x, attn, 2).transpose(-1, -2)  # (b * t, heads, rows, n)
+            probabilities = attention_weights(attn, x[..., : gradient.shape[-2], :], x)
+            weighted.append((slope * probabilities).clamp(min=0).mean(dim=1).unflatten(0, x.shape[:2]))
+        patches = propagate(weighted)[..., 1:]  # (b, t, patches)
+        total = patches.sum(dim=(1, 2), keepdim=True)
+        return (patches / torch.where(total > 0, total, 1.0)).unflatten(-1, tuple(model.clip.visual.grid_size))

@@ -1,0 +1,1 @@
+"""The demonstration's pictures and videos, drawn by the workbook itself."""

@@ -1,0 +1,192 @@
+"""The demonstration's videos: moving shapes whose twelve classes differ only in MOTION.
+
+The classes are six exact time-reversed pairs (class i played backwards is class i ^ 1), and every motion is periodic with a
+random phase, so that no single frame, and no bag of frames, tells a class from its opposite.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2clip_lib.data.demo import scenes
+from m2clip_lib.data.demo.scenes import SHAPES, Scenes, random_looks, render
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import write_json
+
+CLASS_NAMES = (
+    "moving left", "moving right", "moving up", "moving down", "growing", "shrinking",
+    "circling clockwise", "circling anticlockwise", "fading in", "fading out", "moving together", "moving apart",
+)  # fmt: skip
+SPLITS = ("train", "val", "test")
+FPS = 8  # frames per second, written into the files
+# One thread and no macroblock tree: with them x264 gives several files of the same frames, and the dataset must be the same everywhere.
+ENCODER_OPTIONS = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What to draw. Videos are counted over all classes and must divide by their number."""
+
+    train_videos: int = 1440
+    val_videos: int = 240
+    test_videos: int = 960
+    num_frames: int = 16
+    size: int = 80  # side, pixels
+    seed: int = 0
+
+
+def opposite(label: int) -> int:
+    """The class that a video of class `label` shows when it is played backwards."""
+    return label ^ 1
+
+
+def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes:
+    """What one video of a class shows, frame by frame, before it is pixels."""
+    shape, _, colour, background = random_looks(rng, 1)
+    cycles = rng.uniform(0.7, 1.6)  # of the motion, over the whole video
+    phase = rng.uniform() + cycles * np.arange(num_frames) / num_frames
+    phase = (phase if label % 2 else -phase)[:, None] % 1.0  # the even class of a pair runs backwards in time
+    x, y = rng.uniform(0.2, 0.8, size=2)
+    radius, alpha = rng.uniform(0.11, 0.19), 1.0
+    xs, ys = np.full_like(phase, x), np.full_like(phase, y)
+    radii, alphas = np.full(num_frames, radius), np.full(num_frames, alpha)
+    match label // 2:
+        case 0:  # right as the phase grows
+            xs = x + phase
+        case 1:  # down
+            ys = y + phase
+        case 2:  # odd: shrinks
+            radii = 0.30 - 0.22 * phase[:, 0]
+        case 3:  # odd: anticlockwise as seen (y points down)
+            orbit = rng.uniform(0.18, 0.28)
+            x, y = rng.uniform(0.35, 0.65, size=2)
+            xs, ys = x + orbit * np.cos(2 * np.pi * phase), y - orbit * np.sin(2 * np.pi * phase)
+        case 4:  # odd: fades out
+            radii = np.full(num_frames, rng.uniform(0.14, 0.24))
+            alphas = 1.0 - 0.9 * phase[:, 0]
+        case 5:  # odd: apart
+            angle = rng.uniform(0, np.pi)
+            half = 0.10 + 0.26 * phase
+            x, y = rng.uniform(0.4, 0.6, size=2)
+            steps = np.array([[-1.0, 1.0]])
+            xs, ys = x + half * steps * np.cos(angle), y + half * steps * np.sin(angle)
+            radii = np.full(num_frames, rng.uniform(0.08, 0.11))
+    return Scenes(
+        x=xs.astype(np.float32),
+        y=ys.astype(np.float32),
+        radius=radii.astype(np.float32),
+        alpha=alphas.astype(np.float32),
+        shape=np.repeat(shape, num_frames),
+        colour=np.repeat(colour, num_frames, axis=0),
+        background=np.repeat(background, num_frames, axis=0),
+    )
+
+
+def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int) -> NDArray[np.uint8]:
+    """One video of a class: (num_frames, size, size, 3) uint8 RGB."""
+    return render(draw_scenes(label, rng, num_frames), size)
+
+
+def video_rng(seed: int, split: str, label: int, number: int) -> np.random.Generator:
+    """The random stream of one video: every video has its own."""
+    return np.random.default_rng([seed, SPLITS.index(split), label, number])
+
+
+def write_video(path: Path, frames: NDArray[np.uint8], fps: int = FPS, codec: str = "libx264", options: dict | None = None) -> None:
+    """Encode frames (t, h, w, 3) uint8 RGB; the container follows the file's extension. Even sides only (4:2:0)."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = ENCODER_OPTIONS if options is None else options
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def recipe_hash(config: SyntheticConfig) -> str:
+    """Digest of the settings and of the code that draws: another recipe is another dataset."""
+    code = Path(__file__).read_bytes() + Path(scenes.__file__).read_bytes()
+    return hashlib.sha256(json.dumps(asdict(config)).encode() + code).hexdigest()
+
+
+def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
+    """Write root/<split>/<class name>/<number>.mp4, unless the same recipe has been written there before.
+
+    The splits draw from separate random streams. An unfinished earlier try is started afresh.
+    Returns: whether anything was written.
+    Raises: UserError when the counts do not divide by the classes, or root holds files of another origin.
+    """
+    done = root / "recipe.json"
+    digest = recipe_hash(config)
+    if done.is_file() and json.loads(done.read_text()).get("sha256") == digest:
+        return False
+    for split in SPLITS:
+        if getattr(config, f"{split}_videos") % len(CLASS_NAMES):
+            raise UserError(f"data.{split}_videos = {getattr(config, f'{split}_videos')}: must divide by the {len(CLASS_NAMES)} classes")
+    if root.is_dir() and any(root.iterdir()) and not done.is_file():
+        raise UserError(f"videos: {root} holds files that this workbook did not write; move them away or set data.prepared")
+    shutil.rmtree(root, ignore_errors=True)
+    write_json(done, {"sha256": "unfinished"})
+    jobs = []
+    for split in SPLITS:
+        total = getattr(config, f"{split}_videos")
+        for label in range(len(CLASS_NAMES)):
+            jobs += [(root, config, split, label, number) for number in range(total // len(CLASS_NAMES))]
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_make_one, jobs, chunksize=40))
+    write_json(done, {"sha256": digest, "config": asdict(config)})
+    return True
+
+
+def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:
+    root, config, split, label, number = job
+    path = root / split / CLASS_NAMES[label] / f"{number:04d}.mp4"
+    write_video(path, draw_video(label, video_rng(config.seed, split, label, number), config.num_frames, config.size))
+
+
+HALF_SIDES = {"circle": 1.0, "square": 0.86, "diamond": 1.2, "ring": 1.03}  # of an outline's box, in radii: see scenes.py
+FINE = 32  # points a cell and side on which the share of a box is counted
+
+
+def video_scenes(path: str | Path, config: SyntheticConfig) -> Scenes:
+    """What a video of the demonstration shows, from its place .../<split>/<class name>/<number>.mp4 alone.
+
+    Raises: UserError when the path is not one that make_videos writes.
+    """
+    path = Path(path)
+    split, name, number = path.parent.parent.name, path.parent.name, path.stem
+    if split not in ("train", "val", "test") or name not in CLASS_NAMES or not number.isdecimal():
+        raise UserError(f"boxes: {path} is not a video of the demonstration (<split>/<class>/<number>.mp4)")
+    label = CLASS_NAMES.index(name)
+    return draw_scenes(label, video_rng(config.seed, split, label, int(number)), config.num_frames)
+
+
+def box_shares(scenes: Scenes, grid: tuple[int, int]) -> NDArray[np.float64]:
+    """How much of each cell of a grid lies in the boxes of the objects: (n, rows, columns), from 0 to 1.
+
+    A box that leaves the picture comes in again at the other side, as its object does; where the boxes of two objects overlap,
+    the cell's share is counted once.
+    """
+    half = np.array([HALF_SIDES[name] for name in SHAPES])[scenes.shape] * scenes.radius  # (n,) shares of the side
+    pixels = [(np.arange(cells * FINE) + 0.5) / (cells * FINE) for cells in grid]
+    inside = np.zeros((len(half), grid[0] * FINE, grid[1] * FINE), bool)
+    for o in range(scenes.x.shape[1]):
+        rows = _near(pixels[0], scenes.y[:, o, None], half[:, None])
+        columns = _near(pixels[1], scenes.x[:, o, None], half[:, None])
+        inside |= rows[:, :, None] & columns[:, None, :]
+    return inside.reshape(len(half), grid[0], FINE, grid[1], FINE).mean(axis=(2, 4))
+
+
+def _near(points: NDArray, centre: NDArray, half: NDArray) -> NDArray[np.bool_]:
+    return np.abs((points[None, :] - centre + 0.5) % 1.0 - 0.5) <= half

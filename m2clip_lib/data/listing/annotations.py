@@ -1,0 +1,162 @@
+"""The official annotation files of known datasets -> rows of (path, label, split), before any file is opened."""
+
+import csv
+import re
+from pathlib import Path
+
+from m2clip_lib.data.classes import class_key, name_from_folder, read_names
+from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing, list_files, videos_below
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import is_number, read_json, read_lines, read_text
+
+KINETICS_SPLITS = {"validate": "val", "validation": "val"}
+HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this split
+
+
+def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
+    """Rows of a Kinetics CSV: (class name, YouTube id, "<start:06d>_<end:06d>", what its column `split` says, "" without one)."""
+    entries = []
+    for number, row in enumerate(csv.DictReader(read_text(file).split("\n")), start=2):
+        try:
+            times = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+            split = (row.get("split") or "").strip().lower()
+            entries.append((row["label"].strip(), row["youtube_id"].strip(), times, KINETICS_SPLITS.get(split, split)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{file}:{number}: expected columns label, youtube_id, time_start, time_end; found {row}") from error
+    return entries
+
+
+def list_kinetics(root: Path, tables: dict[str, Path]) -> Listing:
+    """Kinetics CSV (label, youtube_id, time_start, time_end): files of any kind, with or without the times in their names, anywhere
+    below root. Of a table that holds several splits only the rows of its own are taken.
+    """
+    entries = [(*entry, split) for split, file in tables.items() for entry in _of_split(file, split)]
+    class_names = sorted({label for label, *_ in entries})
+    labels = {name: label for label, name in enumerate(class_names)}
+    there = _videos_by_stem(root)
+    rows = []
+    for name, video, times, split in entries:
+        found = there.get(f"{video}_{times}") or there.get(video) or [root / name / f"{video}_{times}.mp4"]
+        rows.append((min(found, key=lambda path: _misfit(path, name, split)), labels[name], split))
+    return Listing(rows, class_names)
+
+
+def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
+    entries = read_kinetics_table(file)
+    said = {entry[3] for entry in entries}
+    trusted = len(said) == 1 and not (split == "train" and said & {"val", "test"})  # many evaluate on validation; none train on test
+    mine = [entry[:3] for entry in entries if trusted or entry[3] == split]
+    if entries and not mine:
+        raise UserError(
+            f"{file}: given for {split!r}, but its column 'split' says {', '.join(map(repr, sorted(said)))}; give a table of it"
+        )
+    return mine
+
+
+def _videos_by_stem(root: Path) -> dict[str, list[Path]]:
+    """One walk over the folder: asking for every spelling of 300,000 paths takes longer."""
+    found: dict[str, list[Path]] = {}
+    for path in videos_below(root):
+        found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _misfit(path: Path, name: str, split: str) -> tuple[bool, bool, Path]:
+    """Of several files of one name the one in the folder of its class and split is meant."""
+    folders = {class_key(folder) for folder in path.parent.parts[-3:]}
+    splits = {SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS}
+    return class_key(name) not in folders, bool(splits) and split not in splits, path
+
+
+def list_ssv2(root: Path, tables: dict[str, Path], labels_file: Path) -> Listing:
+    """Something-Something v2: JSON lists of {id, template with [something]}, labels.json, files <id>.webm."""
+    content = read_json(labels_file)
+    if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
+        expected = f", 0 to {len(content) - 1} once each" if isinstance(content, dict) else ""
+        raise UserError(f"{labels_file}: expected an object that maps each template to a number{expected}")
+    labels = {name: int(label) for name, label in content.items()}
+    rows = []
+    for split, file in tables.items():
+        entries = read_json(file)
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+            if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
+                raise UserError(f"{file}: entry {number}: expected a list of objects with 'id' and 'template'")
+            template = str(entry["template"]).replace("[", "").replace("]", "")
+            if template not in labels:
+                raise UserError(f"{file}: video {entry['id']}: template {template!r} is not in {labels_file}")
+            rows.append((root / f"{entry['id']}.webm", labels[template], split))
+    return Listing(rows, sorted(labels, key=labels.__getitem__))
+
+
+def ucf101_files(annotations: Path, official_split: int) -> dict[str, Path]:
+    """The files of one official split of UCF101."""
+    names = {"names": "classInd.txt", "train": f"trainlist{official_split:02d}.txt", "test": f"testlist{official_split:02d}.txt"}
+    return {part: annotations / name for part, name in names.items()}
+
+
+def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
+    """UCF101: `Class/v_Class_g01_c01.avi 1` (labels from 1) for training, the same without a label for test, classInd.txt.
+
+    Videos lie in class folders or flat. A test video's label is its folder's.
+    """
+    files = ucf101_files(annotations, official_split)
+    folders = read_names(files["names"])
+    by_name = {class_key(name): label for label, name in enumerate(folders)}
+    rows = []
+    for split in ("train", "test"):
+        for number, line in read_lines(files[split]):
+            path, _, label = line.rpartition(" ")
+            path, label = (path.rstrip(), label) if path and is_number(label) else (line, "")
+            folder = path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
+            place = int(label) - 1 if label else by_name.get(class_key(folder), -1)
+            if not 0 <= place < len(folders) or (split == "train" and not label):
+                form = "<Class>/<file> <label>" if split == "train" else "<Class>/<file>"
+                raise UserError(
+                    f"{files[split]}:{number}: {line!r}: expected '{form}' with a class of {files['names'].name}, 1 to {len(folders)}"
+                )
+            rows.append((_first_there([root / path, root / Path(path).name]), place, split))
+    return Listing(rows, [name_from_folder(name) for name in folders])
+
+
+def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
+    """Class folder -> file of one official split of HMDB51. Raises: UserError when a class has files for other splits only."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(annotations.glob("*_test_split[123].txt")):
+        name, _, split = file.stem.rpartition("_test_split")
+        found.setdefault(name, {})[split] = file
+    if not found:
+        raise UserError(f"annotations: no <class>_test_split{official_split}.txt in {annotations}; set data.annotations to their folder")
+    without = [name for name, files in found.items() if str(official_split) not in files]
+    if without:
+        raise UserError(f"annotations: {annotations / without[0]}_test_split{official_split}.txt is missing; the other splits are there")
+    return {name: files[str(official_split)] for name, files in found.items()}
+
+
+def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
+    """HMDB51: a file a class, lines `<file> {0,1,2}` (1 train, 2 test, 0 unused); videos in class folders or flat."""
+    rows = []
+    folders = hmdb51_files(annotations, official_split)
+    for label, (folder, file) in enumerate(folders.items()):
+        for number, line in read_lines(file):
+            found = re.fullmatch(r"(.*\S)[ \t]+([012])", line)
+            if not found:
+                raise UserError(f"{file}:{number}: {line!r}: expected '<file> <0, 1 or 2>'")
+            if HMDB51_SPLITS[found[2]]:
+                rows.append((_first_there([root / folder / found[1], root / found[1]]), label, HMDB51_SPLITS[found[2]]))
+    return Listing(rows, [name_from_folder(folder) for folder in folders])
+
+
+def list_k600_zero_shot(root: Path, test_list: Path, class_names: list[str]) -> Listing:
+    """Kinetics-600 zero-shot: one list file of a split, for evaluation only.
+
+    Its labels index the names; of a longer names file (all 220 or 600 classes) only the classes that occur are kept, in their order.
+    """
+    listing = list_files(root, {"test": test_list}, class_names)
+    kept = sorted({label for _, label, _ in listing.rows})
+    place = {label: i for i, label in enumerate(kept)}
+    return Listing([(path, place[label], split) for path, label, split in listing.rows], [class_names[label] for label in kept])
+
+
+def _first_there(places: list[Path]) -> Path:
+    """The first that exists; else the first: a dead link is a row all the same."""
+    return next((place for place in places if place.exists()), places[0])

@@ -1,0 +1,150 @@
+"""What can be known to be wrong with a listing before one video is opened: labels, leaks, mirrored directions."""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from m2clip_lib.data.classes import class_key, name_from_folder
+from m2clip_lib.data.listing.annotations import read_kinetics_table
+from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing
+from m2clip_lib.errors import UserError
+
+log = logging.getLogger(__name__)
+
+KINETICS_STEM = re.compile(r"(.+)_([0-9]{6}_[0-9]{6})")
+UCF_STEM = re.compile(r"v_(.+)_g[0-9]+_c[0-9]+")
+DIRECTION = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class KineticsNames:
+    """Class names by video, from a Kinetics CSV: of a clip (YouTube id and times), and of an id all of whose clips have one class."""
+
+    by_clip: dict[tuple[str, str], str]
+    by_video: dict[str, str]
+
+    def of(self, path: Path) -> str | None:
+        """The class of `<id>_<start>_<end>.mp4` or `<id>.mp4`; None where the table does not say."""
+        found = KINETICS_STEM.fullmatch(path.stem)
+        if found and found.groups() in self.by_clip:
+            return self.by_clip[found.groups()]
+        return self.by_video.get(found[1] if found else path.stem)
+
+
+def read_kinetics_names(file: Path) -> KineticsNames:
+    """The class names that a Kinetics CSV gives to its videos."""
+    entries = read_kinetics_table(file)
+    said: dict[str, set[str]] = {}
+    for name, video, *_ in entries:
+        said.setdefault(video, set()).add(name)
+    return KineticsNames(
+        {(video, times): name for name, video, times, _ in entries},
+        {video: next(iter(names)) for video, names in said.items() if len(names) == 1},
+    )
+
+
+def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) -> int:
+    """Compare each label with the class that the video's path carries.
+
+    A path carries a class by its nearest folder named like one, by UCF101's file name (`v_Class_g01_c01`), or by the Kinetics table, where
+    one is given. Folders that hold the videos of several labels all together, and folders named like a split, say nothing.
+    Returns: how many videos could be checked.
+    Raises: UserError with counts and three examples when they disagree: names and list do not belong together.
+    """
+    keys = Counter(class_key(name) for name in listing.class_names)
+    labels = {key: i for i, key in enumerate(map(class_key, listing.class_names)) if key and keys[key] == 1}
+    shared = _shared_folders(listing)
+    wrong, checked, in_table = [], 0, 0
+    for path, label, _ in listing.rows:
+        told = table.of(path) if table else None
+        in_table += told is not None
+        said = [labels.get(class_key(told))] if told else _said_by_path(path, labels, shared)
+        said = [place for place in said if place is not None]
+        checked += bool(said)
+        if said and label not in said:
+            carried, given = listing.class_names[said[0]], listing.class_names[label]
+            wrong.append(((carried, given), f"{path.parent.name}/{path.name} says {carried!r}, its label {given!r}"))
+    if table is not None and listing.rows and not in_table:
+        raise UserError("data.check_csv: not one video of the list is in that table; give the table of the same dataset")
+    if wrong:
+        examples = "; ".join(_of_different_classes(wrong))
+        raise UserError(
+            f"labels: {len(wrong)} of {checked} videos whose path carries a class ({len(listing.rows)} listed) have the label of another: "
+            f"{examples}; the list and the class names do not belong together: check names file and label order"
+        )
+    return checked
+
+
+def _of_different_classes(wrong: list[tuple[tuple[str, str], str]], examples: int = 3) -> list[str]:
+    """Examples of different confusions as far as there are any: three videos of one class say less."""
+    firsts = dict(reversed(wrong))  # (class of the path, class of the label) -> its first video
+    others = [text for _, text in wrong if text not in firsts.values()]
+    return [*reversed(firsts.values()), *others][:examples]
+
+
+def _shared_folders(listing: Listing) -> set[Path]:
+    """Folders above all videos: with several labels in them their names say nothing of any."""
+    if len({label for _, label, _ in listing.rows}) < 2:
+        return set()
+    parents = {path.parent.absolute() for path, _, _ in listing.rows}
+    top = Path(os.path.commonpath([str(parent) for parent in parents]))
+    return {top, *top.parents}
+
+
+def _said_by_path(path: Path, labels: dict[str, int], shared: set[Path]) -> list[int | None]:
+    """Labels that the path carries, the nearest first. One that agrees is enough: a class may have a subfolder named like another."""
+    prefix = UCF_STEM.fullmatch(path.stem)
+    said = [labels.get(class_key(prefix[1]))] if prefix else []
+    for folder in path.absolute().parents:
+        if folder in shared:
+            break
+        if folder.name.lower() not in SPLIT_FOLDERS:
+            said.append(labels.get(class_key(folder.name)))
+    return said
+
+
+def check_leaks(listing: Listing) -> int:
+    """A video belongs to one class and one split.
+
+    Returns: rows that say again what another row has said.
+    Raises: UserError with counts and three examples when a path stands in two splits, or has two labels.
+    """
+    splits: dict[str, list[str]] = {}
+    labels: dict[str, list[int]] = {}
+    for path, label, split in listing.rows:
+        for found, said in ((splits, split), (labels, label)):
+            of_path = found.setdefault(os.path.normpath(path), [])
+            if said not in of_path:
+                of_path.append(said)
+    torn = [(path, found) for path, found in labels.items() if len(found) > 1]
+    if torn:
+        names = listing.class_names
+        examples = "; ".join(f"{Path(path).name} is {' and '.join(repr(names[label]) for label in found)}" for path, found in torn[:3])
+        raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {examples}; keep one line for each")
+    leaks = [(path, found) for path, found in splits.items() if len(found) > 1]
+    if leaks:
+        examples = "; ".join(f"{Path(path).name} in {' and '.join(found)}" for path, found in leaks[:3])
+        raise UserError(
+            f"lists: {len(leaks)} of {len(splits)} videos stand in two splits: {examples}; "
+            "a model must not be tested on what it was trained on: take them out of one list"
+        )
+    return len(listing.rows) - len(splits)
+
+
+def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:
+    """Refuse to mirror clips whose labels speak of left and right. Raises: UserError naming two such classes, unless forced."""
+    speaking = [name for name in class_names if DIRECTION.search(name_from_folder(name))]
+    if not mirror or not speaking:
+        return
+    named = " and ".join(repr(name) for name in speaking[:2])
+    if mirror != "force":
+        raise UserError(
+            f"data.mirror: {len(speaking)} of {len(class_names)} classes speak of left or right ({named}): a mirrored clip would carry "
+            'the wrong label; set data.mirror to false, or to "force" if you mean it'
+        )
+    log.warning("data.mirror is forced; %d classes speak of left or right (%s): mirrored clips may be mislabelled", len(speaking), named)

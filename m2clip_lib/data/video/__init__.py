@@ -1,0 +1,1 @@
+"""One video file: what its container says, what can be decoded, and frames as pixels."""

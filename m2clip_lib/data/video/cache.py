@@ -1,0 +1,104 @@
+"""Decoded frames of a small dataset, kept as one uint8 file: decode once, train many times."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from m2clip_lib.data.video.decode import fit_short_side, read_frames
+from m2clip_lib.data.video.probe import VideoError
+from m2clip_lib.data.workers import LIMIT_S, PASSING, Failure, call_in_children
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import check_space, write_atomically, write_json
+
+LIMIT_BYTES = 8 * 2**30
+
+
+class CachedReader:
+    """Reads frames from the cache; the same call as VideoReader. Frames are at the cache's short side only."""
+
+    def __init__(self, file: Path, shapes: list[tuple[int, int, int]], errors: list[str], short_side: int):
+        self.file, self.shapes, self.errors, self.short_side = file, shapes, errors, short_side
+        self.starts = np.concatenate([[0], np.cumsum([t * h * w * 3 for t, h, w in shapes])]).astype(np.int64)
+        self._pixels: np.memmap | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_pixels": None}  # workers open the file themselves
+
+    def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
+        """See FrameReader in dataset.py."""
+        if short_side != self.short_side:
+            raise ValueError(f"the frame cache holds short side {self.short_side}, {short_side} was asked for")
+        if self.errors[row]:
+            raise VideoError(self.errors[row])
+        if self._pixels is None:
+            self._pixels = np.memmap(self.file, np.uint8, mode="r")
+        t, h, w = self.shapes[row]
+        frames = self._pixels[self.starts[row] : self.starts[row + 1]].reshape(t, h, w, 3)
+        return frames[np.asarray(indices)], "frame cache"
+
+
+def cached_reader(
+    table: pd.DataFrame, folder: Path, short_side: int, decoder: str, processes: int, limit_s: float = LIMIT_S
+) -> CachedReader:
+    """Open the cache of these rows, making it first where there is none.
+
+    Args:
+        limit_s: seconds for one file; one that takes longer, or crashes the decoder, is a video that cannot be read.
+    Raises: UserError when the frames would take more than LIMIT_BYTES.
+    """
+    shapes = [
+        (int(n), *reversed(fit_short_side(w, h, short_side))) for n, w, h in zip(table.num_frames, table.width, table.height, strict=True)
+    ]
+    total = sum(t * h * w * 3 for t, h, w in shapes)
+    if total > LIMIT_BYTES:
+        raise UserError(
+            f"data.cache_frames: the frames would take {total / 2**30:.0f} GiB, more than {LIMIT_BYTES / 2**30:.0f}; set it to false"
+        )
+    digest = hashlib.sha256(f"{short_side}|{decoder}".encode())
+    for path, shape in zip(table.path, shapes, strict=True):
+        file = Path(path)
+        stat = file.stat() if file.exists() else None
+        digest.update(f"{path}|{shape}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    file = folder / f"frames-{digest.hexdigest()[:16]}.u8"
+    side_file = file.with_suffix(".json")
+    known = json.loads(side_file.read_text())["errors"] if file.is_file() and side_file.is_file() else None
+    if known is None or any(reason.startswith(PASSING) for reason in known.values()):
+        check_space(folder, total, "data.cache_frames")
+        jobs = list(zip(table.path, shapes, [decoder] * len(table), map(bool, table.decord), map(int, table.num_frames), strict=True))
+        errors = _fill(file, jobs, processes, limit_s)
+        write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
+    errors = json.loads(side_file.read_text())["errors"]
+    return CachedReader(file, shapes, [errors.get(str(row), "") for row in range(len(shapes))], short_side)
+
+
+def _fill(file: Path, jobs: list[tuple], processes: int, limit_s: float) -> dict[str, str]:
+    """Returns: row -> reason, of the videos whose frames stay black because they cannot be read."""
+    errors: dict[str, str] = {}
+    sizes = [t * h * w * 3 for _, (t, h, w), *_ in jobs]
+    starts = np.cumsum([0, *sizes]).tolist()
+
+    def write(target: Path) -> None:
+        with target.open("wb") as out:
+            out.truncate(starts[-1])
+            for row, result in call_in_children(_decode_all, jobs, processes, limit_s):
+                if isinstance(result, np.ndarray):
+                    out.seek(starts[row])
+                    out.write(result.tobytes())
+                else:
+                    errors[str(row)] = result.reason if isinstance(result, Failure) else result
+
+    write_atomically(file, write)
+    return dict(sorted(errors.items(), key=lambda item: int(item[0])))
+
+
+def _decode_all(job: tuple[str, tuple[int, int, int], str, bool, int]) -> np.ndarray | str:
+    """All frames of a video, or why not."""
+    path, (t, h, w), decoder, decord, num_frames = job
+    try:
+        return read_frames(path, range(t), (w, h), decoder, decord, num_frames)[0]
+    except VideoError as error:
+        return str(error)

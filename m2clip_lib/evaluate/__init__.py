@@ -1,0 +1,1 @@
+"""Evaluation: a protocol, predictions on disk, and the tables made from them."""

@@ -1,0 +1,108 @@
+"""Controls that cannot see the order of frames: what a number without time looks like on the same videos."""
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.dataset import TestViews, batches, in_order, make_loader
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.evaluate.predictions import Predictions, predict
+from m2clip_lib.experiment import build_model, model_config, test_views
+from m2clip_lib.models import M2CLIP, Backbone
+from m2clip_lib.models.backbone import state_sha256
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Recipe of the linear probe on mean frame features; the weight decay is chosen on validation, without one it is the middle one."""
+
+    steps: int = 300
+    lr: float = 1e-2
+    weight_decays: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+
+
+def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """The same model without one adapter: image features are the mean of CLIP's own frame embeddings."""
+    config = dataclasses.replace(model_config(experiment, class_names), vision_adapter_layers=0, text_adapter_layers=0, frame_adapter=False)
+    return M2CLIP(backbone, config).eval()
+
+
+def zero_shot(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
+    """Frozen CLIP, frames averaged, against the class prompts; similarity only."""
+    model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
+    dataset = test_views(experiment, manifest, experiment.eval.split, backbone)
+    names, prompts = manifest.class_names, model.config.prompts()
+    return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, class_names=names, prompts=prompts)
+
+
+def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
+    """A linear classifier on the mean of frozen frame features, trained on the training split."""
+    model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
+    features = {}
+    validated = (manifest.table.split == "val").any()
+    for split in ("train", *(["val"] if validated else []), experiment.eval.split):
+        dataset = test_views(experiment, manifest, split, backbone)
+        features[split] = clip_features(model, dataset, experiment, device)
+    mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
+    scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
+    probes = [_fit(*scaled["train"][:2], len(manifest.class_names), decay, experiment.train.seed) for decay in ProbeConfig().weight_decays]
+    best = probes[len(probes) // 2]
+    if validated:
+        x, y, *_ = scaled["val"]
+        best = max(probes, key=lambda probe: (probe(x).argmax(1) == y).float().mean().item())
+    x, y, rows, failed = scaled[experiment.eval.split]
+    with torch.inference_mode():
+        scores = best(x).softmax(-1).numpy()
+    return Predictions(scores, None, y.numpy(), rows, manifest.class_names, failed)
+
+
+@torch.inference_mode()
+def clip_features(
+    model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, list[int], list[tuple[int, str]]]:
+    """Image features (length 1) of the first view of every video that could be read, labels, their rows, and (row, reason) of the rest."""
+    features, labels, rows, failed = [], [], [], []
+    for batch in batches(make_loader(dataset, in_order(len(dataset), experiment.eval.batch_size), experiment.data.workers)):
+        failed += batch.failed
+        if not batch.indices:
+            continue
+        clips = to_model_input(batch.clips[:, 0].to(device), model.backbone.mean, model.backbone.std)
+        features.append(F.normalize(model.encode_video(clips).image_features, dim=-1).cpu())
+        labels.append(batch.labels)
+        rows += batch.indices
+    return torch.cat(features), torch.cat(labels), rows, failed
+
+
+def _fit(x: torch.Tensor, y: torch.Tensor, classes: int, weight_decay: float, seed: int) -> nn.Linear:
+    torch.manual_seed(seed)
+    x, y = x.clone(), y.clone()  # made under inference_mode: training needs plain tensors
+    probe = nn.Linear(x.shape[1], classes)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=ProbeConfig().lr, weight_decay=weight_decay)
+    for _ in range(ProbeConfig().steps):
+        optimizer.zero_grad()
+        F.cross_entropy(probe(x), y).backward()
+        optimizer.step()
+    return probe
+
+
+def untrained(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """The same model with nothing trained: neither adapters nor CLIP. What a map shows of it comes from the architecture alone."""
+    clip = copy.deepcopy(backbone.clip)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.train.seed)
+        for module in clip.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+            for parameter in module.parameters(recurse=False) if reset is None else ():  # class token, positions, projections
+                if parameter.dim():
+                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    clip.requires_grad_(False)
+    fresh = dataclasses.replace(backbone, clip=clip, source="untrained", sha256=state_sha256(clip.state_dict()))
+    return build_model(experiment, fresh, class_names).eval()

@@ -1,0 +1,183 @@
+"""From an experiment to the things it names: backbone, model, frame reader. Shared by training, evaluation and the notebooks."""
+
+import ctypes
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.dataset import FrameReader, TestViews, VideoReader
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prompts import experiment_texts, names_without_word
+from m2clip_lib.data.video.cache import cached_reader
+from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
+from m2clip_lib.models.checkpoint import CheckpointInfo
+from m2clip_lib.models.demo_clip import demo_clip_path, find_demo_clip
+
+log = logging.getLogger(__name__)
+
+# Parameters of mallopt(3) in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+@contextmanager
+def out_of_memory_explained(advice: str) -> Iterator[None]:
+    """Raises: UserError in place of the GPU's out-of-memory error. advice: which settings to change."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(f"out of memory: {advice}") from error
+
+
+def training_advice(batch_size: int) -> str:
+    """For a step that the GPU does not hold."""
+    return (
+        f"the GPU's memory does not hold a training step; lower train.batch_size (now {batch_size}) and raise train.accumulate by the "
+        "same factor, or set train.activation_checkpointing=true, or train.precision=bf16"
+    )
+
+
+def evaluation_advice(batch_size: int) -> str:
+    """For a batch of views that the GPU does not hold."""
+    return (
+        f"the GPU's memory does not hold a batch of the evaluation; lower eval.batch_size (now {batch_size} videos, each with all its "
+        "views), or eval.spatial_views and eval.temporal_views"
+    )
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of torch; 0 = all cores, shared with the other processes of a training on this machine."""
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep what tensors free, for the rest of this process; elsewhere nothing is done.
+
+    By default each tensor above 32 MB is fresh memory that the kernel hands over page by page, zeroed: a fifth of the time of a CPU
+    step of ViT-B/16 at batch 8. The peak grows little (what one step frees the next one takes), but it is not given back before the end.
+    Returns: whether it is so.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    return mallopt is not None and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def open_backbone(experiment: Experiment) -> Backbone:
+    """Load the experiment's frozen CLIP. Raises: UserError saying what is missing and what makes it."""
+    source = experiment.backbone.source
+    if source == "demo":
+        path = demo_clip_path()
+        if not path.is_file():
+            raise UserError(f"backbone: the demonstration's small CLIP is not at {path}; make it with: m2clip prepare {experiment.name}")
+        return dataclasses.replace(load_backbone(path), source="demo")  # not a path: checkpoints name their backbone by this
+    local = paths.resolve(source)
+    return load_backbone(
+        local if local.is_file() else source,
+        model_name=experiment.backbone.model_name,
+        trust_torchscript=experiment.backbone.trust_torchscript,
+    )
+
+
+def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:
+    """The model section, with the classes of the manifest."""
+    texts = experiment_texts(experiment.data, class_names)
+    return M2CLIPConfig(
+        class_names=tuple(class_names),
+        vocabulary=tuple(texts.vocabulary),
+        num_frames=experiment.data.num_frames,
+        prompt=experiment.data.prompt,
+        own_prompts=texts.own,
+        **dataclasses.asdict(experiment.model),
+    )
+
+
+def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+    """A new model; its weights depend on train.seed alone."""
+    torch.manual_seed(experiment.train.seed)
+    model = M2CLIP(backbone, model_config(experiment, class_names))
+    without = names_without_word(model.config.prompts(), model.config.vocabulary)
+    if without:
+        log.warning("%d of %d class names have no word in the vocabulary: they are never masked", without, len(class_names))
+    return model
+
+
+def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, exact: bool = False) -> FrameReader:
+    """Frames from the cache where the experiment keeps one, else from the files.
+
+    exact: decode with PyAV, whose pixels the golden values are held by.
+    """
+    if experiment.data.cache_frames:
+        data = experiment.data
+        return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, os.cpu_count() or 1, data.file_timeout_s)
+    return VideoReader(table, "pyav" if exact else experiment.data.decoder)
+
+
+def test_views(experiment: Experiment, manifest: Manifest, split: str, backbone: Backbone, backwards: bool = False) -> TestViews:
+    """The evaluation clips of a split, by the protocol of the eval section."""
+    table = manifest.split(split)
+    data, protocol = experiment.data, experiment.eval
+    return TestViews(
+        table,
+        make_reader(experiment, table, backbone.image_size, exact=data.resize == "exact"),
+        data.num_frames,
+        data.stride,
+        backbone.image_size,
+        protocol.temporal_views,
+        protocol.spatial_views,
+        backwards,
+        exact=(backbone.mean, backbone.std) if data.resize == "exact" else None,
+    )
+
+
+def first_of_each_class(table: pd.DataFrame, videos: int) -> list[int]:
+    """Rows of the first `videos` videos of every class: a small, even part of a split for studies that need not all of it."""
+    return sorted(int(row) for row in table.groupby("label").head(videos).index)
+
+
+def last_run(experiment: str) -> str:
+    """Name of the run whose best checkpoint of this experiment is the newest. Raises: UserError when there is none."""
+    found = []
+    for side in sorted(paths.CHECKPOINTS.glob("*/best.json")):
+        if side.with_suffix(".safetensors").is_file() and json.loads(side.read_text())["extra"].get("experiment") == experiment:
+            found.append((side.stat().st_mtime_ns, side.parent.name))
+    if not found:
+        raise UserError(
+            f"checkpoint: experiment {experiment!r} has none in {paths.shown(paths.CHECKPOINTS)}/; "
+            f"train it with: m2clip train {experiment}, or give --checkpoint"
+        )
+    return max(found)[1]
+
+
+def last_run_checkpoint(experiment: str) -> Path:
+    """The best checkpoint of the experiment's last run."""
+    return paths.CHECKPOINTS / last_run(experiment) / "best.safetensors"
+
+
+def backbone_of(info: CheckpointInfo) -> Backbone:
+    """The backbone that a checkpoint was trained on. Raises: UserError when it is not on this machine."""
+    if info.backbone_source != "demo":
+        local = paths.resolve(info.backbone_source)
+        return load_backbone(local if local.is_file() else info.backbone_source)
+    path = find_demo_clip(info.backbone_sha256)
+    if path is None:
+        raise UserError(
+            f"backbone: the small CLIP this checkpoint was trained on (sha256 {info.backbone_sha256[:12]}) is not in "
+            f"{paths.shown(paths.CHECKPOINTS)}/backbones; make one with: m2clip prepare, and train again"
+        )
+    return dataclasses.replace(load_backbone(path), source="demo")

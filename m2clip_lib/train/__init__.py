@@ -1,0 +1,1 @@
+"""Training: the loop, one step, the optimizer, and how an interrupted run continues."""

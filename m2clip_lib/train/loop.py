@@ -1,0 +1,303 @@
+"""The training loop: plain, seeded, one line an epoch, and it continues where it was stopped."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.classes import labels_sha256
+from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explained
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.evaluate.labelcheck import guard_labels
+from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
+from m2clip_lib.evaluate.predictions import predict
+from m2clip_lib.evaluate.processes import Processes
+from m2clip_lib.experiment import (
+    build_model,
+    keep_freed_memory,
+    open_backbone,
+    out_of_memory_explained,
+    set_threads,
+    test_views,
+    training_advice,
+)
+from m2clip_lib.files import code_digest
+from m2clip_lib.train.host import Stopped, StopSignals
+from m2clip_lib.train.optim import lr_factor, parameter_groups
+from m2clip_lib.train.record import (
+    TERMS,
+    EpochMetrics,
+    Tally,
+    forget_skipped,
+    idle_adapters,
+    idle_warning,
+    metrics_table,
+    note_skipped,
+    starved_warning,
+    write_metrics,
+)
+from m2clip_lib.train.resume import Progress, Resume, check_name, find_state, finish, identity, save_state, warm_start
+from m2clip_lib.train.step import TrainingSteps
+
+__all__ = ["TrainResult", "Training", "lr_factor", "parameter_groups", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training leaves behind."""
+
+    best: Path
+    last: Path
+    metrics: Path
+    best_epoch: int
+    best_val_top1: float
+    seconds: float
+
+
+def train(
+    experiment: Experiment,
+    manifest: Manifest,
+    run: str,
+    report: Callable[[str], None] = print,
+    progress: bool = False,
+    on_epoch: Callable[[pd.DataFrame], None] | None = None,
+    resume: Resume = "replace",
+) -> TrainResult:
+    """Train one model. Writes checkpoints/<run>/{best,last}.safetensors and results/<run>/metrics.csv.
+
+    "Best" is the highest top-1 of the ensemble on the validation split; the test split is never read.
+    Started by torchrun or `accelerate launch`, all processes train together and the first one writes.
+
+    Args:
+        progress: also show a bar within the epoch.
+        on_epoch: called after each epoch with the table of metrics so far.
+        resume: "auto" continues the run of this name, leaves a finished one alone, and refuses a name taken by other settings; "never"
+            starts over; "replace" continues an unfinished training of the same settings and code, and starts over otherwise.
+    Raises: UserError for missing videos or weights, names that do not fit the list, a full disk, and when a loss is not finite (it
+        names the term and the videos);
+        Stopped after a first SIGTERM or Ctrl-C, the state saved.
+    """
+    processes = Processes()
+    set_threads(experiment.train.threads)
+    keep_freed_memory()
+    if not processes.is_main:
+        report, progress, on_epoch = _say_nothing, False, None
+    if processes.is_main:
+        guard_labels(experiment, manifest, processes.device, report)
+    processes.from_main(None)  # the others wait for the verdict
+    training = Training(experiment, manifest, run, processes, report)
+    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(training_advice(experiment.train.batch_size)):
+        training.begin(resume)
+        while not training.at.finished:
+            training.run_epoch(signals, progress)
+            if on_epoch:
+                on_epoch(metrics_table(training.at.rows))
+    return training.result()
+
+
+class Training:
+    """One run on its way: model, optimizer, and how far they are (`at`)."""
+
+    def __init__(self, experiment: Experiment, manifest: Manifest, run: str, processes: Processes, report: Callable[[str], None]):
+        self.experiment, self.manifest, self.run, self.processes, self.report = experiment, manifest, run, processes, report
+        self.settings = experiment.train
+        backbone = open_backbone(experiment)
+        self.model = build_model(experiment, backbone, manifest.class_names).to(processes.device)
+        self.model.activation_checkpointing = self.settings.activation_checkpointing
+        if self.settings.compile:
+            self.model.compile_blocks()
+        self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
+        validated = (manifest.table.split == "val").any()
+        self.validation = test_views(experiment, manifest, "val", backbone) if validated else None
+        self.views = None  # one loader for all validations: its processes take seconds to start
+        if self.validation is not None:
+            mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
+            self.views = make_loader(self.validation, mine, experiment.data.workers)
+        self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
+        inputs = run_inputs(manifest, backbone.sha256)
+        self.at = Progress(identity(experiment, inputs, processes.count), code_digest(core=True))
+        self.tally = Tally(torch.zeros(len(TERMS), device=processes.device))
+        self._decoders_said: dict[str, int] = {}
+        self.began = self.saved = time.monotonic()
+
+    def begin(self, resume: Resume) -> None:
+        """Take up the run's state, or start from new weights."""
+        steps, settings = self.steps, self.settings
+        found = self.processes.from_main(
+            find_state(self.folder, self.run, self.at, resume, self.report) if self.processes.is_main else None
+        )
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        self.report(
+            f"training {self.experiment.name!r} on {steps.device}: {len(steps.dataset)} videos, {len(self.manifest.class_names)} classes, "
+            f"{trainable:,} trainable parameters, {steps.total} steps"
+            + ("; no validation: the last epoch is the best" if self.validation is None else "")
+        )
+        if settings.accumulate * self.processes.count > 1:
+            self.report(
+                f"an update takes {settings.batch_size} clips x {settings.accumulate} steps x {self.processes.count} processes; "
+                f"effective lr {settings.lr:g} x {settings.accumulate} x {self.processes.count} = {steps.lr:g}"
+            )
+        if found is None:
+            if self.processes.is_main:
+                forget_skipped(self.metrics_file.parent / "tables")
+            if settings.warm_start:
+                warm_start(self.model, paths.resolve(settings.warm_start), self.report)
+            return
+        self.at, state = found
+        if not self.at.finished:
+            steps.load_state(state, self.at.scaler)
+            self.tally = Tally(state["tally"].to(steps.device), **self.at.tally)
+            self.report(f"resume: continuing run {self.run!r} at epoch {self.at.epoch}, update {self.at.updates} of {steps.updates}")
+
+    def run_epoch(self, signals: StopSignals, progress: bool) -> None:
+        """The rest of the epoch under way, its validation, and all that is written after it."""
+        at, steps = self.at, self.steps
+        with tqdm(total=steps.updates, initial=at.updates, desc=f"epoch {at.epoch}", leave=False, disable=not progress) as bar:
+            try:
+                for done in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
+                    at.updates = done
+                    self._save_if_due(signals)
+            except RuntimeError as error:  # a signal to the whole group ends the loader's processes before this one has finished its step
+                if not (signals.requested and "DataLoader worker" in str(error) and steps.between_updates and self.processes.count == 1):
+                    raise
+                self._save()
+                raise self._stopped() from None
+        self._save()
+        began = time.perf_counter()
+        top1 = self._validate(signals)
+        tally, seconds = self.tally, self.tally.seconds + time.perf_counter() - began
+        row = EpochMetrics(
+            at.epoch, at.epoch * steps.updates, steps.lr * lr_factor(at.epoch * steps.updates - 1, steps.total, self.settings.warmup),
+            **tally.means(), **top1, clips=tally.clips, skipped=tally.skipped, seconds=seconds,
+        )  # fmt: skip
+        at.rows.append(row)
+        is_best = self.validation is None or row.val_top1_ensemble >= at.best[0]
+        if is_best:
+            at.best = (row.val_top1_ensemble, at.epoch)
+        self._report_epoch(row)
+        failed = self.processes.gather(self.steps.failed)
+        if self.processes.is_main:
+            self._write(row, is_best)
+            for line in note_skipped(self.metrics_file.parent / "tables", {path: why for of_one in failed for path, why in of_one.items()}):
+                self.report(line)
+        self._next_epoch()
+
+    def _validate(self, signals: StopSignals) -> dict[str, float]:
+        """Top-1 of every read-out on the validation split, percent; NaN where there is none."""
+        if self.validation is None:
+            return {f"val_top1_{name}": float("nan") for name in READOUTS}
+        data, batch_size = self.experiment.data, self.experiment.eval.batch_size
+        try:
+            with signals.at_once():
+                scores = predict(
+                    self.model, self.validation, batch_size, data.workers, self.steps.device, processes=self.processes, loader=self.views
+                )
+        except Stopped:
+            raise self._stopped() from None
+        return {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
+
+    def result(self) -> TrainResult:
+        """What the run has left behind."""
+        best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
+        return TrainResult(best, last, self.metrics_file, self.at.best[1], self.at.best[0], self.at.seconds)
+
+    def _save_if_due(self, signals: StopSignals) -> None:
+        """All processes decide together, so that none waits for another that has stopped."""
+        due = time.monotonic() - self.saved >= 60 * self.settings.save_minutes
+        told = self.processes.exchange([signals.requested, due])
+        stop = bool(told[:, 0].any())
+        if stop or told[0, 1]:
+            self._save()
+        if stop:
+            raise self._stopped()
+
+    def _save(self) -> None:
+        """Never what is not finite: the check comes first, in all processes."""
+        self.steps.finite.check()
+        if self.processes.is_main:
+            now = time.monotonic()
+            at, tally = self.at, self.tally
+            at.seconds, self.began = at.seconds + now - self.began, now
+            at.scaler = self.steps.scaler.state_dict()
+            at.tally = {
+                "clips": tally.clips,
+                "skipped": tally.skipped,
+                "seconds": tally.seconds,
+                "waited": tally.waited,
+                "decoders": tally.decoders,
+            }
+            save_state(self.folder, self._step, self.steps.state() | {"tally": tally.sums}, at)
+        self.saved = time.monotonic()
+
+    @property
+    def _step(self) -> int:
+        """Updates done since the start of the run."""
+        return (self.at.epoch - 1) * self.steps.updates + self.at.updates
+
+    def _stopped(self) -> Stopped:
+        return Stopped(f"stopped at epoch {self.at.epoch}, update {self.at.updates}; state saved: the same command continues the run")
+
+    def _report_epoch(self, row: EpochMetrics) -> None:
+        tally, epochs = self.tally, self.settings.epochs
+        self.report(
+            f"epoch {row.epoch}/{epochs}  loss {row.total:.3f}  val top-1 {row.val_top1_ensemble:.1f} % "
+            f"(similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f})  lr {row.lr:.1e}  "
+            f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s" + (f"  {row.skipped} videos skipped" if row.skipped else "")
+        )
+        if tally.decoders != self._decoders_said:  # usually once
+            self._decoders_said = tally.decoders
+            self.report("clips were read by: " + ", ".join(f"{name} {count}" for name, count in sorted(tally.decoders.items())))
+        idle = idle_adapters(self.steps.names, self.steps.has_gradient.tolist())
+        for line in (starved_warning(tally.waited, tally.seconds, self.experiment.data.workers), idle_warning(idle)):
+            if line:
+                self.report(line)
+
+    def _write(self, row: EpochMetrics, is_best: bool) -> None:
+        extra = {
+            "stride": self.experiment.data.stride,
+            "run": self.run,
+            "experiment": self.experiment.name,
+            "epoch": row.epoch,
+            "val_top1_ensemble": row.val_top1_ensemble,
+        }
+        write_metrics(self.metrics_file, self.at.rows)
+        self.model.save(self.folder / "last.safetensors", **extra)
+        if is_best:
+            self.model.save(self.folder / "best.safetensors", **extra)
+
+    def _next_epoch(self) -> None:
+        at = self.at
+        at.finished = at.epoch == self.settings.epochs
+        if at.finished:
+            at.seconds += time.monotonic() - self.began
+            at.tally, at.scaler = {}, {}
+            if self.processes.is_main:
+                finish(self.folder, self._step, at)
+            return
+        at.epoch, at.updates = at.epoch + 1, 0
+        self.tally = Tally(torch.zeros_like(self.tally.sums))
+        self.steps.has_gradient.zero_()
+        self._save()
+
+
+def check_run(experiment: Experiment, run: str, processes: int) -> None:
+    """Refuse a name taken by a training with other settings, before a file of it is touched.
+
+    Raises: UserError naming the differing fields; the inputs' digests are compared later, when they have been read.
+    """
+    check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))
+
+
+def run_inputs(manifest: Manifest, backbone_sha256: str) -> dict[str, str]:
+    """Digests of what a training reads, by the name that a message gives them."""
+    return {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names), "backbone weights": backbone_sha256}
+
+
+def _say_nothing(line: str) -> None:
+    """The report of all processes but the first."""

@@ -1,0 +1,73 @@
+"""What the optimizer gets, and at which rate."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.processes import Processes
+from m2clip_lib.models import M2CLIP
+from m2clip_lib.train.record import TERMS
+
+
+def live_parameters(model: M2CLIP) -> dict[str, nn.Parameter]:
+    """Name -> parameter of all that is trained and that something reads."""
+    dead = model.dead_parameters()
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad and name not in dead}
+
+
+def parameter_groups(model: M2CLIP, lr: float, weight_decay: float) -> list[dict]:
+    """Groups for AdamW: text adapters at lr / 2, no decay on biases and norms; parameters that nothing reads are left out."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in live_parameters(model).items():
+        rate = lr / 2 if name.startswith("text_adapters.") else lr
+        decay = 0.0 if parameter.dim() < 2 else weight_decay
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def lr_factor(step: int, total_steps: int, warmup: float) -> float:
+    """Share of the peak rate at a step: linear over the first warmup share of all steps, then cosine to 0."""
+    warmup_steps = warmup * total_steps
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+SHOWN = 4  # videos named
+
+
+class FiniteCheck:
+    """Remembers the first bad update: its terms on the device, its videos on the host."""
+
+    def __init__(self, processes: Processes, videos: list[str]):
+        self.processes, self.videos = processes, videos
+        self.first = torch.full((), -1, dtype=torch.int64, device=processes.device)
+        self.terms = torch.zeros(len(TERMS), device=processes.device)
+        self.recent: dict[int, tuple[int, list[int]]] = {}
+
+    def watch(self, good: Tensor, terms: Tensor, step: int, epoch: int, rows: list[int]) -> None:
+        """good: () bool, the same in all processes; terms: the loss terms of this process; rows: its videos."""
+        new = ~good & (self.first < 0)
+        self.first = torch.where(new, step, self.first)
+        self.terms = torch.where(new, terms, self.terms)
+        self.recent[step] = (epoch, rows)
+
+    def check(self) -> None:
+        """Waits for the device; all processes must call it together. Raises: UserError naming term, step and videos."""
+        step = int(self.first)
+        if step < 0:
+            self.recent.clear()
+            return
+        epoch, rows = self.recent[step]
+        own = [term for term, value in zip(TERMS, self.terms.tolist(), strict=True) if not torch.tensor(value).isfinite()]
+        told = self.processes.gather((own, [self.videos[row] for row in rows]))
+        terms = [term for term in TERMS if any(term in bad for bad, _ in told)]
+        videos = [video for bad, some in told for video in some if bad or not terms]
+        what = f"loss {', '.join(terms)}" if terms else "the gradient"
+        more = f" and {len(videos) - SHOWN} more" if len(videos) > SHOWN else ""
+        raise UserError(
+            f"training: {what} is not finite at epoch {epoch}, step {step}; lower train.lr, or use train.precision=fp32; "
+            f"nothing of it was saved; videos of this update: {', '.join(videos[:SHOWN])}{more}"
+        )

@@ -1,0 +1,178 @@
+"""On paper, before the electricity bill: hours, memory and loader rate of a training. Every assumption is printed with its figure."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from open_clip import get_model_config
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.manifest import made_from
+from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
+
+ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches; a guess until `m2clip bench train` has measured it there
+ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
+GIB = 2**30
+# Training videos and classes of the official lists, for a plan before there is a manifest.
+OFFICIAL = {"kinetics": (240_000, 400), "ssv2": (168_913, 174), "ucf101": (9_537, 101), "hmdb51": (3_570, 51)}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A kind of GPU: its dense bf16 or fp16 peak as its maker prints it, FLOP/s, and its memory, GiB."""
+
+    name: str
+    peak: float
+    memory: float
+    count: int = 1
+
+
+CARDS = (Card("one 16 GB card (T4, fp16)", 65e12, 16), Card("one H200", 989e12, 141), Card("eight H200", 989e12, 141, 8))
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one step, counted on tensors without content: FLOP a clip, FLOP of the text of a step, bytes kept for backward a clip, weights."""
+
+    clip_flop: float
+    text_flop: float
+    clip_bytes: float
+    fixed_bytes: float
+
+
+def step_cost(experiment: Experiment, classes: int) -> StepCost:
+    """Forward and backward of one clip and of the class texts, in the experiment's precision, nothing computed."""
+    settings, half = experiment.train, experiment.train.precision != "fp32"
+    with warnings.catch_warnings(), FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own copying of a parameter does it
+        clip = _architecture(experiment).eval().requires_grad_(False)
+        side = clip.visual.image_size[0]
+        names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
+        config = M2CLIPConfig(names, words, num_frames=experiment.data.num_frames, **dataclasses.asdict(experiment.model))
+        model = M2CLIP(Backbone(clip, SimpleTokenizer(), "", "", side), config).train()
+        model.activation_checkpointing = False
+        flop, whole = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
+        kept = whole
+        if settings.activation_checkpointing:  # what is kept between blocks, and one block at a time in full
+            model.activation_checkpointing = True
+            flop, between = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
+            kept = between + whole / len(model.visual_adapters)
+        tokens = torch.zeros(classes, clip.positional_embedding.shape[0], dtype=torch.int64)
+        with FlopCounterMode(display=False) as prefix:
+            model.text_prefix(tokens, TEXT_TOKENS)
+        with FlopCounterMode(display=False) as read:
+            features = model.encode_text(tokens, length=TEXT_TOKENS).text_features
+            if features.requires_grad:
+                features.sum().backward()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        fixed = 4 * sum(p.numel() for p in model.parameters()) * (1.5 if half else 1) + 12 * trained
+    text = max(0, read.get_total_flops() - prefix.get_total_flops())
+    return StepCost(flop, text, kept, fixed)
+
+
+def _count(model: M2CLIP, video: torch.Tensor) -> tuple[float, float]:
+    """FLOP of forward and backward of one clip, and bytes that the forward pass keeps for the backward pass."""
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[torch.Tensor] = []  # a storage that is gone would lend its number to the next
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = model.encode_video(video)
+        (out.image_features.sum() + out.fc_logits.sum()).backward()
+    return counter.get_total_flops(), sum(kept.values())
+
+
+def clips_per_second(experiment: Experiment, results: Path, given: float) -> tuple[float, str]:
+    """Measured clips/s and where the figure is from; (0, "") where there is none. given: 0 = look into the run's metrics.csv."""
+    if given:
+        return given, "--clips-per-s"
+    file = results / experiment.name / "metrics.csv"
+    if not file.is_file():
+        return 0.0, ""
+    table = pd.read_csv(file)
+    return float(table.clips.sum() / table.seconds.sum()), f"{file}, validation included"
+
+
+def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tuple[int, int]:
+    """Training videos and classes: of the manifest, or, where none was made yet, of the dataset's official list.
+
+    Raises: UserError when neither is known.
+    """
+    if made_from(experiment.prepared):
+        manifest = load_manifest(experiment)
+        return len(manifest.split("train")), len(manifest.class_names)
+    if experiment.data.layout not in OFFICIAL:
+        raise UserError(f"plan: no manifest in {experiment.prepared}; make it with: m2clip prepare {experiment.name}; or give --videos N")
+    videos, classes = OFFICIAL[experiment.data.layout]
+    report(f"no manifest yet: about {videos:,} training videos and {classes} classes, as in the official list")
+    return videos, classes
+
+
+def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int]) -> list[str]:
+    """The plan as text. videos: of the training split; rate: measured clips/s of one process on this machine, 0 = none."""
+    settings = experiment.train
+    classes = classes or ASSUMED_CLASSES
+    cost = step_cost(experiment, classes)
+    clips = videos * settings.epochs
+    flop = cost.clip_flop + cost.text_flop / settings.batch_size
+    memory = (cost.fixed_bytes + cost.clip_bytes * settings.batch_size) / GIB
+    lines = [
+        f"{experiment.name}: {videos:,} training videos x {settings.epochs} epochs = {clips:,} clips; batch {settings.batch_size}, "
+        f"{settings.precision}, activation checkpointing {'on' if settings.activation_checkpointing else 'off'}",
+        f"counted: {flop / 1e9:,.0f} GFLOP a clip, forward and backward ({cost.clip_flop / 1e9:,.0f} of the video tower, "
+        f"{cost.text_flop / 1e9:,.0f} of the texts of {classes} classes once a step)",
+        f"computed, not measured: {memory:.1f} GiB for a step ({cost.fixed_bytes / GIB:.1f} weights, gradients and moments, "
+        f"{cost.clip_bytes / 2**20:,.0f} MiB a clip kept for the backward pass); add 1 to 2 GiB for work space",
+    ]
+    if rate:
+        lines.append(f"measured: {rate:,.1f} clips/s in one process ({source})")
+        lines += [
+            f"  {count} x this device: {clips / rate / count / 3600:,.1f} h, if {count} scale(s) evenly; the loader must give "
+            f"{rate * count:,.0f} clips/s"
+            for count in gpus
+        ]
+    else:
+        lines.append("measured: nothing yet; give --clips-per-s, or train once for an epoch (metrics.csv is read)")
+    lines.append(f"on paper, assuming {100 * ASSUMED_SHARE:.0f} % of the printed peak, validation not counted:")
+    for card in CARDS:
+        reached = ASSUMED_SHARE * card.peak * card.count / flop
+        fits = "fits" if memory + 2 <= card.memory else "does not fit: activation_checkpointing, or a smaller batch with accumulate"
+        lines.append(
+            f"  {card.name} (assumed {card.peak / 1e12:,.0f} TFLOP/s, {card.memory} GB): {clips / reached / 3600:,.1f} h at "
+            f"{reached:,.0f} clips/s, which the loader must give; memory {fits}"
+        )
+    return lines
+
+
+def _architecture(experiment: Experiment) -> torch.nn.Module:
+    """The CLIP of an experiment with any weights."""
+    source, name = experiment.backbone.source, experiment.backbone.model_name
+    if source == "demo":
+        return CLIP(**json.loads((Path(__file__).parent.parent / "models" / "demo_clip.json").read_text()))
+    if not name and "/" in source and not Path(source).suffix:
+        name = source.partition("/")[0]
+    if not name:
+        raise UserError(f"plan: backbone.source {source!r} does not tell its architecture; add -o backbone.model_name=ViT-B-16-quickgelu")
+    sizes = get_model_config(name)
+    if sizes is None:
+        raise UserError(f"plan: open_clip knows no architecture {name!r}; set backbone.model_name")
+    return CLIP(**sizes)

@@ -1,0 +1,157 @@
+"""Attention as recorded: equal to softmax(q k) worked out by hand, bounded in memory, and without a trace in the model."""
+
+import pytest
+import torch
+
+from m2clip_lib.attention.record import AttentionRecorder, cls_attention
+from m2clip_lib.errors import UserError
+from m2clip_lib.models import M2CLIP, M2CLIPConfig
+
+BLOCKS = range(4)
+VIDEO = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def model(backbone):
+    """Adapters before attention and MLP with random weights: attention of a trained model, not of plain CLIP."""
+    torch.manual_seed(0)
+    sizes = {"vision_adapter_layers": 4, "vision_adapter_width": 8, "text_adapter_layers": 1, "text_adapter_width": 8}
+    model = M2CLIP(backbone, M2CLIPConfig(("left", "right"), ("left",), vision_adapter_pre_attn=True, **sizes)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def input_of_attention(model, block: int) -> torch.Tensor:
+    """What ln_1 of the block put out, (b, t, n, c)."""
+    seen = []
+    hook = model.clip.visual.transformer.resblocks[block].ln_1.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    with torch.no_grad():
+        model.encode_video(VIDEO)
+    hook.remove()
+    return seen[0]
+
+
+@torch.no_grad()
+def attention_by_hand(attn: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """softmax(q k / sqrt(d)), one head after the other: (heads, n, n); x (n, c)."""
+    c, heads = attn.embed_dim, attn.num_heads
+    d = c // heads
+    w_q, w_k, _ = attn.in_proj_weight.double().split(c)
+    b_q, b_k, _ = attn.in_proj_bias.double().split(c)
+    q, k = x.double() @ w_q.T + b_q, x.double() @ w_k.T + b_k
+    return torch.stack([(q[:, h * d : (h + 1) * d] @ k[:, h * d : (h + 1) * d].T / d**0.5).softmax(-1) for h in range(heads)])
+
+
+def record(model, blocks, **options) -> dict[int, torch.Tensor]:
+    with AttentionRecorder(model, blocks, **options) as recorder, torch.no_grad():
+        model.encode_video(VIDEO)
+    return recorder.attention
+
+
+def test_attention_is_softmax_of_queries_and_keys(model):
+    recorded = record(model, BLOCKS)
+    for block in BLOCKS:
+        x = input_of_attention(model, block)
+        attn = model.clip.visual.transformer.resblocks[block].attn
+        rows = 1 if block == 3 else 17  # the last block computes CLS's row alone; 4 x 4 patches
+        assert recorded[block].shape == (2, 3, 3, rows, 17)  # clips, frames, heads
+        for clip in range(2):
+            for frame in range(3):
+                expected = attention_by_hand(attn, x[clip, frame])[:, :rows]
+                torch.testing.assert_close(recorded[block][clip, frame].double(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_every_recorded_row_sums_to_one(model):
+    for attention in record(model, BLOCKS).values():
+        torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
+        assert (attention >= 0).all()
+
+
+def test_rows_of_cls_alone_are_the_first_rows_of_all(model):
+    everything, rows = record(model, BLOCKS), record(model, BLOCKS, only_cls=True)
+    for block in BLOCKS:
+        assert rows[block].shape[3] == 1
+        torch.testing.assert_close(rows[block], everything[block][..., :1, :])
+
+
+def test_without_shortcuts_the_last_block_has_all_rows(model):
+    model.shortcuts = False
+    try:
+        assert record(model, [3])[3].shape == (2, 3, 3, 17, 17)
+    finally:
+        model.shortcuts = True
+
+
+@pytest.mark.parametrize("shortcuts", [True, False])
+def test_recording_changes_no_bit_of_the_output(model, shortcuts):
+    model.shortcuts = shortcuts
+    try:
+        with torch.no_grad():
+            before = model.encode_video(VIDEO)
+            with AttentionRecorder(model, BLOCKS):
+                during = model.encode_video(VIDEO)
+    finally:
+        model.shortcuts = True
+    for name in ("image_features", "frame_features", "fc_logits"):
+        assert torch.equal(getattr(before, name), getattr(during, name))
+
+
+def hooks(model) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_no_hook_stays_in_the_model_even_after_an_error(model):
+    with AttentionRecorder(model, [1, 2]):
+        assert hooks(model) == 2
+    assert hooks(model) == 0
+    with pytest.raises(RuntimeError, match="on purpose"), AttentionRecorder(model, [1]):
+        raise RuntimeError("on purpose")
+    assert hooks(model) == 0
+
+
+def test_a_recorder_within_itself_is_refused_and_leaves_no_hook(model):
+    recorder = AttentionRecorder(model, [0, 1])
+    with pytest.raises(RuntimeError, match="recording already"), recorder, recorder:
+        pass
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_recording_that_would_grow_too_large_stops_and_leaves_nothing(model):
+    numbers = 2 * 3 * 3 * 17 * 17  # one block of all rows: 20.8 kB
+    with pytest.raises(UserError, match=r"blocks \[1, 2\] needs more than 0.03 MB"):
+        record(model, [0, 1], limit_mb=0.03)
+    assert hooks(model) == 0
+    assert record(model, [0], limit_mb=4e-6 * numbers)[0].numel() == numbers  # exactly the limit is allowed
+    assert len(record(model, BLOCKS, limit_mb=0.03, only_cls=True)) == 4
+
+
+def test_a_second_clip_replaces_the_first(model):
+    with AttentionRecorder(model, [0], limit_mb=0.03) as recorder, torch.no_grad():
+        model.encode_video(VIDEO)
+        first = recorder.attention[0]
+        model.encode_video(VIDEO.flip(2))
+    torch.testing.assert_close(recorder.attention[0], first.flip(1), atol=1e-2, rtol=0)
+    assert not torch.equal(recorder.attention[0], first)
+
+
+@pytest.mark.parametrize("block", [-1, 4])
+def test_a_block_that_is_not_there_is_refused(model, block):
+    with pytest.raises(ValueError, match=f"block = {block}, this backbone has blocks 0 to 3"):
+        AttentionRecorder(model, [block])
+
+
+def test_a_map_is_a_share_of_the_attention_on_patches(model):
+    maps = cls_attention(model, VIDEO, block=2)
+    assert maps.shape == (2, 3, 4, 4)
+    torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.ones(2, 3))
+    by_hand = attention_by_hand(model.clip.visual.transformer.resblocks[2].attn, input_of_attention(model, 2)[0, 1])[:, 0, 1:]
+    for head, rows in ((None, by_hand.mean(0)), (1, by_hand[1])):
+        expected = (rows / rows.sum()).reshape(4, 4)
+        torch.testing.assert_close(cls_attention(model, VIDEO, 2, head)[0, 1].double(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_head_that_is_not_there_is_refused(model):
+    with pytest.raises(ValueError, match="head = 3, this block has heads 0 to 2"):
+        cls_attention(model, VIDEO, 0, head=3)

@@ -1,0 +1,221 @@
+"""Clips and views: an item is a function of (seed, epoch, index), workers change nothing, a broken video is named and skipped."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from m2clip_lib.data.dataset import EpochSampler, Item, TestViews, TrainClips, VideoReader, collate, in_order, make_loader
+from m2clip_lib.data.listing.folders import list_folder
+from m2clip_lib.data.scan import scan
+from m2clip_lib.data.transforms import Augmentation, frames_to_clip
+from m2clip_lib.data.video.decode import VideoError, read_frames
+
+SIDE = 48
+LIVELY = Augmentation((SIDE, SIDE + 12), random_resized_crop=True, rand_augment=True, mirror=True)
+
+
+@pytest.fixture(scope="module")
+def table(video_folder, tmp_path_factory) -> pd.DataFrame:
+    """Twelve videos; row 7's file is gone since they were scanned."""
+    table = scan(list_folder(video_folder), 1, tmp_path_factory.mktemp("journal"))
+    table.loc[7, "path"] = str(video_folder / "gone.mp4")
+    return table
+
+
+def numbered(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
+    """A reader of made-up frames, 40 wide and as high as asked: red = row, green = frame number, blue = column."""
+    frames = np.zeros((len(indices), short_side, 40, 3), np.uint8)
+    frames[..., 0], frames[..., 1], frames[..., 2] = row, np.asarray(indices)[:, None, None], np.arange(40)
+    return frames, "made up"
+
+
+def made_up(frames_per_video: list[int]) -> pd.DataFrame:
+    return pd.DataFrame({"num_frames": frames_per_video, "label": range(len(frames_per_video))})
+
+
+def train_clips(table: pd.DataFrame, seed: int = 0, how: Augmentation = LIVELY) -> TrainClips:
+    return TrainClips(table, VideoReader(table, "auto"), 4, 2, SIDE, how, seed)
+
+
+def frame_numbers(clip: torch.Tensor) -> list[int]:
+    return clip[..., 1, 0, 0].tolist()
+
+
+# --- training clips ---
+
+
+def test_training_item_depends_on_seed_epoch_and_index_alone(table):
+    clips = train_clips(table)
+    first = clips[3, 5].clip
+    clips[1, 0], clips[2, 5]  # other items in between, and another state of every global generator
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert torch.equal(clips[3, 5].clip, first)
+    assert torch.equal(train_clips(table)[3, 5].clip, first)
+    assert not torch.equal(clips[4, 5].clip, first)
+    assert not torch.equal(train_clips(table, seed=1)[3, 5].clip, first)
+
+
+def test_training_item_carries_label_row_and_uint8_clip(table):
+    item = train_clips(table)[1, 8]
+    assert (item.index, item.label, item.error) == (8, int(table.label[8]), "")
+    assert item.clip.shape == (4, 3, SIDE, SIDE)
+    assert item.clip.dtype == torch.uint8
+
+
+def test_training_reads_the_frames_that_sampling_chose():
+    clips = TrainClips(made_up([30, 30]), numbered, 4, 5, 32, Augmentation((32, 32)), seed=0)
+    starts = set()
+    for epoch in range(60):
+        picked = frame_numbers(clips[epoch, 1].clip)
+        assert np.diff(picked).tolist() == [5, 5, 5]
+        assert clips[epoch, 1].clip[0, 0, 0, 0] == 1  # red says which row was read
+        starts.add(picked[0])
+    assert min(starts) >= 0
+    assert max(starts) <= 14  # 14 + 15 = 29, the last frame
+    assert len(starts) > 10
+
+
+def test_videos_of_one_epoch_are_drawn_from_one_by_one():
+    clips = TrainClips(made_up([30] * 30), numbered, 4, 5, 32, Augmentation((32, 32)), seed=0)
+    assert len({frame_numbers(clips[1, row].clip)[0] for row in range(30)}) > 7
+
+
+def test_short_side_is_drawn_from_the_whole_range():
+    sides = []
+
+    def reader(row, indices, short_side):
+        sides.append(short_side)
+        return numbered(row, indices, short_side)
+
+    clips = TrainClips(made_up([9]), reader, 2, 1, 30, Augmentation((30, 33)), seed=0)
+    for epoch in range(80):
+        clips[epoch, 0]
+    assert set(sides) == {30, 31, 32, 33}
+
+
+# --- batches ---
+
+
+def batches(dataset, workers: int, epochs: int = 2) -> list:
+    """All batches of training epochs, or of one evaluation."""
+    sampler = EpochSampler(len(dataset), seed=5, batch_size=5) if isinstance(dataset, TrainClips) else None
+    loader = make_loader(dataset, sampler or in_order(len(dataset), 5), workers)
+    out = []
+    for epoch in range(1, epochs + 1 if sampler else 2):
+        if sampler:
+            sampler.epoch = epoch
+        out += list(loader)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_no_worker_and_two_workers_give_equal_batches_to_the_bit(table, kind):
+    """Starts two worker processes, each of which imports torch: about 7 s."""
+    evaluation = TestViews(table, VideoReader(table, "auto"), 4, 2, SIDE, temporal_views=2, spatial_views=3)
+    dataset = train_clips(table) if kind == "training" else evaluation
+    alone, helped = batches(dataset, 0), batches(dataset, 2)
+    assert len(alone) == len(helped) == (6 if kind == "training" else 3)
+    for one, two in zip(alone, helped, strict=True):
+        assert torch.equal(one.clips, two.clips)
+        assert torch.equal(one.labels, two.labels)
+        assert (one.indices, one.failed) == (two.indices, two.failed)
+
+
+def test_broken_video_is_left_out_of_its_batch_and_named(table):
+    seen, failed = [], []
+    for batch in batches(train_clips(table), 0, epochs=1):
+        assert len(batch.clips) == len(batch.labels) == len(batch.indices)
+        assert batch.labels.tolist() == table.label[batch.indices].tolist()
+        seen += batch.indices
+        failed += batch.failed
+    assert sorted(seen) == [row for row in range(12) if row != 7]
+    assert [row for row, _ in failed] == [7]
+    assert failed[0][1]
+
+
+def test_broken_video_of_an_evaluation_is_named_and_nothing_takes_its_place(table):
+    found = batches(TestViews(table, VideoReader(table, "auto"), 4, 0, SIDE), 0)
+    assert [batch.indices for batch in found] == [[0, 1, 2, 3, 4], [5, 6, 8, 9], [10, 11]]
+    assert [row for batch in found for row, _ in batch.failed] == [7]
+
+
+def test_batch_of_broken_videos_alone_is_empty_and_keeps_its_types():
+    batch = collate([Item(3, 1, None, "empty file"), Item(4, 0, None, "missing")])
+    assert batch.failed == [(3, "empty file"), (4, "missing")]
+    assert (len(batch.clips), len(batch.labels), batch.indices) == (0, 0, [])
+    assert batch.clips.dtype == torch.uint8
+    assert batch.labels.dtype == torch.int64
+
+
+def test_error_that_is_no_broken_video_is_not_swallowed():
+    def reader(row, indices, short_side):
+        raise MemoryError("a bug of ours")
+
+    with pytest.raises(MemoryError):
+        TestViews(made_up([9]), reader, 2, 1, 32)[0]
+
+
+def test_video_error_of_the_reader_becomes_the_items_reason():
+    def reader(row, indices, short_side):
+        raise VideoError("frame 8 cannot be decoded")
+
+    expected = Item(0, 0, None, "frame 8 cannot be decoded")
+    assert dataclasses.astuple(TestViews(made_up([9]), reader, 2, 1, 32)[0]) == dataclasses.astuple(expected)
+    assert dataclasses.astuple(TrainClips(made_up([9]), reader, 2, 1, 32, LIVELY, 0)[1, 0]) == dataclasses.astuple(expected)
+
+
+def test_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone():
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(20, seed, batch_size=20)
+        sampler.epoch = epoch
+        return next(iter(sampler))
+
+    assert sorted(row for _, row in order(0, 1)) == list(range(20))
+    assert {epoch for epoch, _ in order(0, 3)} == {3}
+    assert order(0, 1) == order(0, 1)
+    rows = [[row for _, row in order(seed, epoch)] for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    assert rows[0] != rows[1]
+    assert rows[0] != rows[2]
+
+
+# --- evaluation views ---
+
+
+def test_views_are_temporal_times_spatial_by_hand():
+    # 20 frames, clips of 3 at stride 4 span 9: views start at 0 and 11; 40 wide at side 32: offsets 0, 4, 8
+    item = TestViews(made_up([20]), numbered, 3, 4, 32, temporal_views=2, spatial_views=3)[0]
+    assert item.clip.shape == (6, 3, 3, 32, 32)
+    assert [frame_numbers(view) for view in item.clip] == [[0, 4, 8]] * 3 + [[11, 15, 19]] * 3
+    assert [int(view[0, 2, 0, 0]) for view in item.clip] == [0, 4, 8, 0, 4, 8]
+
+
+def test_frame_that_several_views_share_is_decoded_once():
+    asked = []
+
+    def reader(row, indices, short_side):
+        asked.append(list(indices))
+        return numbered(row, indices, short_side)
+
+    TestViews(made_up([9]), reader, 4, 2, 32, temporal_views=3)[0]
+    # starts round(2 / 2 * v) = 0, 1, 2: frames 0 2 4 6, 1 3 5 7, 2 4 6 8
+    assert asked == [[0, 1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_backwards_plays_the_same_frames_in_reverse():
+    forward = TestViews(made_up([20]), numbered, 3, 4, 32, 2, 3)[0].clip
+    backward = TestViews(made_up([20]), numbered, 3, 4, 32, 2, 3, backwards=True)[0].clip
+    assert torch.equal(backward, forward.flip(1))
+    assert frame_numbers(backward[0]) == [8, 4, 0]
+
+
+def test_view_of_a_real_video_is_its_middle_square(table, video_folder):
+    row = 0
+    item = TestViews(table, VideoReader(table, "auto"), 4, 2, SIDE)[row]
+    # 12 frames, span 7, start (12 - 7) // 2 = 2; the videos are square
+    frames, _ = read_frames(table.path[row], [2, 4, 6, 8], (SIDE, SIDE))
+    assert torch.equal(item.clip, frames_to_clip(frames)[None])
+    assert item.label == table.label[row]

@@ -1,0 +1,162 @@
+"""Calls in children that can be killed: results keep their places, and what a call does to its child harms no other."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+from child_functions import crash, double, hang, large, leave, process_id, refuse, spin
+
+from m2clip_lib.data.workers import Failure, Journal, call_in_children, fingerprint
+
+LONG = 60.0  # seconds; no call here takes that long
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("jobs", "processes"), [(7, 2), (1, 3), (0, 2)])
+def test_every_job_has_its_result_in_its_place(jobs, processes):
+    results = list(call_in_children(double, range(jobs), processes, LONG))
+    assert sorted(results) == [(place, 2 * place) for place in range(jobs)]
+
+
+def test_no_more_children_than_jobs_and_each_serves_many():
+    assert len({pid for _, pid in call_in_children(process_id, range(8), 1, LONG)}) == 1
+    assert len({pid for _, pid in call_in_children(process_id, range(2), 5, LONG)}) <= 2
+
+
+def test_jobs_are_taken_as_they_are_needed():
+    taken = []
+    results = call_in_children(double, (taken.append(job) or job for job in range(100)), 1, LONG)
+    assert next(results) == (0, 0)
+    results.close()
+    assert len(taken) == 1
+
+
+def test_exception_of_a_function_is_raised_here():
+    with pytest.raises(ValueError, match="three is refused"):
+        list(call_in_children(refuse, range(6), 1, LONG))
+
+
+def test_result_larger_than_a_pipe_holds_comes_whole():
+    assert dict(call_in_children(large, [3_000_000], 1, LONG))[0] == bytes(3_000_000)
+
+
+@pytest.mark.parametrize(("function", "job"), [(spin, "spin"), (hang, "hang")])
+def test_call_that_does_not_end_is_killed_at_its_limit_and_the_others_go_on(function, job):
+    results = dict(call_in_children(function, ["a", job, "b", "c"], 1, 0.3))
+    assert results == {0: "a", 1: Failure("took more than 0.3 s"), 2: "b", 3: "c"}
+
+
+def test_limit_may_depend_on_the_job():
+    limits = {"spin": 0.2, "a": LONG}
+    results = dict(call_in_children(spin, ["spin", "a"], 1, limits.get))
+    assert results == {0: Failure("took more than 0.2 s"), 1: "a"}
+
+
+@pytest.mark.parametrize(
+    ("deaths", "result"), [(1, 2), (2, Failure("the decoder crashed (SIGSEGV)"))], ids=["once is tried again", "twice is a failure"]
+)
+def test_crash_is_tried_once_more(tmp_path, deaths, result):
+    jobs = [(str(tmp_path / "first"), 0), (str(tmp_path / "second"), deaths), (str(tmp_path / "third"), 0)]
+    assert dict(call_in_children(crash, jobs, 1, LONG)) == {0: 1, 1: result, 2: 1}
+    assert (tmp_path / "second").stat().st_size == 2
+
+
+def test_each_job_has_its_own_second_try(tmp_path):
+    jobs = [(str(tmp_path / str(number)), 1) for number in range(3)]
+    assert dict(call_in_children(crash, jobs, 1, LONG)) == {0: 2, 1: 2, 2: 2}
+
+
+def test_function_that_ends_its_process_is_a_failure():
+    assert dict(call_in_children(leave, [0], 1, LONG)) == {0: Failure("the decoder crashed (exit 3)")}
+
+
+def test_child_that_is_killed_between_two_jobs_is_replaced():
+    results = call_in_children(process_id, range(3), 1, LONG)
+    place, first = next(results)
+    os.kill(first, signal.SIGKILL)  # as the machine does when memory runs out
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    later = dict(results)
+    assert (place, set(later)) == (0, {1, 2})
+    assert first not in later.values()
+    assert all(isinstance(pid, int) for pid in later.values())
+
+
+def test_iteration_that_stops_early_ends_its_children():
+    results = call_in_children(process_id, range(100), 2, LONG)
+    next(results)
+    assert multiprocessing.active_children()
+    results.close()
+    assert multiprocessing.active_children() == []
+
+
+FIELDS = {"frames", "status"}
+ROWS = {
+    ("/videos/one.mp4", "10 1"): {"frames": 3, "status": "ok"},
+    ("/videos/滑雪\n2.mp4", "20 2"): {"frames": 0, "status": "empty “file”"},
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A journal with two rows."""
+    file = tmp_path / "new folder" / "scan.jsonl"
+    with Journal(file, FIELDS) as journal:
+        for (path, mark), row in ROWS.items():
+            journal.add(path, mark, row)
+    return file
+
+
+def test_rows_are_known_again(file):
+    assert Journal(file, FIELDS).known == ROWS
+
+
+def test_rows_are_on_disk_before_the_work_ends(tmp_path):
+    with Journal(tmp_path / "scan.jsonl", FIELDS) as journal:
+        journal.add("/a.mp4", "1 1", {"frames": 1, "status": "ok"})
+        assert len(Journal(tmp_path / "scan.jsonl", FIELDS).known) == 1
+
+
+def test_line_cut_off_anywhere_is_forgotten_and_harms_no_other(file):
+    data = file.read_bytes()
+    first, second = list(ROWS.items())
+    end = data.index(b"\n", 1)
+    for length in range(end, len(data) - 1):
+        file.write_bytes(data[:length])
+        with Journal(file, FIELDS) as journal:
+            assert journal.known == dict([first])
+            journal.add(*second[0], second[1])
+        assert Journal(file, FIELDS).known == ROWS
+
+
+@pytest.mark.parametrize(
+    "line", ["\0\0\0", "12", "[]", "null", '"text"', "{}", '{"path": "/a.mp4"}', '{"path": "/a.mp4", "file": "1 1", "row": 5}']
+)
+def test_lines_of_another_kind_do_not_count(file, line):
+    file.write_text(f"{line}\n{file.read_text(encoding='utf-8')}{line}\n", encoding="utf-8")
+    assert Journal(file, FIELDS).known == ROWS
+
+
+def test_rows_with_other_fields_do_not_count(file):
+    # written by an older version of the workbook
+    entry = {"path": "/old.mp4", "file": "1 1", "row": {"frames": 3}}
+    file.write_text(file.read_text(encoding="utf-8") + json.dumps(entry) + "\n", encoding="utf-8")
+    assert Journal(file, FIELDS).known == ROWS
+
+
+def test_fingerprint_changes_with_size_and_time(tmp_path):
+    file = tmp_path / "a.mp4"
+    file.write_bytes(b"1")
+    first = fingerprint(file)
+    file.write_bytes(b"22")
+    second = fingerprint(file)
+    assert first.split()[0] == "1"
+    assert second.split()[0] == "2"
+    os.utime(file, ns=(1, 1))
+    assert fingerprint(file) == "2 1"

@@ -1,0 +1,79 @@
+"""The controls that cannot see time, against open_clip's own towers."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from m2clip_lib.config import load_experiment
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.video.decode import read_frames
+from m2clip_lib.evaluate.controls import frame_mean_probe, frozen_clip, zero_shot
+
+pytestmark = pytest.mark.xdist_group("trained")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The probe is 900 tiny steps: more threads wait for one another longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(trained, workspace):
+    """The tiny experiment on the trained workbook's data: (experiment, manifest)."""
+    experiment = load_experiment("tiny", [f"data.prepared={trained[0] / 'data' / 'tiny'}"])
+    return experiment, load_manifest(experiment)
+
+
+@torch.no_grad()
+def test_zero_shot_is_clips_own_similarity_of_averaged_frames(tiny, backbone):
+    experiment, manifest = tiny
+    found = zero_shot(experiment, manifest, backbone, CPU)
+    table = manifest.split("test")
+    texts = F.normalize(backbone.clip.encode_text(backbone.tokenizer([f"A video of {name}" for name in manifest.class_names])), dim=-1)
+    mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
+    for row in (0, 7):
+        # 16 frames in 4 segments: edges 0 4 8 11 15, their middles 2 6 9 13.
+        frames, _ = read_frames(table.path[row], [2, 6, 9, 13], (64, 64))
+        pictures = ((torch.from_numpy(frames) / 255 - mean) / std).permute(0, 3, 1, 2)
+        video = F.normalize(backbone.clip.encode_image(pictures).mean(dim=0), dim=-1)
+        expected = (100 * texts @ video).softmax(dim=-1)
+        np.testing.assert_allclose(found.similarity[row], expected.numpy(), atol=1e-4)
+    assert found.readouts == ("similarity",)
+    assert found.labels.tolist() == table.label.tolist()
+
+
+@torch.no_grad()
+def test_frozen_clip_cannot_tell_forwards_from_backwards(tiny, backbone):
+    model = frozen_clip(tiny[0], backbone, tiny[1].class_names)
+    video = torch.randn(2, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.encode_video(video).image_features, model.encode_video(video.flip(2)).image_features)
+    assert not [name for name in model.state_dict() if name.startswith(("visual_adapters", "frame_adapter", "text_adapters"))]
+
+
+def test_probe_is_the_same_twice_and_covers_the_evaluation_split(tiny, backbone):
+    experiment, manifest = tiny
+    first, second = (frame_mean_probe(experiment, manifest, backbone, CPU) for _ in range(2))
+    assert np.array_equal(first.similarity, second.similarity)
+    assert first.similarity.shape == (12, 12)
+    np.testing.assert_allclose(first.similarity.sum(axis=1), 1, atol=1e-5)
+    assert first.labels.tolist() == manifest.split("test").label.tolist()
+
+
+def test_probe_learns_what_a_linear_classifier_can(tiny, backbone):
+    # Evaluated on its own training videos: 24 points in 96 dimensions, which a line can always separate.
+    experiment, manifest = tiny
+    table = manifest.table.copy()
+    seen = table[table.split == "train"]
+    copies = [seen.assign(split=split) for split in ("train", "val", "test")]
+    same = Manifest(
+        type(table)(np.concatenate(copies), columns=table.columns).astype(table.dtypes), manifest.class_names, manifest.folder, ""
+    )
+    found = frame_mean_probe(experiment, same, backbone, CPU)
+    assert (found.similarity.argmax(axis=1) == found.labels).mean() > 0.95

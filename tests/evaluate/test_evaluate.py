@@ -1,0 +1,126 @@
+"""From a checkpoint to tables: the same numbers as the workbook's, and honest about videos that cannot be read."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from m2clip_lib import experiment as build
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.prompts import class_prompts
+from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.evaluate import predict_checkpoint, score_checkpoint, write_tables, zero_shot_note
+from m2clip_lib.evaluate.predictions import load_predictions, predict
+from m2clip_lib.models import M2CLIP
+from m2clip_lib.runs import Run
+
+pytestmark = pytest.mark.xdist_group("trained")
+
+
+@pytest.fixture
+def scoring(trained, workspace):
+    """Opens a run in this test's own results/, on the data of the trained workbook: (open, checkpoint, its results)."""
+    root, results, _ = trained
+
+    def open_run(*overrides: str) -> tuple[Run, Manifest]:
+        run = Run.open("tiny", "scored", [f"data.prepared={root / 'data' / 'tiny'}", *overrides], step="eval")
+        return run, load_manifest(run.experiment)
+
+    return open_run, root / "checkpoints" / "tiny" / "best.safetensors", results
+
+
+def test_scoring_a_checkpoint_gives_the_workbooks_table(scoring):
+    open_run, checkpoint, results = scoring
+    run, manifest = open_run()
+    shown = score_checkpoint(run, manifest, checkpoint)
+    written, expected = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (run.folder, results))
+    pd.testing.assert_frame_equal(written, expected)
+    assert shown.readout.tolist() == ["similarity", "classifier", "ensemble"]
+    assert shown.top1.tolist() == pytest.approx(expected.top1.tolist(), abs=0.01)
+    for column in ("split", "views", "frames", "prompt", "list_sha256", "seeds"):
+        assert column in written
+
+
+def test_tables_are_made_from_the_saved_files_alone(scoring):
+    open_run, _, results = scoring
+    run, manifest = open_run()
+    shutil.copytree(results / "predictions", run.predictions, dirs_exist_ok=True)
+    write_tables(run, manifest)
+    for name in ("accuracy", "per_class", "confusion", "backwards"):
+        assert (run.tables / f"{name}.csv").read_text() == (results / "tables" / f"{name}.csv").read_text()
+
+
+def test_confusion_table_counts_every_video_once(scoring):
+    _, _, results = scoring
+    counts = pd.read_csv(results / "tables" / "confusion.csv").drop(columns="true_class")
+    assert counts.to_numpy().sum() == 12
+    assert (counts.sum(axis=1) == 1).all()  # one test video a class
+
+
+def test_a_video_that_broke_since_prepare_is_counted_in_the_table(scoring, tmp_path):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("data.cache_frames=false")
+    table = manifest.table.copy()
+    gone = str(tmp_path / "gone.mp4")
+    table.loc[table.index[table.split == "test"][3], "path"] = gone
+    score_checkpoint(run, Manifest(table, manifest.class_names, manifest.folder, manifest.sha256), checkpoint)
+    assert [entry["path"] for entry in json.loads((run.predictions / "test.json").read_text())["failed"]] == [gone]
+    accuracy = pd.read_csv(run.tables / "accuracy.csv")
+    assert accuracy.videos.tolist() == [11, 11, 11]
+    assert accuracy.failed.tolist() == [1, 1, 1]
+
+
+def test_videos_are_played_backwards_only_where_the_experiment_asks(scoring):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false", "eval.split=val")
+    assert predict_checkpoint(run, manifest, checkpoint) == ["val"]
+    table = write_tables(run, manifest)
+    assert not (run.tables / "backwards.csv").exists()
+    assert set(table.split) == {"val"}
+
+
+def renamed(manifest: Manifest, names: list[str]) -> Manifest:
+    return Manifest(manifest.table, names, manifest.folder, manifest.sha256)
+
+
+def test_the_same_classes_in_another_order_are_refused(scoring):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run()
+    for names in (list(reversed(manifest.class_names)), [name.title() for name in reversed(manifest.class_names)]):
+        with pytest.raises(UserError, match=r"same 12 classes in another order \(label 0: 'moving left' there, '[Mm]oving [Aa]part'"):
+            predict_checkpoint(run, renamed(manifest, names), checkpoint)
+
+
+def test_another_spelling_is_the_same_label_set(scoring):
+    open_run, checkpoint, results = scoring
+    run, manifest = open_run("eval.backwards=false")
+    score_checkpoint(run, renamed(manifest, [name.replace(" ", "_").title() for name in manifest.class_names]), checkpoint)
+    written, expected = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (run.folder, results))
+    assert written.top1.tolist() == expected.top1.tolist()
+    assert zero_shot_note(run) == ""
+
+
+def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(scoring):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false", 'data.prompt=["see {}", "{} here"]')
+    names = ["Moving Left", *(f"new class {i}" for i in range(11))]
+    shown = score_checkpoint(run, renamed(manifest, names), checkpoint)
+    assert shown.model.tolist() == ["M2-CLIP, zero-shot"]
+    assert shown.readout.tolist() == ["similarity"]
+    assert pd.read_csv(run.tables / "accuracy.csv").prompt.tolist() == ["see {} | {} here"]
+    assert pd.read_csv(run.tables / "per_class.csv").class_name.tolist() == names
+    assert pd.read_csv(run.tables / "confusion.csv").drop(columns="true_class").to_numpy().sum() == 12
+    assert zero_shot_note(run) == "zero-shot: 1 of the 12 classes were classes of the training too ('Moving Left')"
+
+    about = json.loads((run.predictions / "test.json").read_text())
+    assert (about["class_names"], about["shared_classes"]) == (names, ["Moving Left"])
+    backbone = build.open_backbone(run.experiment)
+    model = M2CLIP.from_checkpoint(checkpoint, backbone)
+    dataset = build.test_views(run.experiment, manifest, "test", backbone)
+    prompts = class_prompts(names, ("see {}", "{} here"))
+    expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names, prompts=prompts)
+    np.testing.assert_allclose(load_predictions(run.predictions, "test").similarity, expected.similarity, atol=1e-5)

@@ -1,0 +1,154 @@
+"""Predictions: how views become one score, what is saved, what happens to a video that cannot be read."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from m2clip_lib.data.dataset import TestViews
+from m2clip_lib.data.video.decode import VideoError
+from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.predictions import Predictions, load_predictions, predict, save_predictions
+from m2clip_lib.models import M2CLIP, M2CLIPConfig
+
+NAMES = ("moving left", "moving right", "growing")
+CPU = torch.device("cpu")
+TABLE = pd.DataFrame({"num_frames": [6, 6, 6], "label": [2, 0, 1], "path": ["a.mp4", "b.mp4", "c.mp4"]})
+TABLE["class_name"] = [NAMES[label] for label in TABLE.label]
+
+
+def noise(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
+    """Frames of an imagined video, 64 x 96 px: noise that depends on row and frame number."""
+    return np.stack([np.random.default_rng([row, index]).integers(0, 256, (64, 96, 3), np.uint8) for index in indices]), "noise"
+
+
+def noise_but_row_1(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
+    if row == 1:
+        raise VideoError("broken on purpose")
+    return noise(row, indices, short_side)
+
+
+def views(reader=noise) -> TestViews:
+    return TestViews(TABLE, reader, clip_len=2, stride=1, side=64, temporal_views=2, spatial_views=3)
+
+
+@pytest.fixture(scope="module")
+def model(backbone):
+    torch.manual_seed(0)
+    config = M2CLIPConfig(NAMES, ("left",), vision_adapter_layers=1, vision_adapter_width=4, text_adapter_layers=3, text_adapter_width=4)
+    return M2CLIP(backbone, config).eval()
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Of one row."""
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+@torch.no_grad()
+def scores_by_hand(model, row: int, names) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the six views of one video: softmax of 100 x cosine, softmax of the linear head."""
+    backbone = model.backbone
+    texts = model.encode_text(backbone.tokenizer([f"A video of {name}" for name in names])).text_features.double().numpy()
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    similarity, classifier = [], []
+    for frames in ((0, 1), (4, 5)):  # first and last start of a 2-frame clip among 6 frames
+        pixels = noise(row, frames, 64)[0].astype(np.float64) / 255
+        normal = (pixels - np.array(backbone.mean)) / np.array(backbone.std)  # (t, h, w, 3)
+        for x in (0, 16, 32):  # start, middle, end of the long side
+            clip = torch.from_numpy(normal[:, :, x : x + 64]).float().permute(3, 0, 1, 2)[None]
+            seen = model.encode_video(clip)
+            image = seen.image_features[0].double().numpy()
+            similarity.append(softmax(100 * texts @ image / np.linalg.norm(image)))
+            classifier.append(softmax(seen.fc_logits[0].double().numpy()))
+    return np.mean(similarity, axis=0), np.mean(classifier, axis=0)
+
+
+def test_scores_are_the_mean_over_views_of_softmaxes(model):
+    found = predict(model, views(), batch_size=2, workers=0, device=CPU)
+    for row in range(3):
+        similarity, classifier = scores_by_hand(model, row, NAMES)
+        np.testing.assert_allclose(found.similarity[row], similarity, atol=2e-5)
+        np.testing.assert_allclose(found.classifier[row], classifier, atol=2e-6)
+        np.testing.assert_allclose(found.readout("ensemble")[row], (similarity + classifier) / 2, atol=2e-5)
+    assert found.labels.tolist() == [2, 0, 1]
+    assert found.rows == [0, 1, 2]
+    assert found.class_names == list(NAMES)
+    assert found.readouts == ("similarity", "classifier", "ensemble")
+
+
+def test_batch_size_does_not_change_the_scores(model):
+    one, three = (predict(model, views(), batch_size, 0, CPU) for batch_size in (1, 3))
+    np.testing.assert_allclose(one.similarity, three.similarity, atol=2e-5)
+    np.testing.assert_allclose(one.classifier, three.classifier, atol=2e-6)
+
+
+def test_prediction_switches_dropout_off(model):
+    model.train()
+    first, second = (predict(model, views(), 3, 0, CPU) for _ in range(2))
+    assert np.array_equal(first.classifier, second.classifier)
+    assert not model.training
+
+
+def test_a_failed_video_is_named_and_nothing_takes_its_place(model):
+    whole, found = predict(model, views(), 2, 0, CPU), predict(model, views(noise_but_row_1), 2, 0, CPU)
+    assert found.failed == [(1, "broken on purpose")]
+    assert found.rows == [0, 2]
+    assert (whole.decoders, found.decoders) == ({"noise": 3}, {"noise": 2})
+    assert found.labels.tolist() == [2, 1]
+    np.testing.assert_allclose(found.similarity, whole.similarity[[0, 2]], atol=2e-5)
+
+
+def test_no_readable_video_at_all_is_an_error_with_the_first_reason(model):
+    def broken(*_):
+        raise VideoError("the disk is gone")
+
+    with pytest.raises(UserError, match="none of 3 videos could be read; first reason: the disk is gone"):
+        predict(model, views(broken), 2, 0, CPU)
+
+
+def test_another_label_set_is_scored_by_similarity_alone(model):
+    names = ["shrinking", "moving up", "circling", "fading"]
+    found = predict(model, views(), 2, 0, CPU, class_names=names)
+    assert found.classifier is None
+    assert found.readouts == ("similarity",)
+    assert found.class_names == names
+    np.testing.assert_allclose(found.similarity[0], scores_by_hand(model, 0, names)[0], atol=2e-5)
+
+
+def test_predictions_come_back_from_files_as_they_were(model, tmp_path):
+    saved = predict(model, views(noise_but_row_1), 2, 0, CPU)
+    save_predictions(saved, TABLE, tmp_path, "test", split="test")
+    loaded = load_predictions(tmp_path, "test")
+    for readout in saved.readouts:
+        assert np.array_equal(loaded.readout(readout), saved.readout(readout))
+    assert (loaded.labels.tolist(), loaded.rows, loaded.class_names) == ([2, 1], [0, 2], list(NAMES))
+    side = json.loads((tmp_path / "test.json").read_text())
+    assert side["failed"] == [{"row": 1, "path": "b.mp4", "reason": "broken on purpose"}]
+    assert side["split"] == "test"
+
+
+def test_saved_table_has_a_row_a_video_with_its_best_classes(tmp_path):
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], np.float32)
+    predictions = Predictions(scores, scores[:, ::-1].copy(), np.array([2, 1]), [0, 2], list(NAMES), [])
+    save_predictions(predictions, TABLE, tmp_path, "test")
+    rows = pd.read_parquet(tmp_path / "test.parquet")
+    assert rows.path.tolist() == ["a.mp4", "c.mp4"]
+    assert rows.class_name.tolist() == ["growing", "moving right"]
+    assert rows.similarity_top5.map(list).tolist() == [[1, 2, 0], [0, 2, 1]]
+    assert list(rows.similarity_top5_scores[0]) == pytest.approx([0.7, 0.2, 0.1])
+    assert list(rows.classifier_top5[1]) == [2, 0, 1]
+    assert list(rows.ensemble_top5_scores[1]) == pytest.approx([0.4, 0.4, 0.2])
+
+
+def test_similarity_alone_comes_back_without_a_classifier(tmp_path):
+    scores = np.full((3, 3), 1 / 3, np.float32)
+    save_predictions(Predictions(scores, None, np.array([2, 0, 1]), [0, 1, 2], list(NAMES)), TABLE, tmp_path, "zero_shot")
+    assert load_predictions(tmp_path, "zero_shot").readouts == ("similarity",)
+
+
+def test_missing_predictions_say_what_makes_them(tmp_path):
+    with pytest.raises(UserError, match=r"no such file: .*test.json; evaluate first \(m2clip eval"):
+        load_predictions(tmp_path, "test")

@@ -1,0 +1,130 @@
+"""Tables made from predictions: hand-made scores in, hand-made rows out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from m2clip_lib.config import DataSection, EvalSection, Experiment
+from m2clip_lib.data.demo.videos import CLASS_NAMES
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.evaluate.predictions import Predictions, save_predictions
+from m2clip_lib.evaluate.tables import (
+    accuracy_rows,
+    backwards_table,
+    best_rows,
+    describe_protocol,
+    has_opposites,
+    headline_finding,
+    headline_table,
+)
+
+
+def sure(classes: list[int], number: int = 12) -> np.ndarray:
+    """Scores of a model that gives 0.9 to one class a video, the rest shared."""
+    scores = np.full((len(classes), number), 0.1 / (number - 1), np.float32)
+    scores[np.arange(len(classes)), classes] = 0.9
+    return scores
+
+
+def predictions(similarity: list[int], classifier: list[int] | None, labels: list[int], names=CLASS_NAMES, failed=()) -> Predictions:
+    other = None if classifier is None else sure(classifier, len(names))
+    return Predictions(sure(similarity, len(names)), other, np.array(labels), list(range(len(labels))), list(names), list(failed))
+
+
+TABLE = pd.DataFrame({"path": list("abcd"), "label": [0, 1, 2, 3], "class_name": CLASS_NAMES[:4], "split": "test", "status": "ok"})
+
+
+def test_accuracy_rows_by_hand():
+    # Similarity: 0 right, 1 taken for its opposite 0, 2 right, 3 taken for 7 (direction a tie: a miss). Classifier: all right.
+    rows = accuracy_rows(predictions([0, 0, 2, 7], [0, 1, 2, 3], [0, 1, 2, 3], failed=[(4, "broken")]), "mine")
+    table = pd.DataFrame(rows).set_index("readout")
+    assert table.index.tolist() == ["similarity", "classifier", "ensemble"]
+    assert table.top1.tolist() == [50.0, 100.0, 75.0]  # the mean of right and wrong is a tie: to the smaller id
+    assert table.direction["similarity"] == 50.0
+    assert table.direction["classifier"] == 100.0
+    assert (table.top1_low["classifier"], table.top1_high["classifier"]) == (100.0, 100.0)
+    assert table.top1_low["similarity"] < 50 < table.top1_high["similarity"]
+    assert table.videos.tolist() == [4, 4, 4]
+    assert table.failed.tolist() == [1, 1, 1]
+    assert set(table.model) == {"mine"}
+
+
+def test_direction_is_measured_only_where_classes_are_pairs():
+    assert has_opposites(list(CLASS_NAMES))
+    assert not has_opposites(list(reversed(CLASS_NAMES)))
+    rows = accuracy_rows(predictions([0, 1], [0, 1], [0, 1], names=("run", "walk")), "mine")
+    assert "direction" not in rows[0]
+
+
+def test_backwards_table_counts_true_and_opposite_classes():
+    # Forwards three of four right and one opposite; backwards all four become their opposite.
+    forwards = predictions([0, 1, 2, 2], None, [0, 1, 2, 3])
+    backwards = predictions([1, 0, 3, 2], None, [0, 1, 2, 3])
+    table = backwards_table(forwards, backwards).set_index("played")
+    assert table.true_class.to_dict() == {"forwards": 75.0, "backwards": 0.0}
+    assert table.opposite_class.to_dict() == {"forwards": 25.0, "backwards": 100.0}
+    assert table.videos.tolist() == [4, 4]
+
+
+def experiment(**data) -> Experiment:
+    return Experiment(name="mine", data=DataSection(**data), eval=EvalSection(spatial_views=3, temporal_views=2))
+
+
+def manifest(tmp_path) -> Manifest:
+    return Manifest(TABLE, list(CLASS_NAMES), tmp_path, "0123456789abcdef")
+
+
+def test_protocol_columns_say_how_the_number_was_made(tmp_path):
+    assert describe_protocol(experiment(num_frames=16, stride=4, prompt="Someone {}"), manifest(tmp_path)) == {
+        "split": "test",
+        "views": "3x2",
+        "frames": 16,
+        "stride": 4,
+        "prompt": "Someone {}",
+        "list_sha256": "0123456789ab",
+    }
+
+
+def test_protocol_names_the_views_that_were_used(tmp_path):
+    # A clip spread over the whole video has one temporal view, whatever the setting says (sampling.test_indices).
+    assert describe_protocol(experiment(stride=0), manifest(tmp_path))["views"] == "3x1"
+
+
+@pytest.fixture
+def headline(tmp_path):
+    for name, found in (
+        ("test_frozen_clip", predictions([0, 0, 0, 0], None, [0, 1, 2, 3])),
+        ("test_frame_mean_probe", predictions([0, 1, 0, 0], None, [0, 1, 2, 3])),
+        ("test", predictions([0, 1, 2, 0], [0, 1, 2, 3], [0, 1, 2, 3])),
+    ):
+        save_predictions(found, TABLE, tmp_path, name)
+    return headline_table(tmp_path, experiment(stride=1), manifest(tmp_path))
+
+
+def test_headline_has_controls_first_and_every_readout_of_the_model(headline):
+    assert list(zip(headline.model, headline.readout, strict=True)) == [
+        ("frozen CLIP, zero-shot", "similarity"),
+        ("probe on the frame mean", "classifier"),
+        ("M2-CLIP", "similarity"),
+        ("M2-CLIP", "classifier"),
+        ("M2-CLIP", "ensemble"),
+    ]
+    assert headline.top1.tolist() == [25.0, 50.0, 75.0, 100.0, 75.0]  # the ensemble ties on video 3: to the smaller id, 0
+    for column in ("split", "views", "frames", "prompt", "list_sha256", "seeds", "videos", "failed"):
+        assert column in headline
+
+
+def test_best_rows_take_the_ensemble_where_there_is_one(headline):
+    best = best_rows(headline)
+    assert best.readout.tolist() == ["similarity", "classifier", "ensemble"]
+    assert best.top1.tolist() == [25.0, 50.0, 75.0]
+
+
+def test_finding_is_one_sentence_with_the_numbers_of_the_table(headline):
+    text = headline_finding(headline)
+    own = best_rows(headline).iloc[-1]
+    assert text.startswith("M2-CLIP names 75.0 % of 4 held-out videos (test split) correctly")
+    assert f"(95 % interval {own.top1_low:.1f} to {own.top1_high:.1f})" in text
+    assert "the best control without time reaches 50.0 %" in text
+    assert "On direction it scores" in text
+    assert "direction" not in headline_finding(headline.drop(columns="direction"))

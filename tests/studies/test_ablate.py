@@ -1,0 +1,158 @@
+"""Ablations: one named change a variant, the same seeds, nothing trained twice."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from m2clip_lib import paths
+from m2clip_lib.config import load_experiment
+from m2clip_lib.errors import UserError
+from m2clip_lib.experiment import build_model
+from m2clip_lib.studies.ablate import VARIANTS, Job, job_table, plan_jobs, run_job, run_jobs, summary_table, variant_table
+
+pytestmark = pytest.mark.xdist_group("trained")
+
+
+def plan(overrides=(), variants=("full",), seeds=(0,), key="k") -> list[Job]:
+    return plan_jobs(load_experiment("tiny"), "tiny", overrides, variants, seeds, key)
+
+
+def test_every_variant_is_trained_with_every_seed(workspace):
+    jobs = plan(["train.lr=0.5"], ["static adapter", "full"], [0, 3])
+    assert [job.name for job in jobs] == ["static_adapter-seed0", "static_adapter-seed3", "full-seed0", "full-seed3"]
+    same = ("train.threads=1", "data.workers=0")
+    assert jobs[0].overrides == ("train.lr=0.5", "model.temporal_kernel=1", "model.difference=false", "train.seed=0", *same)
+    assert jobs[3].overrides == ("train.lr=0.5", "train.seed=3", *same)
+    assert jobs[0].folder == paths.RESULTS / "tiny" / "ablations" / "static_adapter-seed0"
+    assert len({job.key for job in jobs}) == 4
+
+
+def test_an_unknown_variant_is_refused_with_those_there_are(workspace):
+    with pytest.raises(UserError, match="no variant 'diference only'; there are: static adapter, enhancement only, difference only, full"):
+        plan(variants=["full", "diference only"])
+
+
+def test_every_variant_is_a_valid_change_of_the_experiment(workspace, backbone):
+    counts = {}
+    for name, change in VARIANTS.items():
+        model = build_model(load_experiment("tiny", change), backbone, ["moving left", "growing"])
+        counts[name] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counts["full"] > counts["enhancement only"] > counts["static adapter"]
+    assert len(set(counts.values())) == len(VARIANTS)
+
+
+def test_variant_table_says_what_changes(workspace):
+    table = variant_table(["difference only", "full"]).set_index("variant")
+    assert table.change["difference only"] == "model.enhancement=false, model.frame_adapter=false"
+    assert table.change["full"] == "none"
+
+
+def test_a_job_is_done_only_with_its_own_key(workspace):
+    (job,) = plan(key="now")
+    assert not job.is_done()
+    job.folder.mkdir(parents=True)
+    (job.folder / "result.json").write_text(json.dumps({"key": job.key}))
+    assert job.is_done()
+    assert not plan(key="another")[0].is_done()
+    assert not plan(["train.lr=0.5"], key="now")[0].is_done()
+
+
+def planned_as_trained(trained) -> list[Job]:
+    """The jobs of the trained workbook; their key is in their results."""
+    variants = list(VARIANTS)
+    key = json.loads((trained[1] / "ablations" / "full-seed0" / "result.json").read_text())["key"].partition("|train.seed")[0]
+    return plan_jobs(load_experiment("tiny"), "tiny", [], variants, [0, 1], key)
+
+
+def test_finished_jobs_are_skipped(trained):
+    lines = []
+    jobs = planned_as_trained(trained)
+    before = {job.name: (job.folder / "result.json").stat().st_mtime_ns for job in jobs}
+    run_jobs(jobs, processes=1, report=lines.append)
+    assert lines == ["8 of 8 trainings are finished already"]
+    assert before == {job.name: (job.folder / "result.json").stat().st_mtime_ns for job in jobs}
+
+
+def test_the_full_variant_of_the_base_seed_is_the_training_of_the_run_itself(trained):
+    main, full = (load_file(trained[0] / "checkpoints" / "tiny" / part / "last.safetensors") for part in ("", "ablations/full-seed0"))
+    assert main.keys() == full.keys()
+    assert all(main[name].equal(full[name]) for name in main)
+
+
+def test_a_job_leaves_predictions_log_and_result(trained, workspace):
+    """Trains one variant for one epoch; another process trained the same one for `trained`, so the weights must agree to the bit."""
+    prepared = f"data.prepared={trained[0] / 'data' / 'tiny'}"
+    (job,) = plan([prepared], ["static adapter"], [1])
+    top1 = run_job(job)
+    assert {file.name for file in job.folder.iterdir()} == {
+        "log.txt",
+        "metrics.csv",
+        "result.json",
+        *(f"predictions{played}.{kind}" for played in ("", "_backwards") for kind in ("json", "npz", "parquet")),
+    }
+    result = json.loads((job.folder / "result.json").read_text())
+    earlier = json.loads((trained[1] / "ablations" / job.name / "result.json").read_text())
+    for field in ("variant", "seed", "trainable", "best_epoch", "top1"):
+        assert result[field] == earlier[field]
+    assert result["top1"] == top1
+    assert "epoch 1/1" in (job.folder / "log.txt").read_text()
+    file = f"checkpoints/tiny/ablations/{job.name}/best.safetensors"
+    mine, other = load_file(workspace / file), load_file(trained[0] / file)
+    assert all(mine[name].equal(other[name]) for name in other)
+    run_jobs([job], processes=1, report=lambda line: None)  # nothing to do: no process is started
+
+
+def test_a_failing_job_is_named_with_its_log(workspace):
+    """Starts one process that imports torch."""
+    (job,) = plan(["data.prepared=nowhere"])
+    with pytest.raises(UserError, match=r"ablation: full-seed0 failed: manifest: none at .*; its log: .*full-seed0/log.txt"):
+        run_jobs([job], processes=1)
+    assert not job.is_done()
+
+
+def test_job_table_has_a_row_a_training_and_readout(trained):
+    table = job_table(planned_as_trained(trained))
+    assert len(table) == 4 * 2 * 3
+    assert set(table.columns) >= {
+        "variant",
+        "seed",
+        "readout",
+        "top1",
+        "top5",
+        "direction",
+        "backwards_true",
+        "backwards_opposite",
+        "videos",
+    }
+    assert (table.videos == 12).all()
+
+
+def test_job_table_without_backwards_has_no_such_columns(trained, workspace):
+    source = trained[1] / "ablations" / "full-seed0"
+    (job,) = plan()
+    job.folder.mkdir(parents=True)
+    for name in ("result.json", "predictions.json", "predictions.npz", "predictions.parquet"):
+        shutil.copy(source / name, job.folder / name)
+    assert "backwards_true" not in job_table([job])
+
+
+def test_summary_is_mean_least_and_most_over_seeds():
+    rows = [
+        ("static adapter", 0, 10.0, 50.0),
+        ("static adapter", 1, 20.0, 52.0),
+        ("full", 0, 60.0, 90.0),
+        ("full", 1, 70.0, 100.0),
+        ("full", 2, 83.0, 95.0),
+    ]
+    table = pd.DataFrame(rows, columns=["variant", "seed", "top1", "direction"]).assign(readout="ensemble", trainable=7, videos=12)
+    summary = summary_table(table).set_index("variant")
+    assert summary.index.tolist() == ["static adapter", "full"]  # the order they were asked for
+    assert summary.seeds.tolist() == [2, 3]
+    assert summary.loc["static adapter", ["top1", "top1_min", "top1_max"]].tolist() == [15.0, 10.0, 20.0]
+    np.testing.assert_allclose(summary.loc["full", ["top1", "direction", "direction_min"]].astype(float), [71.0, 95.0, 90.0])
+    assert summary.trainable.tolist() == [7, 7]
+    assert "top5" not in summary

@@ -1,0 +1,67 @@
+"""Which run was trained last, and which backbone a checkpoint needs."""
+
+import os
+
+import pytest
+
+from m2clip_lib import paths
+from m2clip_lib.config import load_experiment
+from m2clip_lib.errors import UserError
+from m2clip_lib.experiment import backbone_of, build_model, last_run, last_run_checkpoint
+from m2clip_lib.models.checkpoint import read_checkpoint_info
+
+
+@pytest.fixture
+def save(workspace, backbone):
+    """Saves an untrained checkpoint as the best of a run, as if at a time given in seconds."""
+    model = build_model(load_experiment("folder"), backbone, ["moving left", "growing"])
+
+    def save_best(run: str, experiment: str, seconds: int) -> None:
+        file = paths.CHECKPOINTS / run / "best.safetensors"
+        model.save(file, experiment=experiment, stride=0)
+        os.utime(file.with_suffix(".json"), (seconds, seconds))
+
+    return save_best
+
+
+def test_last_run_is_the_newest_of_the_experiment(save):
+    save("b_first", "folder", 100)
+    save("a_second", "folder", 200)
+    save("other", "tiny", 300)
+    save("a_second/ablations/full-seed0", "folder", 400)  # belongs to a run, is none
+    assert last_run("folder") == "a_second"
+    assert last_run("tiny") == "other"
+    assert last_run_checkpoint("folder") == paths.CHECKPOINTS / "a_second" / "best.safetensors"
+
+
+def test_a_side_file_without_weights_is_no_checkpoint(save):
+    save("kept", "folder", 100)
+    save("deleted", "folder", 200)
+    (paths.CHECKPOINTS / "deleted" / "best.safetensors").unlink()
+    assert last_run("folder") == "kept"
+
+
+def test_no_run_names_the_command_that_trains_one(save):
+    save("other", "tiny", 100)
+    with pytest.raises(UserError, match=r"experiment 'folder' has none in .*; train it with: m2clip train folder, or give --checkpoint"):
+        last_run("folder")
+
+
+def test_a_checkpoint_finds_the_backbone_it_was_trained_on(save, backbone):
+    save("mine", "folder", 100)
+    assert backbone_of(read_checkpoint_info(last_run_checkpoint("folder"))).sha256 == backbone.sha256
+
+
+def test_a_small_clip_that_is_gone_is_named_by_its_digest(save):
+    save("mine", "folder", 100)
+    info = read_checkpoint_info(last_run_checkpoint("folder"))
+    object.__setattr__(info, "backbone_source", "demo")
+    with pytest.raises(UserError, match=rf"sha256 {info.backbone_sha256[:12]}\) is not in .*; make one with: m2clip prepare"):
+        backbone_of(info)
+
+
+def test_memory_that_ran_out_names_the_settings_to_change():
+    with pytest.raises(UserError) as error, out_of_memory_explained(training_advice(32)):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    for part in ("train.batch_size (now 32)", "train.accumulate", "train.activation_checkpointing=true", "train.precision=bf16"):
+        assert part in str(error.value)

@@ -1,0 +1,51 @@
+"""The plan on paper: it adds up, names its assumptions, and needs neither videos nor weights."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from m2clip_lib.config import load_experiment
+from m2clip_lib.errors import UserError
+from m2clip_lib.train.plan import clips_per_second, plan_lines, planned_dataset, step_cost
+
+DEMO = ["backbone.source=demo"]
+
+
+def test_hours_are_clips_over_rate_and_devices(workspace):
+    experiment = load_experiment("tiny", [*DEMO, "train.epochs=10"])
+    text = "\n".join(plan_lines(experiment, 3600, 0, 10.0, "given", [1, 8]))
+    assert "3,600 training videos x 10 epochs = 36,000 clips" in text
+    assert "1 x this device: 1.0 h" in text
+    assert re.search(r"8 x this device: 0.1 h.* the loader must give 80 clips/s", text)
+    assert text.count("assumed") == 3
+    assert "computed, not measured" in text
+
+
+def test_activation_checkpointing_keeps_less_and_computes_more(workspace):
+    plain, lean = (step_cost(load_experiment("tiny", [*DEMO, f"train.activation_checkpointing={on}"]), 12) for on in ("false", "true"))
+    assert lean.clip_bytes < 0.7 * plain.clip_bytes
+    assert lean.clip_flop > plain.clip_flop
+
+
+def test_the_rate_is_the_runs_own_unless_given(tmp_path, workspace):
+    experiment = load_experiment("tiny")
+    assert clips_per_second(experiment, tmp_path, 0.0) == (0.0, "")
+    assert clips_per_second(experiment, tmp_path, 7.0)[0] == 7.0
+    (tmp_path / "tiny").mkdir()
+    pd.DataFrame({"clips": [24, 24], "seconds": [2.0, 4.0]}).to_csv(tmp_path / "tiny" / "metrics.csv")
+    assert clips_per_second(experiment, tmp_path, 0.0)[0] == pytest.approx(8.0)
+
+
+def test_a_known_dataset_can_be_planned_before_it_is_there(workspace):
+    lines = []
+    kinetics = load_experiment("tiny", ["data.layout=kinetics", "data.prepared=nothing"])
+    assert planned_dataset(kinetics, lines.append) == (240_000, 400)
+    assert "as in the official list" in lines[0]
+    with pytest.raises(UserError, match=r"plan: no manifest in .*; or give --videos N"):
+        planned_dataset(load_experiment("tiny"), lines.append)
+
+
+def test_a_weight_file_that_does_not_say_its_architecture_asks_for_it(workspace):
+    with pytest.raises(UserError, match=r"add -o backbone\.model_name="):
+        step_cost(load_experiment("tiny"), 12)
