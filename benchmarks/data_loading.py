@@ -17,7 +17,7 @@ from published_loading import train_clip as published_clip
 from timing import interleaved, table
 from torch.nn import functional as F
 
-from m2clip_lib.data.dataset import TestViews, TrainClips, VideoReader
+from m2clip_lib.data.dataset import TrainClips, VideoReader
 from m2clip_lib.data.demo.videos import write_video
 from m2clip_lib.data.listing.folders import EXTENSIONS
 from m2clip_lib.data.sampling import test_indices, train_indices
@@ -27,6 +27,7 @@ from m2clip_lib.data.video.decode import Pictures, fit_short_side, has_decord
 from m2clip_lib.data.video.probe import decodable_frames, probe
 from m2clip_lib.data.video.transcode import transcode_file
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.protocol import Protocol, TestViews
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD
 
 CLIP_LEN, STRIDE, SIDE, SPATIAL, TEMPORAL = 8, 16, 224, 4, 3
@@ -108,7 +109,7 @@ def _testing(videos: pd.DataFrame) -> list[dict]:
             published_views(video.path, views, SIDE, SPATIAL, OPENAI_MEAN, OPENAI_STD)
 
     def ours(decoder: str) -> None:
-        views = TestViews(videos, VideoReader(videos, decoder), CLIP_LEN, STRIDE, SIDE, TEMPORAL, SPATIAL)
+        views = TestViews(videos, VideoReader(videos, decoder), Protocol("test", CLIP_LEN, STRIDE, TEMPORAL, SPATIAL), SIDE)
         for row in range(len(videos)):
             if views[row].error:
                 raise UserError(f"bench: {views[row].error}")

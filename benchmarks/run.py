@@ -22,7 +22,8 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import predict
-from m2clip_lib.experiment import build_model, open_backbone, pick_device, set_threads, test_views
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.experiment import build_model, open_backbone, pick_device, set_threads
 from m2clip_lib.files import write_json
 from m2clip_lib.runs import hardware
 
@@ -41,7 +42,7 @@ def bench_eval(_: Path | None) -> dict[str, list[dict]]:
 
     def score(cached: bool) -> None:
         changed = load_experiment("demo", [f"data.cache_frames={str(cached).lower()}"])
-        predict(model, test_views(changed, manifest, "val", backbone), 32, 0, device)
+        predict(model, evaluation_views(changed, manifest, backbone, Protocol.of_experiment(changed, split="val")), 32, 0, device)
 
     contestants = {"from the files": lambda: score(False), "from the frame cache": lambda: score(True)}
     return {

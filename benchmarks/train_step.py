@@ -23,7 +23,7 @@ from m2clip_lib.experiment import keep_freed_memory
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, multi_task_loss
 from m2clip_lib.models.text import TrainingTexts, mask_batch
 from m2clip_lib.presets import PRESETS
-from m2clip_lib.train.loop import parameter_groups
+from m2clip_lib.train.optim import parameter_groups
 
 PRESET = PRESETS["B/16 12x384"]
 FRAMES, SIDE = 8, 224

@@ -1,6 +1,51 @@
 """M2CLIP workbook: adapt a frozen CLIP to video action recognition and see what it learned.
 
 Data flows one way: data -> models -> evaluate -> train -> studies; attention beside them, viz and the notebooks on top.
+`import m2clip_lib` is the door of the notebooks: the names below load their rooms when they are first used.
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_HOMES = {  # module -> the names it lends
+    "attention.focus": ("focus_models", "focus_table"),
+    "attention.maps": ("BRANCHES", "MapChoice", "blocks_with_branch"),
+    "attention.record": ("guess_words", "word_attention"),
+    "config": ("load_experiment",),
+    "data.prepare": ("load_manifest", "prepare_data"),
+    "data.sampling": ("test_indices",),
+    "data.video.decode": ("fit_short_side", "read_frames"),
+    "evaluate.controls": ("clip_features", "frame_mean_probe", "frozen_clip", "zero_shot"),
+    "evaluate.cost": ("DATASETS", "frames_table", "published_costs"),
+    "evaluate.evaluate": ("decoders_note", "predict_checkpoint", "write_tables"),
+    "evaluate.labelcheck": ("check_labels", "remember_verdict", "require_verdict", "stop_if_permuted"),
+    "evaluate.metrics": ("per_class_table",),
+    "evaluate.predictions": ("load_predictions", "save_predictions"),
+    "evaluate.protocol": ("Protocol", "evaluation_views"),
+    "evaluate.tables": ("best_rows", "headline_finding", "headline_table"),
+    "experiment": ("build_model", "open_backbone", "pick_device", "set_threads"),
+    "files": ("code_digest",),
+    "models": ("M2CLIP", "load_backbone", "multi_task_loss"),
+    "models.summary": ("count_table", "trace_shapes"),
+    "models.text": ("class_features", "tokenize"),
+    "runs": ("Run",),
+    "studies.ablate": ("job_table", "plan_jobs", "run_jobs", "study_protocol", "summary_table", "variant_table"),
+    "train.pretrain": ("train_demo_clip",),
+    "viz.explorer": ("Explorer", "model_video"),
+    "viz.overlay": ("write_film",),
+    "viz.panel": ("explore", "live_curves"),
+    "viz.style": ("new_figure",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'm2clip_lib' has no attribute {name!r}")
+    return getattr(import_module(f"m2clip_lib.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -76,6 +76,7 @@ def prepare(
 
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import prepare_data
+    from m2clip_lib.evaluate.labelcheck import decide_labels
     from m2clip_lib.train.pretrain import train_demo_clip
 
     overrides = list(override or [])
@@ -92,6 +93,10 @@ def prepare(
     if loaded.backbone.source == "demo":
         path, trained = train_demo_clip(report=_say)
         _say(f"backbone: small CLIP {'trained, saved as' if trained else 'is there:'} {path}")
+    try:
+        decide_labels(loaded, manifest, _say)
+    except UserError as error:  # most often the weights are not here yet
+        _say(f"labels: not compared with frozen CLIP ({error}); training will ask again")
     needed = [f"-o {json.dumps(o) if ' ' in o else o}" for o in overrides if o.startswith(("data.prepared=", "data.transcode="))]
     _say("next: " + " ".join(["m2clip train", loaded.name, *needed]))
 
@@ -114,6 +119,7 @@ def train(
         raise UserError(f"--resume {resume}: give auto or never")
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.evaluate.labelcheck import require_verdict
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.experiment import open_backbone
     from m2clip_lib.runs import Run, check_run_name
@@ -123,13 +129,13 @@ def train(
 
     loaded, processes = load_experiment(experiment, override or []), Processes()
     name = check_run_name(run or loaded.name)
-    opened, manifest = None, None
-    if processes.is_main:
-        if resume == "auto":
-            check_run(loaded, name, processes.count)  # before anything of the run is written over
-        opened = Run.open(experiment, name, override or [], step="train")
+    opened = None
+    if processes.is_main and resume == "auto":
+        check_run(loaded, name, processes.count)  # before anything of the run is written over
     manifest = load_manifest(loaded)
-    if opened:
+    if processes.is_main:
+        require_verdict(loaded, manifest, _say)
+        opened = Run.open(experiment, name, override or [], step="train")
         opened.describe_inputs(manifest, open_backbone(loaded).sha256)
     try:
         result = train_model(loaded, manifest, name, _say, progress=sys.stderr.isatty(), resume=resume)

@@ -15,8 +15,7 @@ import torch
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.dataset import FrameReader, TestViews, VideoReader
-from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.dataset import FrameReader, VideoReader
 from m2clip_lib.data.prompts import experiment_texts, names_without_word
 from m2clip_lib.data.video.cache import cached_reader
 from m2clip_lib.errors import UserError
@@ -126,23 +125,6 @@ def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, ex
         data = experiment.data
         return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, os.cpu_count() or 1, data.file_timeout_s)
     return VideoReader(table, "pyav" if exact else experiment.data.decoder)
-
-
-def test_views(experiment: Experiment, manifest: Manifest, split: str, backbone: Backbone, backwards: bool = False) -> TestViews:
-    """The evaluation clips of a split, by the protocol of the eval section."""
-    table = manifest.split(split)
-    data, protocol = experiment.data, experiment.eval
-    return TestViews(
-        table,
-        make_reader(experiment, table, backbone.image_size, exact=data.resize == "exact"),
-        data.num_frames,
-        data.stride,
-        backbone.image_size,
-        protocol.temporal_views,
-        protocol.spatial_views,
-        backwards,
-        exact=(backbone.mean, backbone.std) if data.resize == "exact" else None,
-    )
 
 
 def first_of_each_class(table: pd.DataFrame, videos: int) -> list[int]:

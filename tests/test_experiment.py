@@ -3,11 +3,12 @@
 import os
 
 import pytest
+import torch
 
 from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
-from m2clip_lib.experiment import backbone_of, build_model, last_run, last_run_checkpoint
+from m2clip_lib.experiment import backbone_of, build_model, last_run, last_run_checkpoint, out_of_memory_explained, training_advice
 from m2clip_lib.models.checkpoint import read_checkpoint_info
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import torch
 
 from m2clip_lib.attention.relevance import relevance
 from m2clip_lib.config import Experiment
@@ -13,9 +12,9 @@ from m2clip_lib.data.demo.videos import box_shares, video_scenes
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import synthetic_config
 from m2clip_lib.data.sampling import test_indices
-from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.evaluate.controls import untrained
-from m2clip_lib.experiment import build_model, first_of_each_class, test_views
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.experiment import build_model, first_of_each_class
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.text import text_features
 
@@ -45,18 +44,18 @@ def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: 
     Returns: one row a model and class: inside (mean share of relevance mass in the boxes) and area (mean share of the picture that
         the boxes cover; what a map that knows nothing would hold), percent; ratio: inside / area; videos.
     """
-    split, first_of = experiment.eval.split, experiment.eval.temporal_views
-    table = manifest.split(split)
+    protocol = Protocol.of_experiment(experiment).one_view()
+    table = manifest.split(protocol.split)
     chosen = first_of_each_class(table, videos)
     rows = []
     for name, model in models.items():
-        views = test_views(experiment, manifest, split, model.backbone)
+        views = evaluation_views(experiment, manifest, model.backbone, protocol, chosen)
         texts = text_features(model, model.config.class_names)
-        for batch in make_loader(torch.utils.data.Subset(views, chosen), in_order(len(chosen), experiment.eval.batch_size), 0):
-            clips = to_model_input(batch.clips[:, 0].to(texts.device), model.backbone.mean, model.backbone.std)
-            maps = relevance(model, clips, texts, batch.labels.to(texts.device), readout).cpu().numpy()
+        for batch in make_loader(views, in_order(len(chosen), experiment.eval.batch_size), 0):
+            video = model.backbone.video(batch.clips[:, 0], texts.device)
+            maps = relevance(model, video, texts, batch.labels.to(texts.device), readout).cpu().numpy()
             for row, values in zip(batch.indices, maps, strict=True):
-                indices = test_indices(table.num_frames[row], experiment.data.num_frames, experiment.data.stride, first_of)[0]
+                indices = test_indices(table.num_frames[row], protocol.frames, protocol.stride)[0]
                 inside = box_shares(video_scenes(table.path[row], synthetic_config(experiment)), values.shape[1:])[indices]
                 rows.append((name, table.class_name[row], 100 * mass_inside(values, inside), 100 * inside.mean()))
     found = pd.DataFrame(rows, columns=["model", "class_name", "inside", "area"])

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from m2clip_lib.data.sampling import test_indices, train_indices
-from m2clip_lib.data.transforms import Augmentation, Colours, augment, exact_resize, frames_to_clip, test_crops
+from m2clip_lib.data.sampling import train_indices
+from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.errors import UserError
@@ -96,52 +96,6 @@ class TrainClips(Dataset):
         except VideoError as error:
             return Item(row, self.labels[row], None, str(error))
         return Item(row, self.labels[row], augment(frames_to_clip(frames), self.side, self.augmentation, draw), decoder=decoder)
-
-
-class TestViews(Dataset):
-    """All views of a video, temporal x spatial; indexed by row.
-
-    backwards: play every clip in reverse.
-    exact: the backbone's (mean, std): resize as the published code does, in floating point after normalising, instead of in the decoder.
-    """
-
-    __test__ = False  # not a pytest class
-
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        reader: FrameReader,
-        clip_len: int,
-        stride: int,
-        side: int,
-        temporal_views: int = 1,
-        spatial_views: int = 1,
-        backwards: bool = False,
-        exact: tuple[Colours, Colours] | None = None,
-    ):
-        self.num_frames, self.labels = table.num_frames.tolist(), table.label.tolist()
-        self.reader, self.clip_len, self.stride, self.side = reader, clip_len, stride, side
-        self.temporal_views, self.spatial_views, self.backwards, self.exact = temporal_views, spatial_views, backwards, exact
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> Item:
-        views = test_indices(self.num_frames[row], self.clip_len, self.stride, self.temporal_views)
-        needed = sorted({index for view in views for index in view})  # views overlap: decode each frame once
-        try:
-            pictures, decoder = self.reader(row, needed, None if self.exact else self.side)
-        except VideoError as error:
-            return Item(row, self.labels[row], None, str(error))
-        frames = frames_to_clip(pictures)
-        if self.exact:
-            frames = exact_resize(frames, self.side, *self.exact)
-        place = {index: i for i, index in enumerate(needed)}
-        clips = []
-        for view in views:
-            clip = frames[[place[index] for index in view]]
-            clips.append(test_crops(clip.flip(0) if self.backwards else clip, self.side, self.spatial_views))
-        return Item(row, self.labels[row], torch.cat(clips), decoder=decoder)
 
 
 class EpochSampler(Sampler):

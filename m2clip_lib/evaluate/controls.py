@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.dataset import TestViews, batches, in_order, make_loader
+from m2clip_lib.data.dataset import batches, in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.evaluate.predictions import Predictions, predict
-from m2clip_lib.experiment import build_model, model_config, test_views
+from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
+from m2clip_lib.experiment import build_model, model_config
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import state_sha256
 
@@ -33,21 +33,23 @@ def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[st
     return M2CLIP(backbone, config).eval()
 
 
-def zero_shot(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
-    """Frozen CLIP, frames averaged, against the class prompts; similarity only."""
+def zero_shot(
+    experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device, protocol: Protocol | None = None
+) -> Predictions:
+    """Frozen CLIP, frames averaged, against the class prompts; similarity only. protocol: by default the experiment's."""
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
-    dataset = test_views(experiment, manifest, experiment.eval.split, backbone)
-    names, prompts = manifest.class_names, model.config.prompts()
-    return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, class_names=names, prompts=prompts)
+    dataset = evaluation_views(experiment, manifest, backbone, protocol or Protocol.of_experiment(experiment))
+    return predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, manifest.class_names)
 
 
 def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
-    """A linear classifier on the mean of frozen frame features, trained on the training split."""
+    """A linear classifier on the mean of frozen frame features of one view, trained on the training split."""
+    protocol = Protocol.of_experiment(experiment).one_view()
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
     features = {}
     validated = (manifest.table.split == "val").any()
     for split in ("train", *(["val"] if validated else []), experiment.eval.split):
-        dataset = test_views(experiment, manifest, split, backbone)
+        dataset = evaluation_views(experiment, manifest, backbone, dataclasses.replace(protocol, split=split))
         features[split] = clip_features(model, dataset, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6
     scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
@@ -59,7 +61,7 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
     x, y, rows, failed = scaled[experiment.eval.split]
     with torch.inference_mode():
         scores = best(x).softmax(-1).numpy()
-    return Predictions(scores, None, y.numpy(), rows, manifest.class_names, failed)
+    return Predictions(scores, None, y.numpy(), rows, manifest.class_names, failed, protocol=protocol)
 
 
 @torch.inference_mode()
@@ -72,8 +74,8 @@ def clip_features(
         failed += batch.failed
         if not batch.indices:
             continue
-        clips = to_model_input(batch.clips[:, 0].to(device), model.backbone.mean, model.backbone.std)
-        features.append(F.normalize(model.encode_video(clips).image_features, dim=-1).cpu())
+        seen = model.encode_video(model.backbone.video(batch.clips[:, 0], device))
+        features.append(F.normalize(seen.image_features, dim=-1).cpu())
         labels.append(batch.labels)
         rows += batch.indices
     return torch.cat(features), torch.cat(labels), rows, failed

@@ -1,18 +1,19 @@
 """What a prediction costs: counted operations, and accuracy of one checkpoint at other clip lengths."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.evaluate.metrics import bootstrap_interval, is_hit
 from m2clip_lib.evaluate.predictions import predict
-from m2clip_lib.experiment import first_of_each_class, test_views
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.experiment import first_of_each_class
 from m2clip_lib.models import M2CLIP
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -60,16 +61,16 @@ def frames_table(
 
     Returns: one row a length: model, frames, views, gflops (a video), top1 with its 95 % interval (percent), videos.
     """
-    split = experiment.eval.split
-    chosen = first_of_each_class(manifest.split(split), videos)
+    protocol = Protocol.of_experiment(experiment)
+    chosen = first_of_each_class(manifest.split(protocol.split), videos)
     rows = []
     for length in frames:
-        data = experiment.data.model_copy(update={"num_frames": length})
-        views = test_views(experiment.model_copy(update={"data": data}), manifest, split, model.backbone)
-        scores = predict(model, Subset(views, chosen), experiment.eval.batch_size, experiment.data.workers, device)
+        views = evaluation_views(experiment, manifest, model.backbone, dataclasses.replace(protocol, frames=length), chosen)
+        scores = predict(model, views, experiment.eval.batch_size, experiment.data.workers, device)
         hits = is_hit(scores.readout("ensemble"), scores.labels, 1)
         low, high = bootstrap_interval(hits)
-        count = experiment.eval.spatial_views * (experiment.eval.temporal_views if data.stride else 1)
-        row = {"model": "this run", "frames": length, "views": count, "gflops": count * video_gflops(model, length)}
+        done = scores.protocol
+        row = {"model": "this run", "frames": done.frames, "views": done.num_views}
+        row["gflops"] = done.num_views * video_gflops(model, done.frames)
         rows.append(row | {"top1": 100 * hits.mean(), "top1_low": low, "top1_high": high, "videos": len(hits)})
     return pd.DataFrame(rows)

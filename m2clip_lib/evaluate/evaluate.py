@@ -1,5 +1,6 @@
 """Evaluate one checkpoint: predictions to files, then tables from those files. What notebook 04 and `m2clip eval` do."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import pandas as pd
 
 from m2clip_lib.data.classes import class_key
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import confusion_matrix, per_class_table
 from m2clip_lib.evaluate.predictions import load_predictions, predict, save_predictions
 from m2clip_lib.evaluate.processes import Processes
-from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, describe_protocol, has_opposites, model_name
-from m2clip_lib.experiment import keep_freed_memory, open_backbone, set_threads, test_views
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name, protocol_columns
+from m2clip_lib.experiment import keep_freed_memory, open_backbone, set_threads
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
@@ -30,20 +31,21 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
     processes = processes or Processes()
     backbone, device = open_backbone(experiment), processes.device
     model = M2CLIP.from_checkpoint(checkpoint, backbone).to(device)
-    split, protocol = experiment.eval.split, experiment.eval
-    about = {"checkpoint": str(checkpoint), "split": split}
-    trained, other, prompts = list(model.config.class_names), None, None
+    protocol = Protocol.of_experiment(experiment)
+    about: dict[str, object] = {"checkpoint": str(checkpoint), "split": protocol.split}
+    trained, other = list(model.config.class_names), None
     if not is_own_label_set(trained, manifest.class_names, checkpoint):
         other = manifest.class_names
-        prompts = experiment_texts(experiment.data, other).prompts
         about["shared_classes"] = shared_classes(trained, other)
-    names = [split] + ([f"{split}_backwards"] if protocol.backwards else [])
-    for name in names:
-        dataset = test_views(experiment, manifest, split, backbone, backwards=name != split)
-        predictions = predict(model, dataset, protocol.batch_size, experiment.data.workers, device, other, prompts, processes)
+    played = {protocol.split: protocol}
+    if experiment.eval.backwards:
+        played[f"{protocol.split}_backwards"] = dataclasses.replace(protocol, backwards=True)
+    for name, protocol in played.items():
+        dataset = evaluation_views(experiment, manifest, backbone, protocol)
+        predictions = predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, device, other, processes)
         if processes.is_main:
-            save_predictions(predictions, manifest.split(split), run.predictions, name, **about)
-    return names
+            save_predictions(predictions, manifest, run.predictions, name, **about)
+    return list(played)
 
 
 def is_own_label_set(trained: list[str], listed: list[str], checkpoint: Path) -> bool:
@@ -90,7 +92,7 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     split = run.experiment.eval.split
     predictions = load_predictions(run.predictions, split)
     best = predictions.readout(predictions.readouts[-1])  # the ensemble; zero-shot the similarity
-    table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**describe_protocol(run.experiment, manifest), seeds=1)
+    table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**protocol_columns(predictions), seeds=1)
     run.save(table, "accuracy")
     run.save(per_class_table(best, predictions.labels, manifest.class_names), "per_class")
     counts = pd.DataFrame(confusion_matrix(best, predictions.labels), columns=manifest.class_names)

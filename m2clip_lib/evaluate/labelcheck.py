@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
@@ -23,8 +22,12 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.controls import zero_shot
 from m2clip_lib.evaluate.metrics import top_ids, topk_accuracy
 from m2clip_lib.evaluate.predictions import Predictions
-from m2clip_lib.experiment import first_of_each_class, open_backbone
+from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.experiment import first_of_each_class, open_backbone, pick_device
 from m2clip_lib.files import write_json
+
+VERDICT_FILE = "label_check.json"  # beside the manifest
+VIDEOS_PER_CLASS, VIDEOS = 6, 200  # at least so many are looked at: half of them to fit a relabelling, half to judge it
 
 # A CLIP without words for the classes still answers something, and a fitted relabelling makes a little of that: the demonstration's goes
 # from 6 to 16 % of its motions, but gives only two classes of twelve their name most often. Permuted names come back for many.
@@ -155,47 +158,58 @@ def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool) -> str
     if not check.permuted or vouched_for(manifest):
         return ""
     if not accept:
-        raise UserError(
-            f"{check.message()}; mend the names file or the list; if you know better: m2clip run EXPERIMENT --only 02 "
-            "-p ACCEPT_PERMUTED_LABELS=true (the report says so)"
-        )
+        raise UserError(refusal(check))
     return f"ACCEPTED ALTHOUGH {check.message()}"
 
 
-VERDICT_FILE = "label_check.json"  # beside the manifest
-VIDEOS_A_CLASS, VIDEOS = 6, 200  # at least so many are looked at: half of them to fit a relabelling, half to judge it
+def refusal(check: LabelCheck) -> str:
+    """Why nothing is trained on permuted names, and what to do."""
+    return (
+        f"{check.message()}; mend the names file or the list; if you know better: m2clip run EXPERIMENT --only 02 "
+        "-p ACCEPT_PERMUTED_LABELS=true (the report says so)"
+    )
 
 
-def remember_verdict(manifest: Manifest, accepted: str) -> None:
-    """Write down that these labels were compared with frozen CLIP. accepted: what stop_if_permuted gave, "" where all is well."""
-    write_json(manifest.folder / VERDICT_FILE, {"manifest": manifest.sha256, "accepted": accepted})
+def remember_verdict(manifest: Manifest, accepted: str = "", refused: str = "") -> None:
+    """Write the outcome of a comparison with frozen CLIP beside the manifest; both texts are empty where all is well."""
+    write_json(manifest.folder / VERDICT_FILE, {"manifest": manifest.sha256, "accepted": accepted, "refused": refused})
 
 
-def guard_labels(experiment: Experiment, manifest: Manifest, device: torch.device, report: Callable[[str], None]) -> None:
-    """Before a training: compare names and list, unless paths or a table of the dataset vouch for them, or notebook 02 has done it.
+def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[str], None] = print) -> dict[str, str]:
+    """The verdict on a manifest's labels: the one on file, or one reached and written now.
 
-    Raises: UserError with counts and three examples where the names are permuted.
+    Frozen CLIP is asked only where neither the paths nor a table of the dataset tell the classes.
+    Returns: `accepted` and `refused`, see remember_verdict.
+    Raises: UserError when the backbone's weights are missing.
     """
     file = manifest.folder / VERDICT_FILE
     verdict = json.loads(file.read_text()) if file.is_file() else {}
     if verdict.get("manifest") == manifest.sha256:
-        if verdict["accepted"]:
-            report(f"WARNING: {verdict['accepted']}")
-        return
+        return verdict
     table = experiment.data.check_csv
     if vouched_for(manifest, read_kinetics_names(paths.resolve(table)) if table else None):
-        return
+        return {}
     usable = manifest.table[(manifest.table.status == "ok") & (manifest.table.split != "test")]
     usable = usable.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # validation first
-    rows = first_of_each_class(usable, max(VIDEOS_A_CLASS, -(-VIDEOS // len(manifest.class_names))))
+    rows = first_of_each_class(usable, max(VIDEOS_PER_CLASS, -(-VIDEOS // len(manifest.class_names))))
+    backbone = open_backbone(experiment)
     report(f"labels: no path tells the classes; comparing the names with frozen CLIP on {len(rows)} videos")
     some = Manifest(usable.loc[rows].assign(split="val"), manifest.class_names, manifest.folder, manifest.sha256)
-    quick = experiment.model_copy(
-        update={
-            "data": experiment.data.model_copy(update={"cache_frames": False}),
-            "eval": experiment.eval.model_copy(update={"split": "val", "temporal_views": 1, "spatial_views": 1}),
-        }
-    )
-    check = check_labels(zero_shot(quick, some, open_backbone(experiment), device))
-    remember_verdict(manifest, stop_if_permuted(check, manifest, accept=False))
-    report(f"labels: zero-shot top-1 {check.observed:.1f} %, no other order of the names is clearly better")
+    uncached = experiment.model_copy(update={"data": experiment.data.model_copy(update={"cache_frames": False})})
+    protocol = Protocol.of_experiment(experiment, split="val").one_view()
+    check = check_labels(zero_shot(uncached, some, backbone, pick_device(), protocol))
+    if check.permuted:
+        report(f"WARNING: {check.message()}; training will refuse them")
+    else:
+        report(f"labels: zero-shot top-1 {check.observed:.1f} %, no other order of the names is clearly better")
+    remember_verdict(manifest, refused=refusal(check) if check.permuted else "")
+    return json.loads(file.read_text())
+
+
+def require_verdict(experiment: Experiment, manifest: Manifest, report: Callable[[str], None] = print) -> None:
+    """What every command that trains asks before it builds anything. Raises: UserError where the class names are permuted."""
+    verdict = decide_labels(experiment, manifest, report)
+    if verdict.get("refused"):
+        raise UserError(verdict["refused"])
+    if verdict.get("accepted"):
+        report(f"WARNING: {verdict['accepted']}")

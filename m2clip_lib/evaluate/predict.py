@@ -11,13 +11,12 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from m2clip_lib.data.classes import read_names
-from m2clip_lib.data.dataset import Item, TestViews, VideoReader
+from m2clip_lib.data.dataset import Item
 from m2clip_lib.data.sampling import test_indices
-from m2clip_lib.data.transforms import frames_to_clip, test_crops
-from m2clip_lib.data.video.probe import VideoError, VideoInfo, probe
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predictions import predict
+from m2clip_lib.evaluate.protocol import Protocol, TestViews, views_of_files
 from m2clip_lib.experiment import backbone_of, pick_device
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import read_checkpoint_info
@@ -53,8 +52,8 @@ def parse_labels(text: str) -> list[str]:
     return names
 
 
-def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, int]:
-    """A checkpoint of this workbook on its own backbone, on the best device there is, and the stride it was trained with."""
+def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, Protocol]:
+    """A checkpoint of this workbook on its own backbone, on the best device there is, and the protocol that fits its training."""
     if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
         raise UserError(
             f"{checkpoint}: a published file names neither its backbone nor its classes; score it with: m2clip eval EXPERIMENT "
@@ -63,7 +62,7 @@ def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, int]:
     info = read_checkpoint_info(checkpoint)
     if "stride" not in info.extra:  # saved by hand
         log.warning("%s does not say its stride: clips are spread over the whole video", checkpoint)
-    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), info.extra.get("stride", 0)
+    return M2CLIP.from_checkpoint(checkpoint, backbone_of(info)).to(pick_device()), Protocol.of_checkpoint(info)
 
 
 def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[str] = (), top: int = 5) -> list[VideoPrediction]:
@@ -71,30 +70,26 @@ def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[st
 
     Returns: one prediction a video, in the order given; one that cannot be read carries its reason.
     """
-    model, stride = open_checkpoint(checkpoint)
+    model, protocol = open_checkpoint(checkpoint)
     readout = "similarity" if labels else "ensemble"
     results = [VideoPrediction(str(path), readout) for path in videos]
-    rows = []
-    for place, path in enumerate(videos):
-        try:
-            rows.append({"place": place, "path": str(path), "label": 0, **asdict(probe(path))})
-        except VideoError as error:
-            results[place].error = str(error)
-    if not rows:
+    table, dataset, failed = views_of_files(videos, protocol, model.backbone.image_size)
+    for place, reason in failed.items():
+        results[place].error = reason
+    if dataset is None:
         return results
-    table = pd.DataFrame(rows)
-    dataset = TestViews(table, VideoReader(table, "auto"), model.config.num_frames, stride, model.backbone.image_size)
     scored = predict(model, dataset, 1, 0, pick_device(), class_names=list(labels) or None)
     scores = scored.readout(readout)
     for row, values, ids in zip(scored.rows, scores, top_ids(scores, top), strict=True):
-        results[rows[row]["place"]].top = [(scored.class_names[i], float(values[i])) for i in ids]
+        results[table.place[row]].top = [(scored.class_names[i], float(values[i])) for i in ids]
     for row, reason in scored.failed:
-        results[rows[row]["place"]].error = reason
+        results[table.place[row]].error = reason
     return results
 
 
 WINDOW_S = 2.0  # of a model trained on clips spread over whole videos (stride 0): how long an action lasts is not known
 MOST_WINDOWS = 10_000
+BATCH_SIZE = 8  # windows
 
 
 @dataclass(frozen=True)
@@ -162,52 +157,50 @@ def windows(num_frames: int, fps: float, window_s: float, every_s: float) -> lis
 
 
 class WindowClips(Dataset):
-    """One clip a window: frames spread evenly over it, centre crop."""
+    """One clip of each window [first, end) of one video: frames spread evenly over it, centre crop."""
 
-    def __init__(self, reader: VideoReader, spans: Sequence[tuple[int, int]], clip_len: int, side: int):
-        self.reader, self.spans, self.clip_len, self.side = reader, spans, clip_len, side
+    def __init__(self, video: TestViews, spans: Sequence[tuple[int, int]]):
+        self.video, self.spans, self.protocol = video, spans, video.protocol
 
     def __len__(self) -> int:
         return len(self.spans)
 
     def __getitem__(self, place: int) -> Item:
         first, end = self.spans[place]
-        indices = [first + i for i in test_indices(end - first, self.clip_len, 0)[0]]
-        try:
-            frames, decoder = self.reader(0, indices, self.side)
-        except VideoError as error:
-            return Item(place, 0, None, str(error))
-        return Item(place, 0, test_crops(frames_to_clip(frames), self.side, 1), decoder=decoder)
+        return self.video.read(place, 0, 0, [[first + i for i in test_indices(end - first, self.protocol.frames, 0)[0]]])
 
 
 def video_timeline(
-    path: Path, model: M2CLIP, stride: int, labels: Sequence[str] = (), window_s: float = 0.0, every_s: float = 0.0, batch_size: int = 8
+    path: Path,
+    model: M2CLIP,
+    protocol: Protocol,
+    labels: Sequence[str] = (),
+    window_s: float = 0.0,
+    every_s: float = 0.0,
 ) -> Timeline:
     """Score a video window by window with the model's own classes (ensemble), or with other names (similarity).
 
     Args:
-        stride: the model was trained with, frames between picks.
+        protocol: frames per clip, and the stride the model was trained with.
         window_s: seconds a window; 0: as long as a training clip, or 2 s where training clips span whole videos (stride 0).
         every_s: seconds from window to window; 0: half a window.
     Raises: UserError when the video cannot be read, has no frame rate, or would give too many windows.
     """
-    try:
-        info = probe(path)
-    except VideoError as error:
-        raise UserError(f"{path}: {error}") from error
+    table, video, failed = views_of_files([path], protocol.one_view(), model.backbone.image_size)
+    if video is None:
+        raise UserError(f"{path}: {failed[0]}")
+    info = table.iloc[0]
     if not info.fps:
         raise UserError(
             f"{path}: the file has no frame rate, so its time in seconds is not known; re-encode it, or predict without --timeline"
         )
-    window_s = window_s or _default_window(model.config.num_frames, stride, info)
+    window_s = window_s or _default_window(protocol, info.fps)
     spans = windows(info.num_frames, info.fps, window_s, every_s or window_s / 2)
     if len(spans) > MOST_WINDOWS:
         raise UserError(
             f"{path}: {len(spans):,} windows of {window_s:g} s are too many; give a larger --every than {every_s or window_s / 2:g} s"
         )
-    reader = VideoReader(pd.DataFrame([{"path": str(path), **asdict(info)}]), "auto")
-    clips = WindowClips(reader, spans, model.config.num_frames, model.backbone.image_size)
-    scored = predict(model, clips, batch_size, 0, pick_device(), class_names=list(labels) or None)
+    scored = predict(model, WindowClips(video, spans), BATCH_SIZE, 0, pick_device(), class_names=list(labels) or None)
     readout = "similarity" if labels else "ensemble"
     scores = np.full((len(spans), len(scored.class_names)), np.nan, np.float32)
     scores[scored.rows] = scored.readout(readout)
@@ -215,5 +208,5 @@ def video_timeline(
     return Timeline(str(path), starts, ends, scores, scored.class_names, readout, scored.failed)
 
 
-def _default_window(clip_len: int, stride: int, info: VideoInfo) -> float:
-    return ((clip_len - 1) * stride + 1) / info.fps if stride else WINDOW_S
+def _default_window(protocol: Protocol, fps: float) -> float:
+    return ((protocol.frames - 1) * protocol.stride + 1) / fps if protocol.stride else WINDOW_S

@@ -4,23 +4,22 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from m2clip_lib.data.dataset import TestViews, batches, in_order, make_loader
-from m2clip_lib.data.prompts import Prompt, class_prompts
-from m2clip_lib.data.transforms import to_model_input
+from m2clip_lib.data.dataset import batches, in_order, make_loader
+from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
+from m2clip_lib.evaluate.protocol import Protocol, TestViews
 from m2clip_lib.experiment import evaluation_advice, out_of_memory_explained
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models import M2CLIP
@@ -35,6 +34,7 @@ class Predictions:
     similarity: of 100 x cosine with the class texts; classifier: of the linear head (None where the label set is not its own).
     rows: rows of the split's table that were read; failed: (row, reason) of those that were not.
     decoders: how many videos were read by which decoder.
+    protocol: how they were scored (None: scores that did not come from videos); list_sha256: of the manifest, once saved.
     """
 
     similarity: np.ndarray
@@ -44,6 +44,8 @@ class Predictions:
     class_names: list[str]
     failed: list[tuple[int, str]] = field(default_factory=list)
     decoders: dict[str, int] = field(default_factory=dict)
+    protocol: Protocol | None = None
+    list_sha256: str = ""
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -65,15 +67,14 @@ def predict(
     workers: int,
     device: torch.device,
     class_names: Sequence[str] | None = None,
-    prompts: Sequence[Sequence[Prompt]] | None = None,
     processes: Processes | None = None,
     loader: DataLoader | None = None,
 ) -> Predictions:
     """Score every video of a dataset; one that cannot be read is named in `failed`, and nothing takes its place.
 
     Args:
-        class_names: another label set (scored by similarity alone); by default the model's own.
-        prompts: of that label set; by default the model's templates.
+        class_names: another label set, scored by similarity alone with the protocol's prompts; by default the model's own classes
+            with the prompts it was trained with, and the protocol of the predictions says so.
         processes: share the work among them, batch by batch; each gets all predictions, the same to the bit as one process alone would
             with as many threads.
         loader: this process' part of the dataset, where one is kept from call to call.
@@ -82,9 +83,8 @@ def predict(
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
     own = class_names is None
     names = list(model.config.class_names if own else class_names)
-    backbone = model.backbone
-    prompts = model.config.prompts() if own else prompts or class_prompts(names, model.config.prompt)
-    texts = class_features(model, prompts, device)
+    protocol = dataset.protocol.with_texts_of(model.config) if own else dataset.protocol
+    texts = class_features(model, model.config.prompts() if own else protocol.class_prompts(names), device)
     similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
     with out_of_memory_explained(evaluation_advice(batch_size)):
@@ -94,7 +94,7 @@ def predict(
             if not batch.indices:
                 continue
             videos, views = batch.clips.shape[:2]
-            seen = model.encode_video(to_model_input(batch.clips.flatten(0, 1).to(device), backbone.mean, backbone.std))
+            seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
             cosine = F.normalize(seen.image_features, dim=-1) @ texts.T
             similarity.append((SCORE_SCALE * cosine).softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
             if own:
@@ -109,11 +109,12 @@ def predict(
         raise UserError(f"evaluation: none of {len(failed)} videos could be read; first reason: {failed[0][1] if failed else 'no videos'}")
     order = np.argsort(rows)
     scores, others = np.concatenate(similarity)[order], np.concatenate(classifier)[order] if own else None
-    return Predictions(scores, others, np.concatenate(labels)[order], sorted(rows), names, sorted(failed), dict(decoders))
+    return Predictions(scores, others, np.concatenate(labels)[order], sorted(rows), names, sorted(failed), dict(decoders), protocol)
 
 
-def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path, name: str, **provenance: object) -> None:
-    """Write folder/<name>.parquet (a row a video: path, label, top-5 per read-out), <name>.npz (score matrices), <name>.json."""
+def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path, name: str, **provenance: object) -> None:
+    """Write folder/<name>.parquet (one row per video: path, label, top-5 per read-out), <name>.npz (score matrices), <name>.json."""
+    table = manifest.split(predictions.protocol.split)
     rows = table.iloc[predictions.rows][["path", "label", "class_name"]].reset_index(drop=True)
     for readout in predictions.readouts:
         scores = predictions.readout(readout)
@@ -129,9 +130,9 @@ def save_predictions(predictions: Predictions, table: pd.DataFrame, folder: Path
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
     write_atomically(folder / f"{name}.npz", write_arrays)
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
-    write_json(
-        folder / f"{name}.json", {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders, **provenance}
-    )
+    about = {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders}
+    about |= {"protocol": asdict(predictions.protocol), "list_sha256": manifest.sha256}
+    write_json(folder / f"{name}.json", about | provenance)
 
 
 def load_predictions(folder: Path, name: str) -> Predictions:
@@ -140,8 +141,12 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     if not side.is_file():
         raise UserError(f"predictions: no such file: {side}; evaluate first (m2clip eval, or notebook 04)")
     about = json.loads(side.read_text())
+    if "protocol" not in about:
+        raise UserError(f"predictions: {side} was written by an older version; evaluate again (m2clip eval, or notebook 04)")
     failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
     with np.load(folder / f"{name}.npz") as arrays:
         classifier = arrays["classifier"] if "classifier" in arrays else None
         labels, rows = arrays["labels"], arrays["rows"].tolist()
-        return Predictions(arrays["similarity"], classifier, labels, rows, about["class_names"], failed, about["decoders"])
+        protocol, decoders = Protocol(**about["protocol"]), about["decoders"]
+        found = arrays["similarity"], classifier, labels, rows
+    return Predictions(*found, about["class_names"], failed, decoders, protocol, about["list_sha256"])

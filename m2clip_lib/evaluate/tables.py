@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from m2clip_lib.config import Experiment
 from m2clip_lib.data.demo.videos import CLASS_NAMES, opposite
-from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.prompts import templates
 from m2clip_lib.evaluate.metrics import bootstrap_interval, direction_hits, is_hit, topk_accuracy
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
@@ -34,33 +31,22 @@ def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
     return rows
 
 
+def protocol_columns(predictions: Predictions) -> dict[str, object]:
+    """The columns that make a number reproducible: split, views, frames, stride, prompt, list."""
+    return predictions.protocol.columns(predictions.list_sha256)
+
+
 def model_name(predictions: Predictions) -> str:
     """How tables call the trained model: without a classifier of these classes it is zero-shot."""
     return MODEL_NAME if predictions.classifier is not None else f"{MODEL_NAME}, zero-shot"
 
 
-def describe_protocol(experiment: Experiment, manifest: Manifest) -> dict[str, object]:
-    """The columns that make a number reproducible: split, views, frames, prompt, list."""
-    data, protocol = experiment.data, experiment.eval
-    return {
-        "split": protocol.split,
-        "views": f"{protocol.spatial_views}x{protocol.temporal_views if data.stride else 1}",  # stride 0 covers the video: one view
-        "frames": data.num_frames,
-        "stride": data.stride,
-        "prompt": data.prompts_file or " | ".join(templates(data.prompt)),
-        "list_sha256": manifest.sha256[:12],
-    }
-
-
-def headline_table(predictions: Path, experiment: Experiment, manifest: Manifest) -> pd.DataFrame:
+def headline_table(folder: Path, split: str) -> pd.DataFrame:
     """The controls without time and the trained model, every read-out, from the saved predictions."""
-    split = experiment.eval.split
-    rows = accuracy_rows(load_predictions(predictions, f"{split}_frozen_clip"), "frozen CLIP, zero-shot")
-    probe = accuracy_rows(load_predictions(predictions, f"{split}_frame_mean_probe"), "probe on the frame mean")
-    rows += [row | {"readout": "classifier"} for row in probe]
-    trained = load_predictions(predictions, split)
-    rows += accuracy_rows(trained, model_name(trained))
-    return pd.DataFrame(rows).assign(seeds=1, **describe_protocol(experiment, manifest))
+    zero_shot, probe, trained = (load_predictions(folder, f"{split}{name}") for name in ("_frozen_clip", "_frame_mean_probe", ""))
+    found = [(zero_shot, accuracy_rows(zero_shot, "frozen CLIP, zero-shot")), (trained, accuracy_rows(trained, model_name(trained)))]
+    found.insert(1, (probe, [row | {"readout": "classifier"} for row in accuracy_rows(probe, "probe on the frame mean")]))
+    return pd.DataFrame([row | {"seeds": 1} | protocol_columns(predictions) for predictions, rows in found for row in rows])
 
 
 def best_rows(headline: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from m2clip_lib.config import ModelSection
 from m2clip_lib.data.prompts import Prompt, class_prompts
+from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag
 
@@ -41,6 +42,10 @@ class Backbone:
     def context_length(self) -> int:
         """Tokens of a text, start and end included."""
         return self.clip.positional_embedding.shape[0]
+
+    def video(self, clips: Tensor, device: torch.device) -> Tensor:
+        """Clips as a loader gives them (b, t, 3, h, w) -> what encode_video reads (b, 3, t, h, w), on the device."""
+        return to_model_input(clips.to(device, non_blocking=True), self.mean, self.std)
 
     @property
     def quick_gelu(self) -> bool:

@@ -16,8 +16,9 @@ from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import load_predictions, predict, save_predictions
-from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
-from m2clip_lib.experiment import open_backbone, pick_device, test_views
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, protocol_columns
+from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.files import write_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.train.loop import train
@@ -117,11 +118,11 @@ def run_job(job: Job) -> float:
         result = train(experiment, manifest, f"{job.run}/ablations/{job.name}", report=lambda line: print(line, file=log, flush=True))
         backbone = open_backbone(experiment)
         model = M2CLIP.from_checkpoint(result.best, backbone).to(pick_device())
-        split = experiment.eval.split
         for name in prediction_names(experiment):
-            dataset = test_views(experiment, manifest, split, backbone, backwards=name == BACKWARDS)
+            protocol = Protocol.of_experiment(experiment, backwards=name == BACKWARDS)
+            dataset = evaluation_views(experiment, manifest, backbone, protocol)
             predictions = predict(model, dataset, experiment.eval.batch_size, experiment.data.workers, pick_device())
-            save_predictions(predictions, manifest.split(split), job.folder, name, key=job.key)
+            save_predictions(predictions, manifest, job.folder, name, key=job.key)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
     write_json(
@@ -134,6 +135,11 @@ def run_job(job: Job) -> float:
 def prediction_names(experiment: Experiment) -> list[str]:
     """Predictions that a training leaves: of the videos as they are, and backwards where the experiment asks."""
     return [FORWARDS, BACKWARDS] if experiment.eval.backwards else [FORWARDS]
+
+
+def study_protocol(jobs: Sequence[Job]) -> dict[str, object]:
+    """The protocol's columns, as the trainings of a study were scored: all of them alike."""
+    return protocol_columns(load_predictions(jobs[0].folder, FORWARDS))
 
 
 def job_table(jobs: Sequence[Job]) -> pd.DataFrame:

@@ -14,22 +14,21 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explained
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.evaluate.labelcheck import guard_labels
 from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
 from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.experiment import (
     build_model,
     keep_freed_memory,
     open_backbone,
     out_of_memory_explained,
     set_threads,
-    test_views,
     training_advice,
 )
 from m2clip_lib.files import code_digest
 from m2clip_lib.train.host import Stopped, StopSignals
-from m2clip_lib.train.optim import lr_factor, parameter_groups
+from m2clip_lib.train.optim import lr_factor
 from m2clip_lib.train.record import (
     TERMS,
     EpochMetrics,
@@ -44,8 +43,6 @@ from m2clip_lib.train.record import (
 )
 from m2clip_lib.train.resume import Progress, Resume, check_name, find_state, finish, identity, save_state, warm_start
 from m2clip_lib.train.step import TrainingSteps
-
-__all__ = ["TrainResult", "Training", "lr_factor", "parameter_groups", "train"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,6 @@ def train(
     keep_freed_memory()
     if not processes.is_main:
         report, progress, on_epoch = _say_nothing, False, None
-    if processes.is_main:
-        guard_labels(experiment, manifest, processes.device, report)
-    processes.from_main(None)  # the others wait for the verdict
     training = Training(experiment, manifest, run, processes, report)
     with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(training_advice(experiment.train.batch_size)):
         training.begin(resume)
@@ -114,7 +108,8 @@ class Training:
             self.model.compile_blocks()
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
         validated = (manifest.table.split == "val").any()
-        self.validation = test_views(experiment, manifest, "val", backbone) if validated else None
+        protocol = Protocol.of_experiment(experiment, split="val")
+        self.validation = evaluation_views(experiment, manifest, backbone, protocol) if validated else None
         self.views = None  # one loader for all validations: its processes take seconds to start
         if self.validation is not None:
             mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)

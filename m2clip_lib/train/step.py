@@ -15,7 +15,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
 from m2clip_lib.data.listing.checks import check_mirror
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.transforms import Augmentation, to_model_input
+from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import make_reader
@@ -208,7 +208,7 @@ class TrainingSteps:
             return self.model.encode_text(tokens, fixed=True).text_features
 
     def _video(self, part: Part) -> Tensor:
-        return to_model_input(part.batch.clips.to(self.device, non_blocking=True), self.backbone.mean, self.backbone.std)
+        return self.backbone.video(part.batch.clips, self.device)
 
     def _loss(self, part: Part, tokens: Tensor, classes: Tensor, share: PartOfUpdate):
         with self._autocast():

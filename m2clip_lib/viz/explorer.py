@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,13 @@ from torch.nn import functional as F
 
 from m2clip_lib import paths
 from m2clip_lib.attention.maps import MapChoice, PatchMap, patch_map
-from m2clip_lib.data.dataset import TestViews, VideoReader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.sampling import test_indices
-from m2clip_lib.data.transforms import to_model_input
-from m2clip_lib.data.video.probe import VideoError, probe
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, video_timeline
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
+from m2clip_lib.evaluate.protocol import Protocol, views_of_files
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.losses import SCORE_SCALE
@@ -64,21 +62,20 @@ class Edit:
     columns: tuple[int, int] | None = None
 
 
-def read_clip(path: str | Path, clip_len: int, stride: int, side: int, truth: str = "") -> Look:
-    """The clip that evaluation takes from the middle of a video: `clip_len` frames, centre crop of `side` pixels.
+def read_clip(path: str | Path, protocol: Protocol, side: int, truth: str = "") -> Look:
+    """The clip that evaluation takes from the middle of a video, cropped to `side` pixels.
 
     Raises: UserError with the reason when the video cannot be read.
     """
-    try:
-        info = probe(path)
-    except VideoError as error:
-        raise UserError(f"{path}: {error}") from error
-    table = pd.DataFrame([{"path": str(path), "label": 0, **asdict(info)}])
-    item = TestViews(table, VideoReader(table, "auto"), clip_len, stride, side)[0]
+    protocol = protocol.one_view()
+    table, views, failed = views_of_files([path], protocol, side)
+    if views is None:
+        raise UserError(f"{path}: {failed[0]}")
+    item, info = views[0], table.iloc[0]
     if item.clip is None:
         raise UserError(f"{path}: {item.error}")
-    indices = test_indices(info.num_frames, clip_len, stride)[0]
-    return Look(item.clip[0], [i / info.fps if info.fps else float(i) for i in indices], str(path), truth)
+    indices = test_indices(info.num_frames, protocol.frames, protocol.stride)[0]
+    return Look(item.clip[0], [float(i / (info.fps or 1)) for i in indices], str(path), truth)
 
 
 def edit_clip(look: Look, edit: Edit, mean: Sequence[float], grid: tuple[int, int]) -> Look:
@@ -100,7 +97,7 @@ def model_video(model: M2CLIP, look: Look) -> Float[Tensor, "1 3 t s s"]:
     clip, side = look.clip, model.backbone.image_size
     if clip.shape[-1] != side:
         clip = F.interpolate(clip.float(), size=(side, side), mode="bicubic", antialias=True).clamp(0, 255).round().to(torch.uint8)
-    return to_model_input(clip[None].to(model.clip.logit_scale.device), model.backbone.mean, model.backbone.std)
+    return model.backbone.video(clip[None], model.clip.logit_scale.device)
 
 
 @torch.inference_mode()
@@ -139,6 +136,11 @@ class Explorer:
         )
 
     @property
+    def protocol(self) -> Protocol:
+        """How the saved predictions were made."""
+        return self.predictions.protocol
+
+    @property
     def blocks(self) -> int:
         """Visual blocks to choose from."""
         return len(self.model.clip.visual.transformer.resblocks)
@@ -171,8 +173,7 @@ class Explorer:
 
     def look_at(self, path: str | Path, truth: str = "") -> Look:
         """The clip of any video file. Raises: UserError when it cannot be read."""
-        data = self.run.experiment.data
-        return read_clip(Path(path).expanduser(), data.num_frames, data.stride, self.model.backbone.image_size, truth)
+        return read_clip(Path(path).expanduser(), self.protocol, self.model.backbone.image_size, truth)
 
     def texts(self, model: M2CLIP, names: Sequence[str]) -> torch.Tensor:
         """Text features of names, kept: sliders that move do not encode them again."""
@@ -200,7 +201,7 @@ class Explorer:
 
     def timeline(self, path: str | Path, names: Sequence[str] = ()) -> Timeline:
         """What the run's model sees in a video, window by window."""
-        return video_timeline(Path(path), self.model, self.run.experiment.data.stride, names)
+        return video_timeline(Path(path), self.model, self.protocol, names)
 
     def ranking(self, row: int, top: int = 5) -> pd.DataFrame:
         """The best classes of every read-out for one video, from the saved predictions (all views), scores in percent."""

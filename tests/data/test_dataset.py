@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from m2clip_lib.data.dataset import EpochSampler, Item, TestViews, TrainClips, VideoReader, collate, in_order, make_loader
+from m2clip_lib.data.dataset import EpochSampler, Item, TrainClips, VideoReader, collate, in_order, make_loader
 from m2clip_lib.data.listing.folders import list_folder
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.transforms import Augmentation, frames_to_clip
 from m2clip_lib.data.video.decode import VideoError, read_frames
+from m2clip_lib.evaluate.protocol import Protocol, TestViews
 
 SIDE = 48
 LIVELY = Augmentation((SIDE, SIDE + 12), random_resized_crop=True, rand_augment=True, mirror=True)
@@ -115,7 +116,7 @@ def batches(dataset, workers: int, epochs: int = 2) -> list:
 @pytest.mark.parametrize("kind", ["training", "evaluation"])
 def test_no_worker_and_two_workers_give_equal_batches_to_the_bit(table, kind):
     """Starts two worker processes, each of which imports torch: about 7 s."""
-    evaluation = TestViews(table, VideoReader(table, "auto"), 4, 2, SIDE, temporal_views=2, spatial_views=3)
+    evaluation = TestViews(table, VideoReader(table, "auto"), Protocol("test", 4, 2, 2, 3), SIDE)
     dataset = train_clips(table) if kind == "training" else evaluation
     alone, helped = batches(dataset, 0), batches(dataset, 2)
     assert len(alone) == len(helped) == (6 if kind == "training" else 3)
@@ -138,7 +139,7 @@ def test_broken_video_is_left_out_of_its_batch_and_named(table):
 
 
 def test_broken_video_of_an_evaluation_is_named_and_nothing_takes_its_place(table):
-    found = batches(TestViews(table, VideoReader(table, "auto"), 4, 0, SIDE), 0)
+    found = batches(TestViews(table, VideoReader(table, "auto"), Protocol("test", 4, 0), SIDE), 0)
     assert [batch.indices for batch in found] == [[0, 1, 2, 3, 4], [5, 6, 8, 9], [10, 11]]
     assert [row for batch in found for row, _ in batch.failed] == [7]
 
@@ -156,7 +157,7 @@ def test_error_that_is_no_broken_video_is_not_swallowed():
         raise MemoryError("a bug of ours")
 
     with pytest.raises(MemoryError):
-        TestViews(made_up([9]), reader, 2, 1, 32)[0]
+        TestViews(made_up([9]), reader, Protocol("test", 2, 1), 32)[0]
 
 
 def test_video_error_of_the_reader_becomes_the_items_reason():
@@ -164,7 +165,7 @@ def test_video_error_of_the_reader_becomes_the_items_reason():
         raise VideoError("frame 8 cannot be decoded")
 
     expected = Item(0, 0, None, "frame 8 cannot be decoded")
-    assert dataclasses.astuple(TestViews(made_up([9]), reader, 2, 1, 32)[0]) == dataclasses.astuple(expected)
+    assert dataclasses.astuple(TestViews(made_up([9]), reader, Protocol("test", 2, 1), 32)[0]) == dataclasses.astuple(expected)
     assert dataclasses.astuple(TrainClips(made_up([9]), reader, 2, 1, 32, LIVELY, 0)[1, 0]) == dataclasses.astuple(expected)
 
 
@@ -187,7 +188,7 @@ def test_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone
 
 def test_views_are_temporal_times_spatial_by_hand():
     # 20 frames, clips of 3 at stride 4 span 9: views start at 0 and 11; 40 wide at side 32: offsets 0, 4, 8
-    item = TestViews(made_up([20]), numbered, 3, 4, 32, temporal_views=2, spatial_views=3)[0]
+    item = TestViews(made_up([20]), numbered, Protocol("test", 3, 4, 2, 3), 32)[0]
     assert item.clip.shape == (6, 3, 3, 32, 32)
     assert [frame_numbers(view) for view in item.clip] == [[0, 4, 8]] * 3 + [[11, 15, 19]] * 3
     assert [int(view[0, 2, 0, 0]) for view in item.clip] == [0, 4, 8, 0, 4, 8]
@@ -200,21 +201,21 @@ def test_frame_that_several_views_share_is_decoded_once():
         asked.append(list(indices))
         return numbered(row, indices, short_side)
 
-    TestViews(made_up([9]), reader, 4, 2, 32, temporal_views=3)[0]
+    TestViews(made_up([9]), reader, Protocol("test", 4, 2, 3), 32)[0]
     # starts round(2 / 2 * v) = 0, 1, 2: frames 0 2 4 6, 1 3 5 7, 2 4 6 8
     assert asked == [[0, 1, 2, 3, 4, 5, 6, 7, 8]]
 
 
 def test_backwards_plays_the_same_frames_in_reverse():
-    forward = TestViews(made_up([20]), numbered, 3, 4, 32, 2, 3)[0].clip
-    backward = TestViews(made_up([20]), numbered, 3, 4, 32, 2, 3, backwards=True)[0].clip
+    forward = TestViews(made_up([20]), numbered, Protocol("test", 3, 4, 2, 3), 32)[0].clip
+    backward = TestViews(made_up([20]), numbered, Protocol("test", 3, 4, 2, 3, backwards=True), 32)[0].clip
     assert torch.equal(backward, forward.flip(1))
     assert frame_numbers(backward[0]) == [8, 4, 0]
 
 
 def test_view_of_a_real_video_is_its_middle_square(table, video_folder):
     row = 0
-    item = TestViews(table, VideoReader(table, "auto"), 4, 2, SIDE)[row]
+    item = TestViews(table, VideoReader(table, "auto"), Protocol("test", 4, 2), SIDE)[row]
     # 12 frames, span 7, start (12 - 7) // 2 = 2; the videos are square
     frames, _ = read_frames(table.path[row], [2, 4, 6, 8], (SIDE, SIDE))
     assert torch.equal(item.clip, frames_to_clip(frames)[None])

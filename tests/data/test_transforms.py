@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from m2clip_lib.data import transforms
-from m2clip_lib.data.dataset import TestViews, VideoReader
+from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.sampling import test_indices as evaluation_indices
 from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip, to_model_input
 from m2clip_lib.data.video.decode import probe, read_frames
+from m2clip_lib.evaluate.protocol import Protocol, TestViews
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -112,7 +113,7 @@ def exact_views(spatial: int, temporal: int, stride: int) -> torch.Tensor:
     """The golden video as `data.resize = exact` evaluates it: (views, 3, t, h, w), spatial-major as the golden file."""
     info = asdict(probe(GOLDEN / "preprocess.mp4"))
     table = pd.DataFrame([{"path": str(GOLDEN / "preprocess.mp4"), "label": 0, **info}])
-    views = TestViews(table, VideoReader(table, "pyav"), 4, stride, 32, temporal, spatial, exact=(MEAN, STD))
+    views = TestViews(table, VideoReader(table, "pyav"), Protocol("test", 4, stride, temporal, spatial, resize="exact"), 32, (MEAN, STD))
     clips = to_model_input(views[0].clip, MEAN, STD)
     return clips.unflatten(0, (temporal, spatial)).transpose(0, 1).flatten(0, 1)
 

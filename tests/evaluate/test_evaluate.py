@@ -11,10 +11,10 @@ import torch
 from m2clip_lib import experiment as build
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.data.prompts import class_prompts
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import predict_checkpoint, score_checkpoint, write_tables, zero_shot_note
 from m2clip_lib.evaluate.predictions import load_predictions, predict
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
@@ -120,7 +120,6 @@ def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(sco
     assert (about["class_names"], about["shared_classes"]) == (names, ["Moving Left"])
     backbone = build.open_backbone(run.experiment)
     model = M2CLIP.from_checkpoint(checkpoint, backbone)
-    dataset = build.test_views(run.experiment, manifest, "test", backbone)
-    prompts = class_prompts(names, ("see {}", "{} here"))
-    expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names, prompts=prompts)
+    dataset = evaluation_views(run.experiment, manifest, backbone, Protocol("test", 4, 0, prompts=("see {}", "{} here")))
+    expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names)
     np.testing.assert_allclose(load_predictions(run.predictions, "test").similarity, expected.similarity, atol=1e-5)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from m2clip_lib.data.demo.videos import draw_video, write_video
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, predict_videos, video_timeline, windows
+from m2clip_lib.evaluate.protocol import Protocol
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -65,7 +66,7 @@ def test_other_labels_are_scored_by_similarity(model, long_video):
 
 
 def test_a_stride_sets_the_length_of_a_window(model, long_video):
-    found = video_timeline(long_video / "both.mp4", model[0], 4)
+    found = video_timeline(long_video / "both.mp4", model[0], Protocol("", 4, 4))
     assert found.ends[0] == (3 * 4 + 1) / 8  # 4 frames, 4 apart, at 8 frames a second
 
 

@@ -7,16 +7,23 @@ import pandas as pd
 import pytest
 import torch
 
-from m2clip_lib.data.dataset import TestViews
+from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.video.decode import VideoError
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions, predict, save_predictions
+from m2clip_lib.evaluate.protocol import Protocol, TestViews
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 NAMES = ("moving left", "moving right", "growing")
 CPU = torch.device("cpu")
+PROTOCOL = Protocol("test", 2, 1, 2, 3)
 TABLE = pd.DataFrame({"num_frames": [6, 6, 6], "label": [2, 0, 1], "path": ["a.mp4", "b.mp4", "c.mp4"]})
 TABLE["class_name"] = [NAMES[label] for label in TABLE.label]
+TABLE["split"], TABLE["status"] = "test", "ok"
+
+
+def manifest(folder) -> Manifest:
+    return Manifest(TABLE, list(NAMES), folder, "0" * 64)
 
 
 def noise(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
@@ -31,7 +38,7 @@ def noise_but_row_1(row: int, indices, short_side: int) -> tuple[np.ndarray, str
 
 
 def views(reader=noise) -> TestViews:
-    return TestViews(TABLE, reader, clip_len=2, stride=1, side=64, temporal_views=2, spatial_views=3)
+    return TestViews(TABLE, reader, PROTOCOL, side=64)
 
 
 @pytest.fixture(scope="module")
@@ -120,20 +127,21 @@ def test_another_label_set_is_scored_by_similarity_alone(model):
 
 def test_predictions_come_back_from_files_as_they_were(model, tmp_path):
     saved = predict(model, views(noise_but_row_1), 2, 0, CPU)
-    save_predictions(saved, TABLE, tmp_path, "test", split="test")
+    save_predictions(saved, manifest(tmp_path), tmp_path, "test", checkpoint="best")
     loaded = load_predictions(tmp_path, "test")
     for readout in saved.readouts:
         assert np.array_equal(loaded.readout(readout), saved.readout(readout))
     assert (loaded.labels.tolist(), loaded.rows, loaded.class_names) == ([2, 1], [0, 2], list(NAMES))
     side = json.loads((tmp_path / "test.json").read_text())
     assert side["failed"] == [{"row": 1, "path": "b.mp4", "reason": "broken on purpose"}]
-    assert side["split"] == "test"
+    assert (side["checkpoint"], side["list_sha256"]) == ("best", "0" * 64)
+    assert loaded.protocol == saved.protocol == views().protocol.with_texts_of(model.config)
 
 
 def test_saved_table_has_a_row_a_video_with_its_best_classes(tmp_path):
     scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], np.float32)
-    predictions = Predictions(scores, scores[:, ::-1].copy(), np.array([2, 1]), [0, 2], list(NAMES), [])
-    save_predictions(predictions, TABLE, tmp_path, "test")
+    predictions = Predictions(scores, scores[:, ::-1].copy(), np.array([2, 1]), [0, 2], list(NAMES), protocol=PROTOCOL)
+    save_predictions(predictions, manifest(tmp_path), tmp_path, "test")
     rows = pd.read_parquet(tmp_path / "test.parquet")
     assert rows.path.tolist() == ["a.mp4", "c.mp4"]
     assert rows.class_name.tolist() == ["growing", "moving right"]
@@ -145,7 +153,9 @@ def test_saved_table_has_a_row_a_video_with_its_best_classes(tmp_path):
 
 def test_similarity_alone_comes_back_without_a_classifier(tmp_path):
     scores = np.full((3, 3), 1 / 3, np.float32)
-    save_predictions(Predictions(scores, None, np.array([2, 0, 1]), [0, 1, 2], list(NAMES)), TABLE, tmp_path, "zero_shot")
+    save_predictions(
+        Predictions(scores, None, np.array([2, 0, 1]), [0, 1, 2], list(NAMES), protocol=PROTOCOL), manifest(tmp_path), tmp_path, "zero_shot"
+    )
     assert load_predictions(tmp_path, "zero_shot").readouts == ("similarity",)
 
 

@@ -20,6 +20,7 @@ from m2clip_lib.data.dataset import EpochSampler, in_order
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.train.loop import train
 
 pytestmark = pytest.mark.xdist_group("train")
@@ -160,7 +161,7 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
     """The processes take turns here; what they tell one another is handed on by hand."""
     from m2clip_lib.data.manifest import Manifest
     from m2clip_lib.evaluate.predictions import predict
-    from m2clip_lib.experiment import build_model, open_backbone, test_views
+    from m2clip_lib.experiment import build_model, open_backbone
 
     experiment = load_experiment("tiny", ["data.cache_frames=false"])
     manifest = load_manifest(experiment)
@@ -168,7 +169,7 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
     few = Manifest(table, manifest.class_names, manifest.folder, manifest.sha256)
     backbone = open_backbone(experiment)
     model = build_model(experiment, backbone, manifest.class_names)
-    views = test_views(experiment, few, "val", backbone)
+    views = evaluation_views(experiment, few, backbone, Protocol.of_experiment(experiment, split="val"))
     device = torch.device("cpu")
     expected = predict(model, views, 2, 0, device)
     told: list = []

@@ -8,15 +8,17 @@ from m2clip_lib.config import DataSection, EvalSection, Experiment
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.evaluate.predictions import Predictions, save_predictions
+from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import (
     accuracy_rows,
     backwards_table,
     best_rows,
-    describe_protocol,
     has_opposites,
     headline_finding,
     headline_table,
 )
+
+PROTOCOL = Protocol("test", 8, 1, 2, 3)
 
 
 def sure(classes: list[int], number: int = 12) -> np.ndarray:
@@ -28,7 +30,9 @@ def sure(classes: list[int], number: int = 12) -> np.ndarray:
 
 def predictions(similarity: list[int], classifier: list[int] | None, labels: list[int], names=CLASS_NAMES, failed=()) -> Predictions:
     other = None if classifier is None else sure(classifier, len(names))
-    return Predictions(sure(similarity, len(names)), other, np.array(labels), list(range(len(labels))), list(names), list(failed))
+    return Predictions(
+        sure(similarity, len(names)), other, np.array(labels), list(range(len(labels))), list(names), list(failed), protocol=PROTOCOL
+    )
 
 
 TABLE = pd.DataFrame({"path": list("abcd"), "label": [0, 1, 2, 3], "class_name": CLASS_NAMES[:4], "split": "test", "status": "ok"})
@@ -74,8 +78,8 @@ def manifest(tmp_path) -> Manifest:
     return Manifest(TABLE, list(CLASS_NAMES), tmp_path, "0123456789abcdef")
 
 
-def test_protocol_columns_say_how_the_number_was_made(tmp_path):
-    assert describe_protocol(experiment(num_frames=16, stride=4, prompt="Someone {}"), manifest(tmp_path)) == {
+def test_protocol_columns_say_how_the_number_was_made():
+    assert Protocol.of_experiment(experiment(num_frames=16, stride=4, prompt="Someone {}")).columns("0123456789abcdef") == {
         "split": "test",
         "views": "3x2",
         "frames": 16,
@@ -85,9 +89,9 @@ def test_protocol_columns_say_how_the_number_was_made(tmp_path):
     }
 
 
-def test_protocol_names_the_views_that_were_used(tmp_path):
+def test_protocol_names_the_views_that_were_used():
     # A clip spread over the whole video has one temporal view, whatever the setting says (sampling.test_indices).
-    assert describe_protocol(experiment(stride=0), manifest(tmp_path))["views"] == "3x1"
+    assert Protocol.of_experiment(experiment(stride=0)).columns("")["views"] == "3x1"
 
 
 @pytest.fixture
@@ -97,8 +101,8 @@ def headline(tmp_path):
         ("test_frame_mean_probe", predictions([0, 1, 0, 0], None, [0, 1, 2, 3])),
         ("test", predictions([0, 1, 2, 0], [0, 1, 2, 3], [0, 1, 2, 3])),
     ):
-        save_predictions(found, TABLE, tmp_path, name)
-    return headline_table(tmp_path, experiment(stride=1), manifest(tmp_path))
+        save_predictions(found, manifest(tmp_path), tmp_path, name)
+    return headline_table(tmp_path, "test")
 
 
 def test_headline_has_controls_first_and_every_readout_of_the_model(headline):

@@ -18,7 +18,8 @@ from m2clip_lib.data.prepare import load_manifest, prepare_data
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import build_model, open_backbone
-from m2clip_lib.train.loop import lr_factor, parameter_groups, train
+from m2clip_lib.train.loop import train
+from m2clip_lib.train.optim import lr_factor, parameter_groups
 from m2clip_lib.train.record import TERMS, Tally
 from m2clip_lib.train.step import TrainingSteps
 

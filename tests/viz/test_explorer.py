@@ -9,6 +9,7 @@ from m2clip_lib import paths
 from m2clip_lib.attention.maps import MapChoice
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.text import text_features
 from m2clip_lib.runs import Run
@@ -130,7 +131,7 @@ def look() -> Look:
 
 def test_a_clip_is_read_as_evaluation_reads_it(video_folder):
     file = sorted(video_folder.rglob("*.mp4"))[0]  # 12 frames at 8 a second, 80 px
-    found = read_clip(file, 4, 0, 64, "moving left")
+    found = read_clip(file, Protocol("test", 4, 0), 64, "moving left")
     assert (found.clip.shape, found.clip.dtype) == ((4, 3, 64, 64), torch.uint8)
     assert found.seconds == [index / 8 for index in (1, 4, 7, 9)]  # the middles of four segments of 11 / 4 frames
     assert found.frames.shape == (4, 64, 64, 3)
@@ -140,7 +141,7 @@ def test_a_clip_is_read_as_evaluation_reads_it(video_folder):
 def test_a_file_that_is_no_video_says_so(tmp_path):
     (tmp_path / "note.mp4").write_text("hello")
     with pytest.raises(UserError, match=r"note.mp4: cannot be opened"):
-        read_clip(tmp_path / "note.mp4", 4, 0, 64)
+        read_clip(tmp_path / "note.mp4", Protocol("test", 4, 0), 64)
 
 
 def test_no_edit_changes_nothing_and_the_original_stays(look):

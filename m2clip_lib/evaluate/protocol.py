@@ -1,0 +1,173 @@
+"""The protocol of an evaluation: which clips of which videos are scored, and against which prompts; and the dataset of those clips.
+
+A protocol is made once, from an experiment or from a checkpoint, handed on, and stored with the predictions: tables and costs print what
+was done, never what was asked for.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment
+from m2clip_lib.data.dataset import FrameReader, Item, VideoReader
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prompts import Prompt, class_prompts, read_prompts_file, templates
+from m2clip_lib.data.sampling import test_indices
+from m2clip_lib.data.transforms import Colours, exact_resize, frames_to_clip, test_crops
+from m2clip_lib.data.video.probe import VideoError, probe
+from m2clip_lib.experiment import make_reader
+from m2clip_lib.models import Backbone
+from m2clip_lib.models.backbone import M2CLIPConfig
+from m2clip_lib.models.checkpoint import CheckpointInfo
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How videos are scored.
+
+    Attributes:
+        split: "train", "val" or "test"; "" for files that stand in no manifest.
+        frames: per clip. stride: frames between two picked ones; 0 spreads the clip over the whole video.
+        temporal_views, spatial_views: clips along time (one with stride 0), and crops of each.
+        prompts: templates with one {}. prompts_file: where sentences take their place, the file they come from.
+        resize: "fast" in the decoder, or "exact" as published. backwards: play every clip in reverse.
+    """
+
+    split: str
+    frames: int
+    stride: int
+    temporal_views: int = 1
+    spatial_views: int = 1
+    prompts: tuple[str, ...] = ("A video of {}",)
+    prompts_file: str = ""
+    resize: Literal["fast", "exact"] = "fast"
+    backwards: bool = False
+
+    def __post_init__(self) -> None:
+        """A clip that covers the whole video has one temporal view. Lists, as JSON has them, become tuples."""
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        if self.stride == 0:
+            object.__setattr__(self, "temporal_views", 1)
+
+    @classmethod
+    def of_experiment(cls, experiment: Experiment, **changed: object) -> "Protocol":
+        """The protocol that the data and eval sections ask for. changed: fields that differ."""
+        data, asked = experiment.data, experiment.eval
+        fields = {"split": asked.split, "frames": data.num_frames, "stride": data.stride, "resize": data.resize}
+        fields |= {"temporal_views": asked.temporal_views, "spatial_views": asked.spatial_views}
+        fields |= {"prompts": templates(data.prompt), "prompts_file": data.prompts_file}
+        return cls(**fields | changed)
+
+    @classmethod
+    def of_checkpoint(cls, info: CheckpointInfo) -> "Protocol":
+        """One clip of every file, as long and as spread as in training; a checkpoint that does not say its stride gets 0."""
+        return cls("", info.config.num_frames, info.extra.get("stride", 0)).with_texts_of(info.config)
+
+    @property
+    def num_views(self) -> int:
+        """Views of one video."""
+        return self.temporal_views * self.spatial_views
+
+    def one_view(self) -> "Protocol":
+        """The same with the centre crop of the middle clip alone."""
+        return dataclasses.replace(self, temporal_views=1, spatial_views=1)
+
+    def with_texts_of(self, config: M2CLIPConfig) -> "Protocol":
+        """The same with the prompts that a model carries."""
+        if config.own_prompts:
+            return dataclasses.replace(self, prompts=(), prompts_file=self.prompts_file or "sentences kept in the checkpoint")
+        return dataclasses.replace(self, prompts=templates(config.prompt), prompts_file="")
+
+    def class_prompts(self, class_names: Sequence[str]) -> list[tuple[Prompt, ...]]:
+        """The prompts of a label set. Raises: UserError when the prompts file lacks a class."""
+        own = read_prompts_file(paths.resolve(self.prompts_file), class_names) if self.prompts_file else ()
+        return class_prompts(class_names, self.prompts, own)
+
+    def columns(self, list_sha256: str) -> dict[str, object]:
+        """The columns of a table that make its numbers reproducible. list_sha256: of the manifest."""
+        return {
+            "split": self.split,
+            "views": f"{self.spatial_views}x{self.temporal_views}",
+            "frames": self.frames,
+            "stride": self.stride,
+            "prompt": self.prompts_file or " | ".join(self.prompts),
+            "list_sha256": list_sha256[:12],
+        }
+
+
+class TestViews(Dataset):
+    """All views of a video, temporal x spatial.
+
+    side: of the square crops, pixels. colours: the backbone's (mean, std), needed where the protocol resizes exactly.
+    rows: of the table, where not all of it is wanted.
+    """
+
+    __test__ = False  # not a pytest class
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        reader: FrameReader,
+        protocol: Protocol,
+        side: int,
+        colours: tuple[Colours, Colours] | None = None,
+        rows: Sequence[int] | None = None,
+    ):
+        self.num_frames, self.labels = table.num_frames.tolist(), table.label.tolist()
+        self.reader, self.protocol, self.side = reader, protocol, side
+        self.colours = colours if protocol.resize == "exact" else None
+        self.rows = range(len(table)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Item:
+        row, protocol = self.rows[place], self.protocol
+        views = test_indices(self.num_frames[row], protocol.frames, protocol.stride, protocol.temporal_views)
+        return self.read(row, self.labels[row], row, views)
+
+    def read(self, index: int, label: int, row: int, views: list[list[int]]) -> Item:
+        """The clips of a row whose frames are given, one list for each temporal view; `index` is what the item is called."""
+        needed = sorted({frame for view in views for frame in view})  # views overlap: decode each frame once
+        try:
+            pictures, decoder = self.reader(row, needed, None if self.colours else self.side)
+        except VideoError as error:
+            return Item(index, label, None, str(error))
+        frames = frames_to_clip(pictures)
+        if self.colours:
+            frames = exact_resize(frames, self.side, *self.colours)
+        place = {frame: i for i, frame in enumerate(needed)}
+        clips = [frames[[place[frame] for frame in view]] for view in views]
+        crops = [test_crops(clip.flip(0) if self.protocol.backwards else clip, self.side, self.protocol.spatial_views) for clip in clips]
+        return Item(index, label, torch.cat(crops), decoder=decoder)
+
+
+def evaluation_views(
+    experiment: Experiment, manifest: Manifest, backbone: Backbone, protocol: Protocol, rows: Sequence[int] | None = None
+) -> TestViews:
+    """The evaluation clips of the protocol's split; rows: of its table, where not all of it is wanted."""
+    table = manifest.split(protocol.split)
+    reader = make_reader(experiment, table, backbone.image_size, exact=protocol.resize == "exact")
+    return TestViews(table, reader, protocol, backbone.image_size, (backbone.mean, backbone.std), rows)
+
+
+def views_of_files(files: Sequence[str | Path], protocol: Protocol, side: int) -> tuple[pd.DataFrame, TestViews | None, dict[int, str]]:
+    """The evaluation clips of video files that stand in no manifest.
+
+    Returns: the table of readable files (`place` is their number among the files), their views, and number -> reason of the others.
+    """
+    rows, failed = [], {}
+    for place, file in enumerate(files):
+        try:
+            rows.append({"place": place, "path": str(file), "label": 0, **asdict(probe(file))})
+        except VideoError as error:
+            failed[place] = str(error)
+    table = pd.DataFrame(rows)
+    return table, TestViews(table, VideoReader(table, "auto"), protocol, side) if rows else None, failed
