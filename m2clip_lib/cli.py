@@ -123,19 +123,20 @@ def train(
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.experiment import open_backbone
     from m2clip_lib.runs import Run, check_run_name
-    from m2clip_lib.train.host import STATUS, Stopped
     from m2clip_lib.train.loop import check_run
     from m2clip_lib.train.loop import train as train_model
+    from m2clip_lib.train.resume import STATUS, Stopped
 
     loaded, processes = load_experiment(experiment, override or []), Processes()
     name = check_run_name(run or loaded.name)
     opened = None
     if processes.is_main and resume == "auto":
         check_run(loaded, name, processes.count)  # before anything of the run is written over
-    manifest = load_manifest(loaded)
     if processes.is_main:
-        require_verdict(loaded, manifest, _say)
         opened = Run.open(experiment, name, override or [], step="train")
+    manifest = load_manifest(loaded)
+    if opened:
+        require_verdict(loaded, manifest, _say)
         opened.describe_inputs(manifest, open_backbone(loaded).sha256)
     try:
         result = train_model(loaded, manifest, name, _say, progress=sys.stderr.isatty(), resume=resume)

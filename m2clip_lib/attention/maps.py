@@ -12,6 +12,7 @@ from m2clip_lib.attention.record import AttentionRecorder, check_block, cls_atte
 from m2clip_lib.attention.relevance import relevance
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
+from m2clip_lib.models.blocks import listen
 
 METHODS = {  # name -> unit of the colour bar
     "attention": "% of a frame's attention",
@@ -104,15 +105,11 @@ def branch_norms(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, b
     rows, columns = model.clip.visual.grid_size
     added: list[Tensor] = []
 
-    def record(_module: nn.Module, _inputs: tuple, out: Tensor) -> None:
+    def hear(_: Tensor, out: Tensor) -> None:
         added.append(out[:, :, -rows * columns :].norm(dim=-1).float().cpu())  # the enhancement has CLS in front
 
-    hooks = [module.register_forward_hook(record) for module in modules]
-    try:
+    with listen((module, hear) for module in modules):
         model.encode_video(video)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return torch.stack(added).sum(0).unflatten(-1, (rows, columns))
 
 

@@ -1,6 +1,7 @@
 """Attention of the visual blocks, recorded beside the model: what the model itself computes stays the same to the bit."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.models.blocks import project_heads
+from m2clip_lib.models.blocks import listen, project_heads
 from m2clip_lib.models.text import MASK_WORD, tokenize
 
 LIMIT_MB = 512  # of attention kept by one recording; all blocks of a B/16 clip of 8 frames need 172 MB
@@ -38,33 +39,33 @@ class AttentionRecorder:
             check_block(model, block)
         self.model, self.blocks, self.only_cls, self.limit_mb = model, tuple(dict.fromkeys(blocks)), only_cls, limit_mb
         self.attention: dict[int, Float[Tensor, "b t heads rows n"]] = {}
-        self._hooks: list = []
+        self._listening: AbstractContextManager | None = None
 
     def __enter__(self) -> "AttentionRecorder":
-        if self._hooks:
+        if self._listening is not None:
             raise RuntimeError("this recorder is recording already: make another one")
         blocks = self.model.clip.visual.transformer.resblocks
-        self._hooks = [blocks[i].ln_1.register_forward_hook(self._listener(i)) for i in self.blocks]
+        self._listening = listen((blocks[i].ln_1, self._listener(i)) for i in self.blocks)
+        self._listening.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+    def __exit__(self, *error: object) -> None:
+        self._listening.__exit__(*error)
+        self._listening = None
 
     def _listener(self, index: int):
         block = self.model.clip.visual.transformer.resblocks[index]
         last = index == len(self.model.visual_adapters) - 1
 
         @torch.no_grad()
-        def record(_module: torch.nn.Module, _inputs: tuple, normed: Tensor) -> None:
+        def hear(_: Tensor, normed: Tensor) -> None:
             self.attention.pop(index, None)  # of an earlier clip
             queries = normed[..., :1, :] if self.only_cls or (last and self.model.shortcuts) else normed
             self._check_size(normed.shape[:2].numel() * block.attn.num_heads * queries.shape[-2] * normed.shape[-2])
             weights = attention_weights(block.attn, queries, normed)
             self.attention[index] = weights.unflatten(0, normed.shape[:2]).float().cpu()
 
-        return record
+        return hear
 
     def _check_size(self, numbers: int) -> None:
         needed = 4e-6 * (numbers + sum(kept.numel() for kept in self.attention.values()))
@@ -112,11 +113,8 @@ def word_attention(model: M2CLIP, frame_features: Float[Tensor, "1 t e"], captio
     Returns: the words (start and end of text left out), and a row for each: the mean over its tokens.
     """
     block, heard = model.mlm_block, []
-    hook = block.ln_1.register_forward_hook(lambda _module, _inputs, out: heard.append(out))  # first the words, then the frames
-    try:
+    with listen([(block.ln_1, lambda _, out: heard.append(out))]):  # first the words, then the frames
         _mlm_logits(model, frame_features, caption)
-    finally:
-        hook.remove()
     weights = attention_weights(block.attn, *heard).mean(dim=1)[0].cpu()  # (l, t)
     words = caption.lower().split()
     places = _word_places(model, words)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2clip_lib.attention.record import attention_weights
+from m2clip_lib.evaluate.predictions import class_logits
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.models.blocks import project_heads
-from m2clip_lib.models.losses import SCORE_SCALE
+from m2clip_lib.models.blocks import listen, project_heads
 from m2clip_lib.models.m2clip import VideoOutput
 
 
@@ -24,11 +24,8 @@ def log_odds(seen: VideoOutput, texts: Float[Tensor, "k e"], classes: Int[Tensor
     Odds rather than the score: they still have a gradient where p rounds to 1, and they weigh the class against the others.
     texts: features of all class texts, of length 1.
     """
-    logs = []
-    if readout in ("similarity", "ensemble"):
-        logs.append((SCORE_SCALE * F.normalize(seen.image_features, dim=-1) @ texts.T).log_softmax(-1))
-    if readout in ("classifier", "ensemble"):
-        logs.append(seen.fc_logits.log_softmax(-1))
+    logits = class_logits(seen, texts, own=readout != "similarity")
+    logs = [logits[name].log_softmax(-1) for name in (logits if readout == "ensemble" else [readout])]
     mean = torch.stack(logs).logsumexp(0)  # the ensemble's mean of scores; its constant log 2 cancels
     own = F.one_hot(classes, mean.shape[1]).bool()
     return mean[own] - mean.masked_fill(own, -torch.inf).logsumexp(-1)
@@ -58,16 +55,12 @@ def relevance(
     """
     blocks = model.clip.visual.transformer.resblocks
     normed, mixed = [], []  # per block: what attention reads (b, t, n, c), and A V of all heads (b * t, rows, c)
-    hooks = [block.ln_1.register_forward_hook(lambda _m, _i, out: normed.append(out)) for block in blocks]
-    hooks += [block.attn.out_proj.register_forward_pre_hook(lambda _m, inputs: mixed.append(inputs[0])) for block in blocks]
-    try:
-        with torch.enable_grad():  # the input asks for a gradient, so that frozen blocks below the first adapter have one too
-            seen = model.encode_video(video.detach().clone().requires_grad_())
-            score = log_odds(seen, texts.clone(), classes, readout).sum()  # clips do not meet: one sum, a gradient each
-            gradients = torch.autograd.grad(score, mixed)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = [(block.ln_1, lambda _, out: normed.append(out)) for block in blocks]
+    hooks += [(block.attn.out_proj, lambda heads, _: mixed.append(heads)) for block in blocks]
+    with listen(hooks), torch.enable_grad():  # the input asks for a gradient, so that frozen blocks below the first adapter have one too
+        seen = model.encode_video(video.detach().clone().requires_grad_())
+        score = log_odds(seen, texts.clone(), classes, readout).sum()  # clips do not meet: one sum, a gradient each
+        gradients = torch.autograd.grad(score, mixed)
     weighted = []
     with torch.no_grad():
         for block, x, gradient in zip(blocks, normed, gradients, strict=True):

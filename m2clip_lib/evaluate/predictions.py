@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from m2clip_lib.experiment import evaluation_advice, out_of_memory_explained
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.losses import SCORE_SCALE
+from m2clip_lib.models.m2clip import VideoOutput
 from m2clip_lib.models.text import class_features
 
 
@@ -57,6 +59,16 @@ class Predictions:
         if name == "ensemble":
             return (self.similarity + self.classifier) / 2
         return {"similarity": self.similarity, "classifier": self.classifier}[name]
+
+
+def class_logits(seen: VideoOutput, texts: Tensor, own: bool) -> dict[str, Tensor]:
+    """Scores of clips (b, k) before the softmax, by read-out: 100 x cosine with the class texts, and the linear head.
+
+    Args:
+        texts: features of the class texts, of length 1. own: whether they are the model's own classes, which its head knows.
+    """
+    logits = {"similarity": SCORE_SCALE * (F.normalize(seen.image_features, dim=-1) @ texts.T)}
+    return logits | {"classifier": seen.fc_logits} if own else logits
 
 
 @torch.inference_mode()
@@ -95,10 +107,10 @@ def predict(
                 continue
             videos, views = batch.clips.shape[:2]
             seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
-            cosine = F.normalize(seen.image_features, dim=-1) @ texts.T
-            similarity.append((SCORE_SCALE * cosine).softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
-            if own:
-                classifier.append(seen.fc_logits.softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
+            logits = class_logits(seen, texts, own)
+            for found, name in ((similarity, "similarity"), (classifier, "classifier")):
+                if name in logits:
+                    found.append(logits[name].softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
             labels.append(batch.labels.numpy())
             rows += batch.indices
     if count > 1:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from m2clip_lib.config import ModelSection
 from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag
+from m2clip_lib.sections import ModelSection
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """The frozen blocks of open_clip, run step by step so that adapters can stand between the steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -67,3 +68,13 @@ def attend(attn: nn.MultiheadAttention, queries: Tensor, keys: Tensor, mask: Ten
     k, v = project_heads(keys, attn, 1), project_heads(keys, attn, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
     return attn.out_proj(out.transpose(1, 2).reshape(queries.shape))
+
+
+@contextmanager
+def listen(hooks: Iterable[tuple[nn.Module, Callable[[Tensor, Tensor], None]]]) -> Iterator[None]:
+    """Call back with a module's first input and its output each time it runs; no hook is left afterwards, also after an error."""
+    with ExitStack() as stack:
+        for module, hear in hooks:
+            handle = module.register_forward_hook(lambda _module, inputs, out, hear=hear: hear(inputs[0], out))
+            stack.callback(handle.remove)
+        yield

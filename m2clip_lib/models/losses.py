@@ -10,19 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2clip_lib.models.text import NOT_A_TARGET, text_length
+from m2clip_lib.sections import LossWeights
 
 TARGET_SHARPNESS = 10.0  # of the soft targets of the contrastive loss
 SCORE_SCALE = 100.0  # CLIP's logit scale, fixed, for the cross-modal scores
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weight of each head's loss in the total; the defaults are the published ones."""
-
-    contrastive: float = 0.5
-    cross_modal: float = 0.5
-    classification: float = 1.0
-    mlm: float = 0.1
 
 
 @dataclass(frozen=True)

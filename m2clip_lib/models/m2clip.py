@@ -184,9 +184,8 @@ class M2CLIP(nn.Module):
 
     def compile_blocks(self) -> None:
         """Let torch.compile fuse what stands between the matrix products of a block; blocks of one kind share the code."""
-        # A dozen kinds: with and without adapter, CLS alone, training or not, the smaller last batch of a pass. By default 8 are compiled.
-        torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-        self._clip_block = torch.compile(clip_block, dynamic=False)
+        # A dozen kinds: with and without adapter, CLS alone, training or not, the smaller last batch of a pass. The default limit is 8.
+        self._clip_block = torch.compile(clip_block, dynamic=False, recompile_limit=64)
 
     @property
     def frozen_text_blocks(self) -> int:

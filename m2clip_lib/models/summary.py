@@ -4,6 +4,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from m2clip_lib.models.blocks import listen
 from m2clip_lib.models.m2clip import M2CLIP, is_trainable
 
 PARTS = {  # prefix of the parameter name -> what it is called
@@ -56,17 +57,13 @@ def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
         }
     modules = dict(model.named_modules())
     seen: list[tuple[str, str, Tensor, str]] = [("video", "b 3 t h w", video, "normalised pixels")]
-    handles = [
-        modules[name].register_forward_hook(lambda _m, _i, out, name=name, about=about: seen.append((name, about[0], out, about[1])))
-        for name, about in stations.items()
+    hooks = [
+        (modules[name], lambda _, out, name=name, axes=axes, meaning=meaning: seen.append((name, axes, out, meaning)))
+        for name, (axes, meaning) in stations.items()
         if name in modules
     ]
-    try:
-        with torch.inference_mode():
-            out = model(video, tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with listen(hooks), torch.inference_mode():
+        out = model(video, tokens)
     seen += [
         ("frame_features", "b t e", out.frame_features, "one embedding a frame, after the frame adapter"),
         ("image_features", "b e", out.image_features, "their mean: one embedding a clip"),

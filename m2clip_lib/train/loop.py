@@ -27,7 +27,6 @@ from m2clip_lib.experiment import (
     training_advice,
 )
 from m2clip_lib.files import code_digest
-from m2clip_lib.train.host import Stopped, StopSignals
 from m2clip_lib.train.optim import lr_factor
 from m2clip_lib.train.record import (
     TERMS,
@@ -41,7 +40,7 @@ from m2clip_lib.train.record import (
     starved_warning,
     write_metrics,
 )
-from m2clip_lib.train.resume import Progress, Resume, check_name, find_state, finish, identity, save_state, warm_start
+from m2clip_lib.train.resume import Progress, Resume, Stopped, StopSignals, check_name, find_state, finish, identity, save_state, warm_start
 from m2clip_lib.train.step import TrainingSteps
 
 
@@ -219,7 +218,7 @@ class Training:
             now = time.monotonic()
             at, tally = self.at, self.tally
             at.seconds, self.began = at.seconds + now - self.began, now
-            at.scaler = self.steps.scaler.state_dict()
+            at.scaler = self.steps.scaler_state()
             at.tally = {
                 "clips": tally.clips,
                 "skipped": tally.skipped,

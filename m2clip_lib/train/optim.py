@@ -10,6 +10,8 @@ from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.train.record import TERMS
 
+SHOWN = 4  # videos named when an update is not finite
+
 
 def live_parameters(model: M2CLIP) -> dict[str, nn.Parameter]:
     """Name -> parameter of all that is trained and that something reads."""
@@ -29,13 +31,14 @@ def parameter_groups(model: M2CLIP, lr: float, weight_decay: float) -> list[dict
 
 def lr_factor(step: int, total_steps: int, warmup: float) -> float:
     """Share of the peak rate at a step: linear over the first warmup share of all steps, then cosine to 0."""
-    warmup_steps = warmup * total_steps
+    return warmup_cosine(step, total_steps, warmup * total_steps, warmup * total_steps + 1)
+
+
+def warmup_cosine(step: int, total_steps: int, warmup_steps: float, ramp: float) -> float:
+    """Share of the peak rate: (step + 1) / ramp during the warm-up steps, then cosine to 0."""
     if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
-
-
-SHOWN = 4  # videos named
+        return (step + 1) / ramp
+    return 0.5 * (1 + math.cos(math.pi * ((step - warmup_steps) / (total_steps - warmup_steps))))
 
 
 class FiniteCheck:

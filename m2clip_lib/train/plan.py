@@ -83,22 +83,20 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
 
 def _count(model: M2CLIP, video: torch.Tensor) -> tuple[float, float]:
     """FLOP of forward and backward of one clip, and bytes that the forward pass keeps for the backward pass."""
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-    alive: list[torch.Tensor] = []  # a storage that is gone would lend its number to the next
+    weights = {id(parameter.untyped_storage()) for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # by id; the storage itself is kept alive, so that its id is not given away
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-            alive.append(tensor)
+        if id(storage) not in weights:
+            kept[id(storage)] = storage
         return tensor
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = model.encode_video(video)
         (out.image_features.sum() + out.fc_logits.sum()).backward()
-    return counter.get_total_flops(), sum(kept.values())
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values())
 
 
 def clips_per_second(experiment: Experiment, results: Path, given: float) -> tuple[float, str]:

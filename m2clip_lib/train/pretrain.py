@@ -22,6 +22,7 @@ from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models.backbone import state_sha256
 from m2clip_lib.models.demo_clip import MODEL_CONFIG, PretrainConfig, demo_clip_path
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD
+from m2clip_lib.train.optim import warmup_cosine
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str]
     history = []
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * _schedule(step, config)
+            group["lr"] = config.lr * warmup_cosine(step, config.steps, config.warmup_steps, config.warmup_steps)
         batch = draw_stills(np.random.default_rng([config.seed, 0, step]), config.batch_size, clip.visual.image_size[0])
         image = clip.encode_image(normalise(batch.pictures))
         text = clip.encode_text(tokenizer(batch.captions))
@@ -110,13 +111,6 @@ def zero_shot_on_stills(clip: nn.Module, tokenizer, rng: np.random.Generator, n:
         truth = torch.tensor([values.index(batch.words[i][attribute]) for i in rows])
         result[attribute] = {"top1": 100 * (guess == truth).float().mean().item(), "chance": 100 / len(values)}
     return result
-
-
-def _schedule(step: int, config: PretrainConfig) -> float:
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    return 0.5 * (1 + float(np.cos(np.pi * progress)))
 
 
 def _same_caption(captions: list[str]) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import clip_grads_with_norm_
 from tqdm import tqdm
 
 from m2clip_lib.config import Experiment
@@ -68,7 +69,10 @@ class TrainingSteps:
         self.lr = effective_lr(experiment, processes.count)
         groups = parameter_groups(model, self.lr, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.fp16 = settings.precision == "fp16"
+        # Without fp16 the scale stays 1: the scaler then only skips updates whose gradients are not finite, without waiting for the device.
+        fixed = {} if self.fp16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+        self.scaler = torch.amp.GradScaler(self.device.type, **fixed)
         self.peak_rates = [group["lr"] for group in groups]
         live = live_parameters(model)
         self.names, self.parameters = list(live), list(live.values())
@@ -109,7 +113,7 @@ class TrainingSteps:
             yield update + 1
             self.between_updates = True
             began = time.perf_counter()
-        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+        if self.fp16 and self.scaler.get_scale() < LEAST_SCALE:
             raise UserError(
                 f"train.precision=fp16: the gradients overflow at every scale (now {self.scaler.get_scale():g}), so nothing is learned; "
                 "use bf16 or fp32, or lower train.lr"
@@ -182,7 +186,12 @@ class TrainingSteps:
         if any(name.startswith("model.mlm_block.") for name in state):  # a warm start brought it, and the next state must hold it too
             self.model.config = dataclasses.replace(self.model.config, own_mlm_block=True)
         self.has_gradient = state["has_gradient"].to(self.device)
-        self.scaler.load_state_dict(scaler)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+
+    def scaler_state(self) -> dict:
+        """State of the loss scaling; empty without fp16."""
+        return self.scaler.state_dict() if self.fp16 else {}
 
     @property
     def _device_is_idle(self) -> bool:
@@ -220,6 +229,7 @@ class TrainingSteps:
                 masked_tokens=part.tokens,
                 masked_targets=part.targets,
                 cross_modal_ce=self.settings.cross_modal_ce,
+                weights=self.settings.loss_weights,
                 class_features=classes,
                 part=share,
             )
@@ -239,18 +249,17 @@ class TrainingSteps:
         return lambda image: images, labels
 
     def _apply(self, terms: Tensor, own_terms: Tensor, step: int, epoch: int, rows: list[int]) -> None:
-        """Clip, and let AdamW update; where something is not finite the fused kernel itself leaves weights and moments alone."""
-        self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        norm = norms.norm()
-        self.has_gradient |= norms != 0  # fp16 that overflowed is no zero
-        if self.settings.clip_grad_norm:
-            torch._foreach_mul_(gradients, (self.settings.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        """Clip the gradients and let AdamW update; an update that is not finite leaves weights and moments as they were."""
+        if self.fp16:
+            self.scaler.unscale_(self.optimizer)
+        norms = torch.stack([torch.linalg.vector_norm(parameter.grad) for parameter in self.parameters])
+        norm = torch.linalg.vector_norm(norms)
+        self.has_gradient |= norms != 0  # true also where fp16 overflowed
         good = terms.isfinite().all()
-        if not self.scaler.is_enabled():  # fp16 overflows now and then: its scaler skips the update and lowers the scale
+        if not self.fp16:  # fp16 overflows now and then: the scaler skips that update and lowers the scale
             good = good & norm.isfinite()
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~good).float()
+            norm = torch.where(good, norm, torch.nan)  # clipping then spoils the gradients, and the scaler skips the update
+        clip_grads_with_norm_(self.parameters, self.settings.clip_grad_norm or torch.inf, norm)
         self.finite.watch(good, own_terms, step, epoch, rows)
         self.scaler.step(self.optimizer)
         self.scaler.update()

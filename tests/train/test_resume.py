@@ -20,9 +20,8 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.train import loop as engine
-from m2clip_lib.train.host import STATUS, Stopped
 from m2clip_lib.train.record import EpochMetrics
-from m2clip_lib.train.resume import Progress, load_state, save_state, state_files
+from m2clip_lib.train.resume import STATUS, Progress, Stopped, load_state, save_state, state_files
 
 pytestmark = pytest.mark.xdist_group("train")
 SETTINGS = ("train.epochs=3", "train.batch_size=4", "train.save_minutes=0")  # 6 updates an epoch, saved after each

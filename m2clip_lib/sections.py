@@ -1,0 +1,214 @@
+"""The fields of an experiment: five sections, every field with its meaning, default, type and range."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+Count = Annotated[int, Field(ge=0, strict=True)]  # strict: true is not a number
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Rate = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # unknown fields are errors
+
+
+class Section(BaseModel):
+    """A part of an experiment; its values never change after loading."""
+
+    model_config = STRICT | ConfigDict(frozen=True)
+
+
+class BackboneSection(Section):
+    """The frozen CLIP."""
+
+    source: str = "demo"
+    """"demo": the small CLIP that the backbone step trains itself; an open_clip tag ("ViT-B-16-quickgelu/openai"); or a file."""
+    model_name: str = ""
+    """open_clip's name of the architecture, for a weight file that does not say it ("ViT-H-14")."""
+    trust_torchscript: bool = False
+    """Open a TorchScript archive that is not one of OpenAI's published files. It can run code: only for files you made."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelSection:
+    """Where adapters are placed and how wide they are; M2CLIPConfig inherits these fields. Defaults: the published B/16 12x384."""
+
+    vision_adapter_layers: Count = 12
+    """TED-Adapters in the last n blocks of the visual tower."""
+    vision_adapter_width: Positive = 384
+    """Their bottleneck width, in channels."""
+    vision_adapter_pre_attn: bool = False
+    """Place one before attention."""
+    vision_adapter_pre_mlp: bool = True
+    """Place one before the MLP."""
+    text_adapter_layers: Count = 2
+    """Text adapters in the last n text blocks; the masked-word block counts as the last."""
+    text_adapter_width: Positive = 384
+    """Their bottleneck width, in channels."""
+    text_adapter_pre_attn: bool = False
+    """Place one before attention."""
+    text_adapter_pre_mlp: bool = True
+    """Place one before the MLP."""
+    enhancement: bool = True
+    """The temporal enhancement branch of the TED-Adapter."""
+    difference: bool = True
+    """The temporal difference branch of the TED-Adapter."""
+    frame_adapter: bool = True
+    """The temporal adapter on the frame embeddings ("t_adapter")."""
+    temporal_kernel: Literal[1, 3] = 3
+    """Frames that a temporal convolution sees; 1 is the control that cannot see time."""
+    dropout: Share = 0.5
+    """Before the classifier."""
+
+
+class DataSection(Section):
+    """Which videos to use, how clips are cut from them, and how they are augmented."""
+
+    layout: Literal["synthetic", "folder", "list", "kinetics", "ssv2", "ucf101", "hmdb51", "k600_zero_shot"] = "folder"
+    """How the dataset is laid out on disk; "synthetic" writes the demonstration's videos first."""
+    root: str = ""
+    """Folder of the videos; relative to the root of the repository."""
+    prepared: str = "prepared"
+    """Folder for manifest and frame cache; relative to data/."""
+    train_list: str = ""
+    """Annotation file of the training split (layouts list, kinetics, ssv2)."""
+    val_list: str = ""
+    """The same for the validation split."""
+    test_list: str = ""
+    """The same for the test split."""
+    names_file: str = ""
+    """Class names: one per line, `<index> <name>` per line, or CSV `id,name` (list, k600_zero_shot); "kinetics400"; labels.json (ssv2)."""
+    annotations: str = ""
+    """Folder of the official split files (ucf101, hmdb51)."""
+    official_split: Literal[1, 2, 3] = 1
+    """Which of them (ucf101, hmdb51)."""
+    hold_out: Share = 0.1
+    """Share of the training videos held out for validation when the lists have no validation split; 0: none, the last epoch is the best."""
+    check_csv: str = ""
+    """Kinetics CSV (label, youtube_id, time_start, time_end) to check a list's labels against."""
+    train_videos: Positive = 1440
+    """Synthetic videos in the training split, all classes together."""
+    val_videos: Positive = 240
+    """The same for validation."""
+    test_videos: Positive = 960
+    """The same for test."""
+    video_seed: Count = 0
+    """Seed of the synthetic videos."""
+    prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = "A video of {}"
+    """Prompt template, or a list of several; {} is the class name. Training uses one per step, evaluation the mean of all."""
+    prompts_file: str = ""
+    """JSON {class name: [prompt, ...]}: your own sentences in place of data.prompt."""
+    vocabulary_file: str = ""
+    """`<word> <index>` per line, for the masked-word head; empty: the lower-cased words of all prompts, sorted."""
+    num_frames: Positive = 8
+    """Frames per clip."""
+    stride: Count = 16
+    """Frames between two picked ones; 0 spreads the clip over the whole video."""
+    short_side: tuple[Positive, Positive] | None = None
+    """Smallest and largest short side in pixels before the random crop; null: the backbone's input size."""
+    random_resized_crop: bool = False
+    """Crop 8 % to 100 % of the area instead (SSv2 recipe)."""
+    rand_augment: bool = False
+    """RandAugment, 4 operations of magnitude 7 (SSv2 recipe)."""
+    mirror: bool | Literal["force"] = False
+    """Flip half of the training clips. Refused for class names that speak of left or right, unless "force"."""
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    """auto: decord where it is installed, PyAV for files that decord reads wrongly. `m2clip bench data` shows which is faster."""
+    resize: Literal["fast", "exact"] = "fast"
+    """Resizing in evaluation: "fast" in the decoder, "exact" as the published code does (PyAV, floating point), for published weights."""
+    transcode: bool = False
+    """Train and evaluate on copies that load fast: short side 256 px, a keyframe every 12 frames. `m2clip prepare` makes them."""
+    file_timeout_s: Positive = 60
+    """Seconds that `m2clip prepare` gives a decoder for one file."""
+    cache_frames: bool = False
+    """Decode a small dataset once and keep its frames as one file."""
+    workers: Count = 4
+    """Loader processes; 0 loads in the training process."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_place(cls, prompt: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for template in (prompt,) if isinstance(prompt, str) else prompt:
+            if template.count("{}") != 1 or set(template.replace("{}", "")) & set("{}"):
+                raise ValueError("must contain {} exactly once, where the class name goes")
+        return prompt
+
+    @model_validator(mode="after")
+    def _short_side_order(self) -> "DataSection":
+        if self.short_side and self.short_side[0] > self.short_side[1]:
+            raise ValueError(f"short_side {list(self.short_side)}: the least must not exceed the most")
+        if self.cache_frames and self.short_side:
+            raise ValueError("cache_frames keeps frames at the backbone's input size: leave short_side null")
+        if self.resize == "exact" and (self.cache_frames or self.decoder == "decord"):
+            raise ValueError("resize exact reads full frames with PyAV: set cache_frames false and decoder auto or pyav")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossWeights:
+    """The weight of each head's loss in the total. Defaults: the published ones."""
+
+    contrastive: NotNegative = 0.5
+    cross_modal: NotNegative = 0.5
+    classification: NotNegative = 1.0
+    mlm: NotNegative = 0.1
+
+
+class TrainSection(Section):
+    """The recipe of training."""
+
+    epochs: Positive = 12
+    """Passes over the training split."""
+    batch_size: Positive = 32
+    """Clips per step and process. An update of the weights takes batch_size x accumulate x processes clips."""
+    accumulate: Positive = 1
+    """Steps whose gradients add up to one update: the memory of the small batch, the update of the large one. Exact for classification,
+    cross-modal and masked words; the contrastive term's negatives are those of the step, unless gather_negatives."""
+    gather_negatives: bool = False
+    """Contrastive negatives: false, the clips of one step of one process (as published); true, those of the whole update, over all
+    processes and accumulated steps (the latter cost a second forward pass). True makes an update independent of how it is divided."""
+    lr: Rate = 1e-3
+    """Peak learning rate of adapters and heads for one process without accumulation; it is multiplied by accumulate x processes.
+    Text adapters take half."""
+    weight_decay: NotNegative = 0.01
+    """Weight decay of AdamW; biases have none."""
+    warmup: Share = 0.1
+    """Share of all steps with a linearly growing rate; then cosine to 0, per step."""
+    seed: Count = 0
+    """Seed of everything random in training."""
+    cross_modal_ce: Literal["on_scores", "on_probabilities"] = "on_scores"
+    """"on_probabilities" is the published loss (softmax twice)."""
+    loss_weights: LossWeights = LossWeights()
+    """Weight of each loss term in the total."""
+    clip_grad_norm: NotNegative = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16: autocast, for GPUs; on CPU it gains nothing. fp16: the same for GPUs without bf16, with loss scaling."""
+    activation_checkpointing: bool = False
+    """Compute the blocks of the visual tower again in the backward pass instead of keeping them: far less memory, about a third slower."""
+    compile: bool = False
+    """torch.compile for every block: slow first steps (needs a C++ compiler), faster ones after."""
+    threads: Count = 0
+    """CPU threads of torch; 0: all cores. Results are bit-identical only at the same number."""
+    save_minutes: NotNegative = 10.0
+    """Minutes between saves from which an interrupted training continues (and one after every epoch); 0: after every update."""
+    warm_start: str = ""
+    """Start from a checkpoint's weights (ours, the official .pth, the replicate's .pt); heads of another label set are reinitialised."""
+
+
+class EvalSection(Section):
+    """The protocol of evaluation."""
+
+    split: Literal["val", "test"] = "test"
+    """The split that tables report."""
+    temporal_views: Positive = 1
+    """Clips per video along time (stride > 0)."""
+    spatial_views: Literal[1, 3, 4] = 1
+    """Crops along the long side; 4 is the published "4"."""
+    batch_size: Positive = 32
+    """Videos per step."""
+    backwards: bool = False
+    """Also play the videos backwards, and compare (needs classes that are time-reversed pairs: the demonstration's)."""
+    ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1)
+    """Seeds of every ablation variant."""
