@@ -6,6 +6,7 @@ Imports are lazy, so that --help answers at once. Bad input ends with one line o
 import logging
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +14,15 @@ import typer
 
 from m2clip_lib.errors import UserError
 
-ClickError = typer.BadParameter.__mro__[2]  # click's base class of usage errors: newer typers carry their own copy of click
+_say = partial(print, flush=True)
+ABOUT = "M2CLIP workbook: adapt a frozen CLIP to video action recognition."
+app = typer.Typer(help=ABOUT, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-app = typer.Typer(
-    help="M2CLIP workbook: adapt a frozen CLIP to video action recognition.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-ExperimentName = Annotated[str, typer.Argument(metavar="[EXPERIMENT]", help="Entry of configs/config.py; none: the default one.")]
-RunName = Annotated[str, typer.Option("--run", metavar="NAME", help="Folder in results/ and checkpoints/; none: the experiment's name.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("-o", metavar="SECTION.FIELD=VALUE", help="Set a field of the experiment; repeatable.")
-]
-Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help="Weights; none: the best of the last run.")]
+ExperimentName = Annotated[str, typer.Argument(metavar="[EXPERIMENT]", help="Entry of configs/config.py; default: DEFAULT_EXPERIMENT.")]
+RunName = Annotated[str, typer.Option("--run", metavar="NAME", help="Folder in results/ and checkpoints/; default: the experiment's name.")]
+Override = typer.Option("-o", metavar="SECTION.FIELD=VALUE", help="Set a field of the experiment; repeatable.")
+Overrides = Annotated[list[str] | None, Override]
+Checkpoint = Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help="Weights; default: the best of the last run.")]
 
 
 @app.callback()
@@ -46,7 +41,7 @@ def run(
 ) -> None:
     """Run the notebooks in order; finished steps are skipped. Writes results/NAME/ and its report.html."""
     if first and only:
-        raise UserError("--from and --only exclude one another: give one")
+        raise UserError("--from and --only exclude each other: give one of them")
     from m2clip_lib.workbook import NotebookFailed, run_workbook
 
     try:
@@ -62,15 +57,13 @@ def run(
 def prepare(
     experiment: ExperimentName = "",
     folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="Videos as DIR/<class>/<video>.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the manifest goes; none: as configured.")] = None,
-    transcode: Annotated[
-        bool, typer.Option("--transcode", help="Also encode copies that load fast (256 px, close keyframes); says the cost first.")
-    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the manifest goes; default: as configured.")] = None,
+    transcode: Annotated[bool, typer.Option("--transcode", help="Also encode copies that load fast (256 px, close keyframes).")] = False,
     override: Overrides = None,
 ) -> None:
-    """Make all that training needs: the manifest of the videos, the table of unreadable ones, and the small CLIP if it is used.
+    """Make what training needs: the manifest of the videos, the table of unreadable ones, the label check, the small CLIP if it is used.
 
-    Can be stopped (Ctrl-C) and continued with the same command.
+    It can be stopped (Ctrl-C) and continued with the same command.
     """
     import json
 
@@ -105,15 +98,13 @@ def prepare(
 def train(
     experiment: ExperimentName = "",
     run: RunName = "",
-    resume: Annotated[
-        str, typer.Option("--resume", metavar="auto|never", help="auto: continue a run that exists; never: start over.")
-    ] = "auto",
+    resume: Annotated[str, typer.Option("--resume", metavar="auto|never", help="auto: continue the run; never: start over.")] = "auto",
     override: Overrides = None,
 ) -> None:
     """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py.
 
     Several processes: torchrun --nproc-per-node N train.py ..., or accelerate launch train.py ...
-    SIGTERM and Ctrl-C finish the step, save, and end with status 75: the same command continues. A second one ends at once.
+    SIGTERM and Ctrl-C finish the step, save, and end with status 75: the same command continues. A second signal ends it at once.
     """
     if resume not in ("auto", "never"):
         raise UserError(f"--resume {resume}: give auto or never")
@@ -179,17 +170,15 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
 def predict(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
     checkpoint: Checkpoint = None,
-    labels: Annotated[
-        str, typer.Option("--labels", metavar="A,B,C|FILE", help="Other class names: a list, or a file with one a line.")
-    ] = "",
+    labels: Annotated[str, typer.Option("--labels", metavar="A,B,C|FILE", help="Other class names: a list, or a file, one per line.")] = "",
     top: Annotated[int, typer.Option("--top", min=1, help="Classes to show.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    timeline: Annotated[bool, typer.Option("--timeline", help="Say it window by window, for one long video.")] = False,
-    window: Annotated[float, typer.Option("--window", min=0, metavar="S", help="Seconds a window; 0: a training clip, or 2.")] = 0.0,
-    every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Seconds from window to window; 0: half a window.")] = 0.0,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Predict window by window, for one long video.")] = False,
+    window: Annotated[float, typer.Option("--window", min=0, metavar="S", help="Seconds per window; 0: a training clip, or 2.")] = 0.0,
+    every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Seconds between window starts; 0: half a window.")] = 0.0,
     picture: Annotated[Path | None, typer.Option("--picture", metavar="PNG", help="Also draw the timeline.")] = None,
 ) -> None:
-    """Say what is happening in videos, or when in a long one."""
+    """Predict what is happening in videos, or when it happens in a long one."""
     import json
 
     from m2clip_lib.config import load_experiment
@@ -210,10 +199,13 @@ def predict(
         print(f"{video.path}  ({video.readout})")
         for name, score in video.top:
             print(f"  {100 * score:5.1f} %  {name}")
-    for video in found:
-        if video.error:
-            print(f"m2clip: {video.path}: {video.error}; not predicted", file=sys.stderr)
-    if len(readable) < len(found):
+    _end_with_failures([f"{video.path}: {video.error}" for video in found if video.error])
+
+
+def _end_with_failures(failures: list[str]) -> None:
+    for failure in failures:
+        print(f"m2clip: {failure}; not predicted", file=sys.stderr)
+    if failures:
         raise SystemExit(2)
 
 
@@ -238,24 +230,19 @@ def _timeline(
         print(f"{found.path}  ({found.readout})")
         for start, end, best in zip(found.starts, found.ends, found.top(top), strict=True):
             print(f"  {start:7.1f} to {end:7.1f} s  " + ", ".join(f"{100 * score:.1f} % {name}" for name, score in best))
-    for place, reason in found.failed:
-        print(f"m2clip: {found.path}: {found.starts[place]:.1f} s: {reason}; not predicted", file=sys.stderr)
     if picture is not None:
         from m2clip_lib.viz.plots.attention import save_timeline
 
         save_timeline(found, picture)
         print(f"picture: {picture}", file=sys.stderr)
-    if found.failed:
-        raise SystemExit(2)
+    _end_with_failures([f"{found.path}: {found.starts[place]:.1f} s: {reason}" for place, reason in found.failed])
 
 
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(metavar="[data|train|eval|all]", help="Which benchmark.")] = "all",
     json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Also write the figures as JSON.")] = None,
-    videos: Annotated[
-        Path | None, typer.Option("--videos", metavar="DIR", help="With data: which decoder is faster on the files in this folder.")
-    ] = None,
+    videos: Annotated[Path | None, typer.Option("--videos", metavar="DIR", help="With data: compare decoders on these files.")] = None,
 ) -> None:
     """Measure this machine: loading videos, training steps, evaluation."""
     import runpy
@@ -264,7 +251,7 @@ def bench(
 
     script = paths.ROOT / "benchmarks" / "run.py"
     if not script.is_file():
-        raise UserError(f"bench: {script} is not there; run it from a clone of the repository")
+        raise UserError(f"bench: {script} is missing; run it from a clone of the repository")
     runpy.run_path(str(script))["main"](what, json_path, videos, _say)
 
 
@@ -272,13 +259,13 @@ def bench(
 def plan(
     experiment: ExperimentName = "",
     gpus: Annotated[str, typer.Option("--gpus", metavar="N,N", help="Numbers of devices like this one.")] = "1,8",
-    clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Measured here; none: from the run's metrics.csv.")] = 0.0,
-    videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; none: as in the manifest, or in the official list.")] = 0,
+    clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Measured here; default: from the run's metrics.csv.")] = 0.0,
+    videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; default: as in the manifest, or the official list.")] = 0,
     override: Overrides = None,
 ) -> None:
-    """Hours, memory and loader rate of a training, on paper; each figure says whether it is measured, counted or assumed."""
+    """Estimate hours, memory and loader rate of a training; each figure says whether it is measured, counted or assumed."""
     if not all(part.strip().isdigit() and int(part) for part in gpus.split(",")):
-        raise UserError(f"--gpus {gpus}: give numbers from 1 on, such as 1,8")
+        raise UserError(f"--gpus {gpus}: give positive numbers, such as 1,8")
     from m2clip_lib import paths
     from m2clip_lib.config import load_experiment
     from m2clip_lib.train.plan import clips_per_second, plan_lines, planned_dataset
@@ -293,16 +280,16 @@ def plan(
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the command line; arguments default to sys.argv[1:]."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]  # it may stand anywhere
-    arguments = arguments or ["--help"]
+    debug = "--debug" in arguments  # it may come anywhere
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         status = app(args=arguments, prog_name="m2clip", standalone_mode=False)
-    except (UserError, ClickError) as error:
-        if debug:
+    except Exception as error:
+        # Usage errors are recognised by their method: newer typers carry their own copy of click, so they share no public base class.
+        message = str(error) if isinstance(error, UserError) else error.format_message() if hasattr(error, "format_message") else None
+        if debug or message is None:
             raise
-        message = error.format_message() if isinstance(error, ClickError) else str(error)
         print(f"m2clip: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:  # newer typers return 130 instead
@@ -310,7 +297,3 @@ def main(arguments: list[str] | None = None) -> None:
     if status == 130:
         print("m2clip: interrupted", file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -1,4 +1,4 @@
-"""From an experiment to the things it names: backbone, model, frame reader. Shared by training, evaluation and the notebooks."""
+"""An experiment made real: its device, backbone, model and frame reader; and the checkpoints that its runs have left."""
 
 import ctypes
 import dataclasses
@@ -25,51 +25,42 @@ from m2clip_lib.models.demo_clip import demo_clip_path, find_demo_clip
 
 log = logging.getLogger(__name__)
 
-# Parameters of mallopt(3) in glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
+TRAINING_ADVICE = (
+    "the GPU's memory does not hold a training step; lower train.batch_size (now {}) and raise train.accumulate by the same factor, "
+    "or set train.activation_checkpointing=true, or train.precision=bf16"
+)
+EVALUATION_ADVICE = (
+    "the GPU's memory does not hold a batch of the evaluation; lower eval.batch_size (now {} videos, each with all its views), "
+    "or eval.spatial_views and eval.temporal_views"
+)
 
 
 @contextmanager
 def out_of_memory_explained(advice: str) -> Iterator[None]:
-    """Raises: UserError in place of the GPU's out-of-memory error. advice: which settings to change."""
+    """Turn the GPU's out-of-memory error into a UserError. advice: which settings to change."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(f"out of memory: {advice}") from error
 
 
-def training_advice(batch_size: int) -> str:
-    """For a step that the GPU does not hold."""
-    return (
-        f"the GPU's memory does not hold a training step; lower train.batch_size (now {batch_size}) and raise train.accumulate by the "
-        "same factor, or set train.activation_checkpointing=true, or train.precision=bf16"
-    )
-
-
-def evaluation_advice(batch_size: int) -> str:
-    """For a batch of views that the GPU does not hold."""
-    return (
-        f"the GPU's memory does not hold a batch of the evaluation; lower eval.batch_size (now {batch_size} videos, each with all its "
-        "views), or eval.spatial_views and eval.temporal_views"
-    )
-
-
 def pick_device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def set_threads(threads: int) -> None:
-    """CPU threads of torch; 0 = all cores, shared with the other processes of a training on this machine."""
+    """Set the CPU threads of torch; 0: all cores, shared with the other processes of a training on this machine."""
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what tensors free, for the rest of this process; elsewhere nothing is done.
+    """Make glibc keep the memory that tensors free, for the rest of this process; on other systems do nothing.
 
     By default each tensor above 32 MB is fresh memory that the kernel hands over page by page, zeroed: a fifth of the time of a CPU
-    step of ViT-B/16 at batch 8. The peak grows little (what one step frees the next one takes), but it is not given back before the end.
-    Returns: whether it is so.
+    step of ViT-B/16 at batch 8. The peak grows little, since a step reuses what the one before freed, but stays until the process ends.
+    Returns: whether mallopt accepted both settings.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -85,16 +76,18 @@ def open_backbone(experiment: Experiment) -> Backbone:
         if not path.is_file():
             raise UserError(f"backbone: the demonstration's small CLIP is not at {path}; make it with: m2clip prepare {experiment.name}")
         return dataclasses.replace(load_backbone(path), source="demo")  # not a path: checkpoints name their backbone by this
-    local = paths.resolve(source)
-    return load_backbone(
-        local if local.is_file() else source,
-        model_name=experiment.backbone.model_name,
-        trust_torchscript=experiment.backbone.trust_torchscript,
-    )
+    asked = experiment.backbone
+    return load_backbone(_local(source), model_name=asked.model_name, trust_torchscript=asked.trust_torchscript)
+
+
+def _local(source: str) -> str | Path:
+    """A weight file relative to the repository, or the source as it is written (a tag, or a file that is missing)."""
+    path = paths.resolve(source)
+    return path if path.is_file() else source
 
 
 def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:
-    """The model section, with the classes of the manifest."""
+    """The configuration of the experiment's model for these classes."""
     texts = experiment_texts(experiment.data, class_names)
     return M2CLIPConfig(
         class_names=tuple(class_names),
@@ -107,7 +100,7 @@ def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig
 
 
 def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
-    """A new model; its weights depend on train.seed alone."""
+    """Build a new model; its initial weights depend on train.seed alone."""
     torch.manual_seed(experiment.train.seed)
     model = M2CLIP(backbone, model_config(experiment, class_names))
     without = names_without_word(model.config.prompts(), model.config.vocabulary)
@@ -117,23 +110,23 @@ def build_model(experiment: Experiment, backbone: Backbone, class_names: list[st
 
 
 def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, exact: bool = False) -> FrameReader:
-    """Frames from the cache where the experiment keeps one, else from the files.
+    """A reader of frames from the cache if the experiment keeps one, else from the files.
 
-    exact: decode with PyAV, whose pixels the golden values are held by.
+    exact: decode with PyAV, whose pixels the golden values were made from.
     """
-    if experiment.data.cache_frames:
-        data = experiment.data
+    data = experiment.data
+    if data.cache_frames:
         return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, os.cpu_count() or 1, data.file_timeout_s)
-    return VideoReader(table, "pyav" if exact else experiment.data.decoder)
+    return VideoReader(table, "pyav" if exact else data.decoder)
 
 
 def first_of_each_class(table: pd.DataFrame, videos: int) -> list[int]:
-    """Rows of the first `videos` videos of every class: a small, even part of a split for studies that need not all of it."""
+    """Rows of the first `videos` videos of every class: a small, balanced part of a split."""
     return sorted(int(row) for row in table.groupby("label").head(videos).index)
 
 
 def last_run(experiment: str) -> str:
-    """Name of the run whose best checkpoint of this experiment is the newest. Raises: UserError when there is none."""
+    """The name of the experiment's run with the newest best checkpoint. Raises: UserError when there is none."""
     found = []
     for side in sorted(paths.CHECKPOINTS.glob("*/best.json")):
         if side.with_suffix(".safetensors").is_file() and json.loads(side.read_text())["extra"].get("experiment") == experiment:
@@ -152,10 +145,9 @@ def last_run_checkpoint(experiment: str) -> Path:
 
 
 def backbone_of(info: CheckpointInfo) -> Backbone:
-    """The backbone that a checkpoint was trained on. Raises: UserError when it is not on this machine."""
+    """Load the backbone that a checkpoint was trained on. Raises: UserError when it is not on this machine."""
     if info.backbone_source != "demo":
-        local = paths.resolve(info.backbone_source)
-        return load_backbone(local if local.is_file() else info.backbone_source)
+        return load_backbone(_local(info.backbone_source))
     path = find_demo_clip(info.backbone_sha256)
     if path is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A run: the folder results/<run>/ with everything needed to believe its numbers."""
+"""A run: the folder results/<run>/ with everything needed to trust its numbers."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 
-PNG_TEXT = "Description"  # the PNG's own field for what it shows
+PNG_TEXT = "Description"  # the PNG's own field for what the picture shows
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
 
 
 class Run:
-    """results/<name>/: run.json (provenance), NN_<step>.json (what a step found), tables/*.csv, figures/*.png, predictions/."""
+    """results/<name>/: run.json (provenance), NN_<step>.json (results of a step), tables/*.csv, figures/*.png, predictions/."""
 
     def __init__(self, name: str, experiment: Experiment, step: str):
         self.name, self.experiment, self.step = name, experiment, step
@@ -41,20 +41,20 @@ class Run:
         """
         experiment = load_experiment(experiment_name, overrides)
         run = cls(check_run_name(run_name or experiment.name), experiment, step)
-        for folder in (paths.RESULTS, run.folder, run.tables, run.figures, run.predictions):
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"results: {folder} is a file, a folder is needed there; move it away or choose another --run")
+        folders = (paths.RESULTS, run.folder, run.tables, run.figures, run.predictions)
+        check_folders(*folders)
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         run._write_provenance({})
         return run
 
     @property
     def checkpoint(self) -> Path:
-        """The run's best checkpoint (it may not be there yet)."""
+        """Path of the run's best checkpoint, which may not exist yet."""
         return paths.CHECKPOINTS / self.name / "best.safetensors"
 
     def record(self, **metrics: object) -> None:
-        """Write what this step found to <step>.json and its times to run.json: the end of every notebook."""
+        """Write the results of this step to <step>.json and its times to run.json; every notebook ends with this."""
         write_json(self.folder / f"{self.step}.json", metrics)
         ended = _now()
         self._write_provenance(
@@ -62,7 +62,7 @@ class Run:
         )
 
     def save(self, result: Figure | pd.DataFrame, name: str) -> Path:
-        """Save a figure as figures/<name>.png, a table as tables/<name>.csv."""
+        """Save a figure as figures/<name>.png or a table as tables/<name>.csv."""
         if isinstance(result, Figure):
             path = self.figures / f"{name}.png"
             text = {PNG_TEXT: finding(result)}
@@ -73,14 +73,14 @@ class Run:
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
-        """A table that an earlier step saved. Raises: UserError when it is not there."""
+        """Read a table that an earlier step saved. Raises: UserError when there is none."""
         path = self.tables / f"{name}.csv"
         if not path.is_file():
             raise UserError(f"results: no table {path}; run the notebook that writes it first")
         return pd.read_csv(path)
 
     def describe_inputs(self, manifest: Manifest | None = None, backbone_sha256: str = "") -> None:
-        """Put the digests of list, names and backbone into run.json."""
+        """Write the digests of manifest, class names and backbone into run.json."""
         digests = {"backbone": backbone_sha256} if backbone_sha256 else {}
         if manifest is not None:
             digests |= {"manifest": manifest.sha256, "labels": labels_sha256(manifest.class_names)}
@@ -104,26 +104,32 @@ class Run:
 
 
 def finding(figure: Figure) -> str:
-    """What a figure's titles say, in one line: its text for those who cannot see it."""
+    """Join a figure's titles into one line, the text for readers who cannot see it."""
     titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
     return ". ".join(" ".join(title.split()) for title in titles if title)
 
 
+def check_folders(*folders: Path) -> None:
+    """Raises: UserError when one of the paths exists and is not a folder."""
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"results: {folder} is a file, a folder is needed there; move it away or choose another --run")
+
+
 def check_run_name(name: str) -> str:
-    """A run's name is one folder name. Raises: UserError otherwise."""
+    """Return the name. Raises: UserError when it cannot be the name of a folder."""
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise UserError(f"--run {name!r}: a run's name becomes a folder in results/; use letters, digits, '-', '_' and '.'")
     return name
 
 
 def hardware() -> dict[str, object]:
-    """Processor, cores, GPU: what timings depend on."""
+    """Describe processor, cores and GPU, which timings depend on."""
     import torch
 
-    model = ""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), "")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"processor": model or platform.processor(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()}
 
@@ -139,12 +145,12 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str:
-    """The commit, with "+changes" when the tree differs; "" outside a repository."""
+    """The commit, followed by "+changes" when the tree differs from it; "" outside a repository."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=paths.ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        commit, changed = (
+            subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+changes" if changed else "")

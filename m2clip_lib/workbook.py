@@ -15,7 +15,7 @@ from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import code_digest, hash_texts, write_json
-from m2clip_lib.runs import check_run_name
+from m2clip_lib.runs import check_folders, check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list}
@@ -32,7 +32,7 @@ class Step:
 
 
 class NotebookFailed(Exception):  # noqa: N818 (it says what happened)
-    """A notebook stopped at an error. user_error: it was bad input rather than a fault."""
+    """A notebook stopped at an error. user_error: bad input rather than a fault of the workbook."""
 
     def __init__(self, message: str, user_error: bool):
         super().__init__(message)
@@ -51,7 +51,7 @@ def run_workbook(
     """Execute the notebooks of a run and write its report.
 
     Args:
-        experiment_name: entry of configs/config.py; "" is the default one. run_name: folder in results/; "" is the same name.
+        experiment_name: entry of configs/config.py; "" is the default. run_name: folder in results/; "" is the experiment's name.
         overrides: "section.field=value". parameters: "NAME=VALUE" for the notebooks that declare NAME.
         first, only: a step's number ("03"): start there, or run it alone; such steps run even if nothing has changed.
     Returns: the report's path.
@@ -61,7 +61,7 @@ def run_workbook(
     experiment = load_experiment(experiment_name, overrides)
     run = check_run_name(run_name or experiment.name)
     folder = paths.RESULTS / run
-    _check_folder(folder)
+    check_folders(paths.RESULTS, folder)
     steps = plan_steps(experiment, run, overrides, parameters, first, only)
     state_file = folder / "steps.json"
     executed = 0
@@ -87,12 +87,12 @@ def run_workbook(
 
     _write_timing(folder, time.perf_counter() - start)
     write_report(folder)
-    report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in all)")
+    report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in total)")
     return page
 
 
 def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], parameters: Sequence[str], first: str, only: str) -> list[Step]:
-    """The steps to consider, each with its parameters and key. Raises: UserError for an unknown step or parameter."""
+    """Return the steps to consider, each with its parameters and key. Raises: UserError for an unknown step or parameter."""
     notebooks = sorted(path for path in paths.NOTEBOOKS.glob("0[1-9]_*.ipynb"))
     chosen = {notebook for notebook in notebooks if _is_chosen(notebook, first, only)}
     for flag, value in (("--from", first), ("--only", only)):
@@ -112,7 +112,7 @@ def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], param
 
 
 def is_finished(folder: Path, step: Step, state: dict) -> bool:
-    """Whether this very step was finished before and what it wrote is still there."""
+    """Whether this step was finished with the same key and its outputs still exist."""
     record = folder / f"{step.name}.json"
     if state.get(step.name, {}).get("key") != step.key or not record.is_file():
         return False
@@ -120,11 +120,11 @@ def is_finished(folder: Path, step: Step, state: dict) -> bool:
 
 
 def execute_step(folder: Path, step: Step) -> None:
-    """Run one notebook; its executed copy (.ipynb and .html) is kept, also when it fails."""
+    """Run one notebook; its executed copy (.ipynb and .html) is kept even when it fails."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger else warns in every executed notebook
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel's debugger warns in every executed notebook
     output = folder / "executed" / f"{step.name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -147,14 +147,14 @@ def execute_step(folder: Path, step: Step) -> None:
 
 
 def declared_parameters(notebook: Path) -> dict[str, str]:
-    """Name -> type name of the parameters a notebook declares."""
+    """Map the parameters that a notebook declares to their type names."""
     import papermill
 
     return {name: info["inferred_type_name"] for name, info in papermill.inspect_notebook(str(notebook)).items()}
 
 
 class _Indented:
-    """Standard output with every line indented: what a notebook prints, under the line of its step."""
+    """Standard output with every line indented, for what a notebook prints under the line of its step."""
 
     def __init__(self) -> None:
         self.fresh = True
@@ -184,9 +184,8 @@ def _parse_parameters(given: Sequence[str], declared: dict[Path, dict[str, str]]
             raise UserError(f"-p {text}: no notebook of this run declares {name!r}; declared: {', '.join(names)}")
         kind = next(parameters[name] for parameters in declared.values() if name in parameters)
         value = parse_value(raw, TYPES.get(kind, str))
-        if kind in TYPES and not (isinstance(value, TYPES[kind]) or (kind == "float" and isinstance(value, int))):
-            raise UserError(f"-p {text}: {name} is of type {kind}")
-        if kind in {"int", "float"} and isinstance(value, bool):
+        fits = isinstance(value, (TYPES.get(kind, object), int) if kind == "float" else TYPES.get(kind, object))
+        if not fits or (kind in {"int", "float"} and isinstance(value, bool)):
             raise UserError(f"-p {text}: {name} is of type {kind}")
         values[name] = value
     return values
@@ -197,14 +196,8 @@ def _notebook_source(notebook: Path) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
-def _check_folder(folder: Path) -> None:
-    for path in (paths.RESULTS, folder):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"results: {path} is a file, a folder is needed there; move it away or choose another --run")
-
-
 def _write_timing(folder: Path, seconds: float) -> None:
-    """Time of every step as last executed, and of this call, into run.json."""
+    """Write the time of every step as last executed, and of this call, into run.json."""
     state, file = json.loads((folder / "steps.json").read_text()), folder / "run.json"
     provenance = json.loads(file.read_text())
     by_step = {name: entry["seconds"] for name, entry in sorted(state.items())}

@@ -45,7 +45,7 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
         ("train tiny -o train.lr=fast", ["train.lr = 'fast'"]),
         ("eval tiny -o eval.split=train", ["eval.split = 'train'", "'val' or 'test'"]),
         ("run tiny --only 07", ["--only 07: no such step", "05_ablations"]),
-        ("run tiny --from 03 --only 04", ["--from and --only exclude one another"]),
+        ("run tiny --from 03 --only 04", ["--from and --only exclude each other"]),
         ("run tiny --run a/b", ["--run 'a/b'"]),
         ("train tiny --run ../b", ["--run '../b'"]),
         ("train tiny", ["manifest: none at", "m2clip prepare tiny"]),

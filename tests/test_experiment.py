@@ -8,7 +8,7 @@ import torch
 from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
-from m2clip_lib.experiment import backbone_of, build_model, last_run, last_run_checkpoint, out_of_memory_explained, training_advice
+from m2clip_lib.experiment import TRAINING_ADVICE, backbone_of, build_model, last_run, last_run_checkpoint, out_of_memory_explained
 from m2clip_lib.models.checkpoint import read_checkpoint_info
 
 
@@ -62,7 +62,7 @@ def test_a_small_clip_that_is_gone_is_named_by_its_digest(save):
 
 
 def test_memory_that_ran_out_names_the_settings_to_change():
-    with pytest.raises(UserError) as error, out_of_memory_explained(training_advice(32)):
+    with pytest.raises(UserError) as error, out_of_memory_explained(TRAINING_ADVICE.format(32)):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     for part in ("train.batch_size (now 32)", "train.accumulate", "train.activation_checkpointing=true", "train.precision=bf16"):
         assert part in str(error.value)
