@@ -1,0 +1,1 @@
+"""What the model does and looks at, as figures, films, pages and widgets."""
