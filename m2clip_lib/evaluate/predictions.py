@@ -21,7 +21,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, TestViews
-from m2clip_lib.experiment import evaluation_advice, out_of_memory_explained
+from m2clip_lib.experiment import EVALUATION_ADVICE, out_of_memory_explained
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.losses import SCORE_SCALE
@@ -99,7 +99,7 @@ def predict(
     texts = class_features(model, model.config.prompts() if own else protocol.class_prompts(names), device)
     similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
-    with out_of_memory_explained(evaluation_advice(batch_size)):
+    with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
         for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", leave=False, disable=rank > 0 or not sys.stderr.isatty()):
             failed += batch.failed
             decoders += batch.decoders

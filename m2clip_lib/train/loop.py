@@ -19,12 +19,12 @@ from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.experiment import (
+    TRAINING_ADVICE,
     build_model,
     keep_freed_memory,
     open_backbone,
     out_of_memory_explained,
     set_threads,
-    training_advice,
 )
 from m2clip_lib.files import code_digest
 from m2clip_lib.train.optim import lr_factor
@@ -85,7 +85,7 @@ def train(
     if not processes.is_main:
         report, progress, on_epoch = _say_nothing, False, None
     training = Training(experiment, manifest, run, processes, report)
-    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(training_advice(experiment.train.batch_size)):
+    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(TRAINING_ADVICE.format(experiment.train.batch_size)):
         training.begin(resume)
         while not training.at.finished:
             training.run_epoch(signals, progress)
