@@ -1,4 +1,4 @@
-# make demo and make test need nothing but Python 3.11+, make and git: they set up .venv themselves, once.
+# make demo and make test need only Python 3.11+, make and git: they set up .venv themselves, once.
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(READY)  ## make .venv with the tested versions (constraints.txt)
+setup: $(READY)  ## create .venv with the tested versions (constraints.txt)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install one, or: make setup PYTHON=/path/to/python3" >&2; exit 2; }
@@ -26,23 +26,23 @@ demo: $(READY)  ## run the five notebooks on the demonstration -> results/demo/r
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-compile: $(READY)  ## torch.compile changes no output and no gradient; needs a C++ compiler
+test-compile: $(READY)  ## check that torch.compile changes no output and no gradient; needs a C++ compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_compile
 
 test-browser: $(READY)  ## drive the notebooks and the report in a headless Chromium
 	@tests/browser/run.sh $(BIN)/python
 
-test-kills: $(READY)  ## kill a training 20 times at random moments and compare its end, to the bit
+test-kills: $(READY)  ## kill a training 20 times at random moments; its result must match an uninterrupted run to the bit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
 
-lint: $(READY)  ## ruff, on notebooks too; the order of the rooms; notebooks carry no outputs
+lint: $(READY)  ## run ruff (also on notebooks); check the order of imports between rooms, and that notebooks carry no outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
 
 lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # videos can be uploaded
+	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # large enough to upload videos
 
 bench: $(READY)  ## measure this machine
 	$(BIN)/m2clip bench all
@@ -50,6 +50,6 @@ bench: $(READY)  ## measure this machine
 lock: $(READY)  ## write the installed versions to constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
-clean:  ## remove what the demo and the tests made; keeps .venv, your data folders, runs and checkpoints
+clean:  ## remove what the demo and the tests wrote; keep .venv, your data folders, runs and checkpoints
 	rm -rf results/demo checkpoints/demo checkpoints/backbones data/demo .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
-"""`m2clip bench data`: what loading costs on one core, against the published way; and which decoder is faster on a folder of one's own.
+"""`m2clip bench data`: the cost of loading on one core, compared with the published way; and which decoder is faster on your own folder.
 
-Videos: 10 s of 340 x 256 px H.264 at 30 frames/s, made here; "sparse" with keyframes 250 frames apart, as downloads often are, "close" what
-`m2clip prepare --transcode` makes of them. Clips: 8 frames, stride 16, 224 px; tests: 4 x 3 views.
+Videos: 10 s of 340 x 256 px H.264 at 30 frames/s, made here; "sparse" has keyframes 250 frames apart, as downloads often do; "close" is
+the output of `m2clip prepare --transcode` for the same videos. Clips: 8 frames, stride 16, 224 px; tests: 4 x 3 views.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ VIDEOS, ROUNDS, OWN_FILES = 4, 7, 32
 
 
 def bench_data(own_folder: Path | None) -> dict[str, list[dict]]:
-    """Tables by title."""
+    """Return the tables of the benchmark, by title."""
     torch.set_num_threads(1)
     if own_folder is not None:
         return {f"decoders on {own_folder}": _own_files(own_folder)}
@@ -62,7 +62,7 @@ def _make_videos(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _moving_texture(seed: int, frames: int = 300, height: int = 256, width: int = 340) -> np.ndarray:
-    """A textured background that drifts, a textured square that moves over it, film grain. (t, h, w, 3) uint8."""
+    """A drifting textured background with a textured square moving over it, and film grain. (t, h, w, 3) uint8."""
     rng = np.random.default_rng(seed)
 
     def texture(h: int, w: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def _testing(videos: pd.DataFrame) -> list[dict]:
 
 
 def _shares(name: str, videos: pd.DataFrame) -> dict:
-    """Percent of the time in decoding, resizing with colour conversion, and the transforms after it."""
+    """Percentages of time spent on decoding, on resizing with colour conversion, and on the transforms that follow."""
     clips = TrainClips(videos, VideoReader(videos, "pyav"), CLIP_LEN, STRIDE, SIDE, HOW, seed=0)
     size = fit_short_side(videos.width[0], videos.height[0], SIDE)
     with av.open(videos.path[0]) as container:
@@ -130,7 +130,7 @@ def _shares(name: str, videos: pd.DataFrame) -> dict:
         for frame in frames:
             pictures(frame)
 
-    indices = train_indices(videos.num_frames[0], CLIP_LEN, STRIDE, np.random.default_rng([0, 0, 0]))  # the ones that clips[0, 0] draws
+    indices = train_indices(videos.num_frames[0], CLIP_LEN, STRIDE, np.random.default_rng([0, 0, 0]))  # the frames that clips[0, 0] draws
     seconds = interleaved({"all": lambda: clips[0, 0], "read": lambda: clips.reader(0, indices, SIDE), "convert": convert}, 15)
     whole, read, converted = (float(np.median(seconds[key])) for key in ("all", "read", "convert"))
     whole = max(whole, read)
@@ -150,7 +150,7 @@ def _own_files(folder: Path) -> list[dict]:
         raise UserError(f"bench data --videos {folder}: no readable video there")
     videos = pd.DataFrame(rows)
     both = videos[videos.decord].reset_index(drop=True)
-    decoders = _decoders() if len(both) else ["pyav"]  # of AVI files, say, decord reads none rightly
+    decoders = _decoders() if len(both) else ["pyav"]  # of AVI files, for example, decord reads none correctly
     measured = both if "decord" in decoders else videos
 
     def read(decoder: str) -> None:

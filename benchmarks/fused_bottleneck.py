@@ -1,6 +1,6 @@
-"""Does one matrix product for both bottlenecks of the TED-Adapter pay? python benchmarks/fused_bottleneck.py
+"""Does it pay to fuse both bottlenecks of the TED-Adapter into one matrix product? python benchmarks/fused_bottleneck.py
 
-W1 and W3 read the same x and the difference is linear, so both products can be one, and W2 and W4 likewise. Measured forward and
+W1 and W3 read the same x, and the difference is linear, so both products can be fused; likewise W2 and W4. Measured forward and
 backward at ViT-B/16's size, one clip of 8 frames, one thread, interleaved. It did not pay on CPU, so the model keeps the plain form.
 """
 
@@ -18,7 +18,7 @@ GRID, WIDTH, BOTTLENECK, ROUNDS = (14, 14), 768, 384, 15
 
 
 def fused(adapter: TEDAdapter, x: Tensor) -> Tensor:
-    """The adapter with one product down and one up; equal to adapter(x, GRID) up to fp32 rounding."""
+    """The adapter with one down and one up projection; equal to adapter(x, GRID) up to fp32 rounding."""
     enhance, differ = adapter.enhancement, adapter.difference
     b, t, n, _ = x.shape
     both = F.linear(x, torch.cat([enhance.fc1.weight, differ.fc1.weight]))
@@ -33,7 +33,7 @@ def fused(adapter: TEDAdapter, x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Print the largest difference and the ratio of times, plain over fused."""
+    """Print the largest difference and the ratio of the times, plain over fused."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     adapter = TEDAdapter(WIDTH, BOTTLENECK)

@@ -1,6 +1,6 @@
 """The published way to load a clip, written for comparison: decode every frame of the file, then work on floating-point pictures.
 
-Training converts the frames it needs and resizes them as floats; testing converts, normalises and resizes ALL frames, then cuts the views.
+Training converts the frames it needs and resizes them as floats; testing converts, normalises and resizes ALL frames, then crops the views.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from m2clip_lib.data.transforms import Colours
 
 
 def decode_all(path: Path) -> list[av.VideoFrame]:
-    """Every frame, in the order shown."""
+    """Return every frame of a file, in display order."""
     with av.open(str(path)) as container:
-        container.streams.video[0].thread_count = 1  # one core, like the others
+        container.streams.video[0].thread_count = 1  # one core, like the other contestants
         return sorted(container.decode(video=0), key=lambda frame: frame.pts)
 
 
 def to_floats(frames: Sequence[av.VideoFrame], mean: Colours, std: Colours) -> Tensor:
-    """(t, 3, h, w), normalised."""
+    """Return the frames as a normalised tensor (t, 3, h, w)."""
     pixels = torch.stack([torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in frames]).float() / 255
     return ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
 
 
 def resize(clip: Tensor, side: int) -> Tensor:
-    """Short side to `side`, bicubic without antialiasing."""
+    """Resize the short side to `side`, bicubic without antialiasing."""
     height, width = clip.shape[2:]
     size = (side, width * side // height) if height <= width else (height * side // width, side)
     return F.interpolate(clip, size, mode="bicubic", align_corners=False)
@@ -38,7 +38,7 @@ def resize(clip: Tensor, side: int) -> Tensor:
 def train_clip(
     path: Path, indices: Sequence[int], short_side: int, side: int, corner: tuple[int, int], mean: Colours, std: Colours
 ) -> Tensor:
-    """One training clip (t, 3, side, side); the draws are given, so that contestants do the same work."""
+    """Return one training clip (t, 3, side, side). The random choices are arguments, so that all contestants do the same work."""
     frames = decode_all(path)
     clip = resize(to_floats([frames[i] for i in indices], mean, std), short_side)
     y, x = corner
@@ -46,7 +46,7 @@ def train_clip(
 
 
 def test_views(path: Path, views: Sequence[Sequence[int]], side: int, spatial: int, mean: Colours, std: Colours) -> Tensor:
-    """All views (v, t, 3, side, side) of one video."""
+    """Return all views (v, t, 3, side, side) of one video."""
     video = resize(to_floats(decode_all(path), mean, std), side)
     corners = spatial_offsets(video.shape[2], video.shape[3], side, spatial)
     return torch.stack([video[list(view)][:, :, y : y + side, x : x + side] for view in views for y, x in corners])

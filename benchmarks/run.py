@@ -1,6 +1,6 @@
-"""What `m2clip bench` runs, each a ratio within one interleaved run.
+"""The benchmarks of `m2clip bench`; each reports ratios measured within one interleaved run.
 
-data: loading against the published way (data_loading.py). train: an optimizer step with and without the model's exact shortcuts
+data: loading compared with the published way (data_loading.py). train: an optimizer step with and without the model's exact shortcuts
 (train_step.py). eval: scoring the demonstration's videos from the frame cache and from the files.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # run by path from m2clip bench: its neighbours are no package
+sys.path.insert(0, str(Path(__file__).parent))  # m2clip bench runs this file by path: the modules beside it are not a package
 
 from data_loading import bench_data
 from timing import interleaved, table
@@ -29,12 +29,12 @@ from m2clip_lib.runs import hardware
 
 
 def bench_train(_: Path | None) -> dict[str, list[dict]]:
-    """One optimizer step at the size of Kinetics-400."""
+    """Time one optimizer step at the size of Kinetics-400."""
     return {"an optimizer step of ViT-B/16 12x384, 400 classes, 8 frames of 224 px": compare()}
 
 
 def bench_eval(_: Path | None) -> dict[str, list[dict]]:
-    """Score the validation videos of the demonstration."""
+    """Time the scoring of the demonstration's validation videos."""
     experiment = load_experiment("demo")
     set_threads(0)
     manifest, backbone, device = load_manifest(experiment), open_backbone(experiment), pick_device()
@@ -54,7 +54,7 @@ BENCHMARKS = {"data": bench_data, "train": bench_train, "eval": bench_eval}
 
 
 def main(what: str, json_path: Path | None, videos: Path | None, report: Callable[[str], None]) -> None:
-    """Run one benchmark or all; print their tables; optionally write them as JSON. Raises: UserError for an unknown name."""
+    """Run one benchmark or all of them, print the tables, and optionally write them as JSON. Raises: UserError for an unknown name."""
     if what not in (*BENCHMARKS, "all"):
         raise UserError(f"bench {what}: no such benchmark; there are: {', '.join(BENCHMARKS)}, all")
     found: dict = {"hardware": hardware(), "torch": torch.__version__}

@@ -1,4 +1,4 @@
-"""Fair timing on a machine that drifts: contestants take turns, and ratios are taken pair by pair."""
+"""Fair timing on a machine whose speed drifts: contestants take turns, and ratios are computed pair by pair."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def interleaved(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant, in turn; one round more to warm up."""
+    """Return the seconds of each contestant per round, taken in turns; an extra first round warms up and does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, contestant in contestants.items():
@@ -18,7 +18,7 @@ def interleaved(contestants: dict[str, Callable[[], object]], rounds: int) -> di
 
 
 def table(seconds: dict[str, list[float]], items: int, unit: str) -> list[dict]:
-    """One row a contestant: median rate, and the median of its speed relative to the first, pair by pair."""
+    """Return one row per contestant: its median rate, and its median speed relative to the first contestant, pair by pair."""
     first = next(iter(seconds.values()))
     return [
         {

@@ -1,6 +1,6 @@
-"""One optimizer step at the size of Kinetics-400, with the model's exact shortcuts and without: time and memory.
+"""Time and memory of one optimizer step at the size of Kinetics-400, with and without the model's exact shortcuts.
 
-ViT-B/16, 12 TED-Adapters of 384 channels, 400 class prompts, 8 frames at 224 px, random weights, made-up clips: nothing to download.
+ViT-B/16, 12 TED-Adapters of 384 channels, 400 class prompts, 8 frames at 224 px, random weights, random clips: nothing to download.
 "Without" is the plain published way: all 77 text positions, every class prompt through every block at every step, the batch's own
 prompts encoded again, the last visual block for every token.
 """
@@ -30,7 +30,7 @@ FRAMES, SIDE = 8, 224
 
 
 def kinetics_model(num_frames: int = FRAMES) -> M2CLIP:
-    """The published B/16 12x384 for Kinetics-400, random weights."""
+    """Build the published B/16 12x384 for Kinetics-400 with random weights."""
     torch.manual_seed(0)
     clip = CLIP(**get_model_config(PRESET.architecture)).eval().requires_grad_(False)
     backbone = Backbone(clip, SimpleTokenizer(), "random", "", SIDE)
@@ -41,7 +41,7 @@ def kinetics_model(num_frames: int = FRAMES) -> M2CLIP:
 
 
 class KineticsStep:
-    """A whole step on made-up clips: forward, backward, AdamW. precision: fp32, or bf16 autocast."""
+    """A complete training step on random clips: forward, backward, AdamW. precision: "fp32", or "bf16" for autocast."""
 
     def __init__(self, model: M2CLIP, batch_size: int, device: torch.device, precision: str = "fp32"):
         self.model, self.device, self.precision = model.to(device).train(), device, precision
@@ -55,7 +55,7 @@ class KineticsStep:
         self.optimizer = torch.optim.AdamW(parameter_groups(model, 1e-4, 0.01), fused=True)
 
     def loss(self, shortcuts: bool) -> torch.Tensor:
-        """The total loss, with its graph."""
+        """Return the total loss with its graph."""
         self.model.shortcuts = shortcuts
         tokens, targets = self.masked
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -70,7 +70,7 @@ class KineticsStep:
             ).total
 
     def __call__(self, shortcuts: bool) -> None:
-        """One step."""
+        """Take one step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.loss(shortcuts).backward()
         self.optimizer.step()
@@ -79,13 +79,13 @@ class KineticsStep:
 
 
 def contestant(connection: Connection, batch_size: int, shortcuts: bool) -> None:
-    """A process of its own, so that its peak memory is its own; takes a step whenever it is asked, answers (seconds, peak MiB)."""
+    """Run in a separate process, so that peak memory is its own: on each request take a step and send (seconds, peak MiB)."""
     torch.set_num_threads(1)
     step = KineticsStep(kinetics_model(), batch_size, torch.device("cpu"))
     if shortcuts:
         keep_freed_memory()
         with torch.no_grad():
-            step.model.encode_text(step.class_tokens, fixed=True)  # made once a training, not once a step
+            step.model.encode_text(step.class_tokens, fixed=True)  # computed once per training, not once per step
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     connection.send("ready")
     while connection.recv():
@@ -96,7 +96,7 @@ def contestant(connection: Connection, batch_size: int, shortcuts: bool) -> None
 
 
 def compare_on_cpu(batch_size: int, rounds: int) -> list[dict]:
-    """Both ways in turn, one thread, fp32."""
+    """Time both ways in turn, with one thread, in fp32."""
     context = multiprocessing.get_context("spawn")
     names = {"without shortcuts": False, "with shortcuts": True}
     ends, children = {}, []
@@ -128,7 +128,7 @@ def compare_on_cpu(batch_size: int, rounds: int) -> list[dict]:
 
 
 def compare_on_gpu(batch_size: int = 32, rounds: int = 10) -> list[dict]:
-    """bf16, batch 32: clips/s, share of the measured peak of a matrix product, peak memory; clips on the device already."""
+    """Measure bf16 steps: clips/s, share of the measured peak of a matrix product, peak memory. The clips are already on the device."""
     from torch.utils.flop_counter import FlopCounterMode
 
     device, peak = torch.device("cuda"), matmul_peak()
@@ -159,7 +159,7 @@ def compare_on_gpu(batch_size: int = 32, rounds: int = 10) -> list[dict]:
 
 
 def matmul_peak() -> float:
-    """Floating point operations a second of a large bf16 matrix product, measured."""
+    """Measure the floating-point operations per second of a large bf16 matrix product."""
     a, n, rounds = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16), 8192, 20
     for _ in range(3):
         a @ a
@@ -172,7 +172,7 @@ def matmul_peak() -> float:
 
 
 def compare() -> list[dict]:
-    """One optimizer step of B/16 12x384, 400 classes, 8 frames at 224 px: on the CPU with one thread, fp32; on a GPU in bf16."""
+    """Time one optimizer step of B/16 12x384, 400 classes, 8 frames at 224 px: on the CPU with one thread in fp32; on a GPU in bf16."""
     if torch.cuda.is_available():
         return compare_on_gpu()
     return compare_on_cpu(2, rounds=2) + compare_on_cpu(8, rounds=2)

@@ -1,8 +1,8 @@
 """The one file you edit: backbones, datasets, experiments.
 
-Each experiment is five sections of fields; what a field means and its default stands in m2clip_lib/config.py. Paths are absolute,
-start with ~, or are relative to the root of the repository. On the command line any field can be set once with
-`-o section.field=value`, for example `python train.py demo --run quick -o train.epochs=2`.
+Each experiment consists of five sections of fields; m2clip_lib/sections.py documents every field and its default. Paths are absolute,
+start with ~, or are relative to the root of the repository. On the command line, `-o section.field=value` sets a field for one call,
+for example `python train.py demo --run quick -o train.epochs=2`.
 """
 
 from m2clip_lib.presets import PRESETS
@@ -11,9 +11,9 @@ DEFAULT_EXPERIMENT = "demo"
 
 # --- Backbones: the frozen CLIP ---------------------------------------------------------------------------------------------
 
-DEMO_CLIP = {"source": "demo"}  # 64 px, patch 16, 4 layers; trained in a minute by the backbone step, no download
+DEMO_CLIP = {"source": "demo"}  # 64 px, patch 16, 4 layers; the backbone step trains it in a minute, no download
 VIT_B_32 = {"source": "ViT-B-32-quickgelu/openai"}  # 224 px; open_clip downloads the weights once (about 600 MB)
-VIT_B_16 = {"source": "ViT-B-16-quickgelu/openai"}  # the same; or the path of a downloaded file: {"source": "~/weights/ViT-B-16.pt"}
+VIT_B_16 = {"source": "ViT-B-16-quickgelu/openai"}  # likewise; or the path of a downloaded file: {"source": "~/weights/ViT-B-16.pt"}
 
 # --- Adapters: the published configurations ---------------------------------------------------------------------------------
 
@@ -24,9 +24,9 @@ SMALL_ADAPTERS = {  # for the demonstration's CLIP: 4 visual blocks, 2 text bloc
     "text_adapter_width": 48,
     "dropout": 0.3,
 }
-B16_12X384 = PRESETS["B/16 12x384"].model  # sizes and counts stand in m2clip_lib/presets.py
+B16_12X384 = PRESETS["B/16 12x384"].model  # sizes and parameter counts: m2clip_lib/presets.py
 B16_24X384 = PRESETS["B/16 24x384"].model
-B32_12X384 = PRESETS["B/32 12x384"].model  # text adapters in the masked-word block only: class texts stay CLIP's
+B32_12X384 = PRESETS["B/32 12x384"].model  # text adapters only in the masked-word block: class texts stay as in CLIP
 
 # --- Datasets ---------------------------------------------------------------------------------------------------------------
 
@@ -58,13 +58,13 @@ SSV2 = {
     "num_frames": 8,
     "stride": 0,
     "random_resized_crop": True,
-    "rand_augment": True,  # and no mirror: left and right are labels
+    "rand_augment": True,  # no mirroring: left and right are part of the labels
 }
 UCF_101 = {
     "layout": "ucf101",
-    "root": "data/ucf101/videos",  # fill in: class folders, or flat
+    "root": "data/ucf101/videos",  # fill in: class folders, or one flat folder
     "annotations": "data/ucf101/ucfTrainTestlist",  # fill in: classInd.txt, trainlist0N.txt, testlist0N.txt
-    "official_split": 1,  # 1, 2 or 3: a manifest each, so give each its own `prepared`; a tenth of the training videos is validation
+    "official_split": 1,  # 1, 2 or 3; one manifest per split, so give each its own `prepared`; a tenth of the training videos is validation
     "prepared": "ucf101_split1",
     "num_frames": 8,
     "stride": 8,
@@ -72,7 +72,7 @@ UCF_101 = {
 }
 HMDB_51 = {
     "layout": "hmdb51",
-    "root": "data/hmdb51/videos",  # fill in: class folders, or flat
+    "root": "data/hmdb51/videos",  # fill in: class folders, or one flat folder
     "annotations": "data/hmdb51/testTrainMulti_7030_splits",  # fill in: <class>_test_split{1,2,3}.txt
     "official_split": 1,
     "prepared": "hmdb51_split1",
@@ -80,11 +80,11 @@ HMDB_51 = {
     "stride": 4,
     "mirror": True,
 }
-KINETICS_600_ZERO_SHOT = {  # one of the three splits of 160 classes that Kinetics-400 does not have; evaluation only
+KINETICS_600_ZERO_SHOT = {  # one of three splits, each of 160 classes that are not in Kinetics-400; evaluation only
     "layout": "k600_zero_shot",
     "root": "data/kinetics600/videos",  # fill in
     "test_list": "data/kinetics600/zero_shot_split1.txt",  # fill in: <path> <label>
-    "names_file": "data/kinetics600/zero_shot_names1.txt",  # fill in: of the split, or of all the classes its labels count in
+    "names_file": "data/kinetics600/zero_shot_names1.txt",  # fill in: names of the split's classes, or of all classes its labels index
     "prepared": "k600_zero_shot_split1",
     "num_frames": 8,
     "stride": 16,
@@ -92,7 +92,7 @@ KINETICS_600_ZERO_SHOT = {  # one of the three splits of 160 classes that Kineti
 
 # --- Recipes that two experiments share -------------------------------------------------------------------------------------
 
-SMALL_DATASET = {  # a starting point for UCF101 and HMDB51 that nobody measured
+SMALL_DATASET = {  # an untested starting point for UCF101 and HMDB51
     "backbone": VIT_B_16,
     "model": B16_12X384,
     "train": {"epochs": 20, "batch_size": 64, "lr": 2.5e-4, "warmup": 2 / 20, "precision": "bf16"},
@@ -102,7 +102,7 @@ SMALL_DATASET = {  # a starting point for UCF101 and HMDB51 that nobody measured
 # --- Experiments ------------------------------------------------------------------------------------------------------------
 
 EXPERIMENTS = {
-    # No download, no GPU: moving shapes that differ only in motion, and a CLIP trained on the spot.
+    # No download, no GPU: moving shapes whose classes differ only in motion, and a CLIP trained on the spot.
     "demo": {
         "backbone": DEMO_CLIP,
         "model": SMALL_ADAPTERS,
@@ -110,7 +110,7 @@ EXPERIMENTS = {
         "train": {"epochs": 12, "batch_size": 32, "lr": 1e-2, "threads": 1},
         "eval": {"backwards": True, "batch_size": 64},
     },
-    # The demonstration's videos with a real CLIP at 224 px: needs the network once, and better a GPU.
+    # The demonstration's videos with a real CLIP at 224 px: needs the network once; a GPU is advisable.
     "demo_vit_b32": {
         "backbone": VIT_B_32,
         "model": B32_12X384 | {"text_adapter_layers": 2},
@@ -118,7 +118,7 @@ EXPERIMENTS = {
         "train": {"epochs": 8, "batch_size": 32, "lr": 1e-3, "precision": "bf16"},
         "eval": {"backwards": True},
     },
-    # Your own videos, one folder a class, on the demonstration's small CLIP: fast on any machine. For real accuracy set
+    # Your own videos, one folder per class, on the demonstration's small CLIP: fast on any machine. For real accuracy set
     # backbone to VIT_B_32 or VIT_B_16, model to B16_12X384 and lr to 1e-3.
     "own_folder": {
         "backbone": DEMO_CLIP,
@@ -126,7 +126,7 @@ EXPERIMENTS = {
         "data": OWN_FOLDER | {"workers": 2},
         "train": {"epochs": 12, "batch_size": 16, "lr": 5e-3},
     },
-    # The published Kinetics-400 recipe: 8 frames, stride 16, batch 256 in all; test on 4 spatial x 3 temporal views.
+    # The published Kinetics-400 recipe: 8 frames, stride 16, batch 256 in total; test on 4 spatial x 3 temporal views.
     "k400_b16": {
         "backbone": VIT_B_16,
         "model": B16_12X384,
@@ -142,7 +142,7 @@ EXPERIMENTS = {
         "train": {"epochs": 50, "batch_size": 256, "lr": 1e-3, "warmup": 2 / 50, "precision": "bf16"},
         "eval": {"split": "val", "spatial_views": 3, "batch_size": 8},
     },
-    # Split 1 of UCF101 and of HMDB51; the other splits: -o data.official_split=2 -o data.prepared=ucf101_split2.
+    # Split 1 of UCF101 and of HMDB51; for the other splits: -o data.official_split=2 -o data.prepared=ucf101_split2.
     "ucf101_b16": SMALL_DATASET | {"data": UCF_101 | {"short_side": (224, 258), "workers": 12}},
     "hmdb51_b16": SMALL_DATASET | {"data": HMDB_51 | {"short_side": (224, 258), "workers": 12}},
     # Zero-shot: m2clip eval k600_zero_shot --checkpoint checkpoints/k400_b16/best.safetensors (similarity alone, no training).
@@ -152,8 +152,8 @@ EXPERIMENTS = {
         "data": KINETICS_600_ZERO_SHOT | {"workers": 12},
         "eval": {"spatial_views": 4, "temporal_views": 3, "batch_size": 4},
     },
-    # One 16 GB GPU with the better backbone: batch 32 of 8 frames; activation checkpointing keeps it small (`m2clip plan k400_b16_16gb
-    # --videos 240000` computes the memory; not measured yet). lr as below.
+    # One 16 GB GPU with the better backbone: batch 32, 8 frames; activation checkpointing saves memory (`m2clip plan k400_b16_16gb
+    # --videos 240000` computes how much is needed; not measured yet). lr as in the next entry.
     "k400_b16_16gb": {
         "backbone": VIT_B_16,
         "model": B16_12X384,
@@ -168,7 +168,7 @@ EXPERIMENTS = {
         },
         "eval": {"split": "val"},
     },
-    # One 16 GB GPU, as the seed project trained: batch 32, 12 epochs, 8 frames, 1 x 1 views. lr = 1e-3 * 32 / 256.
+    # One 16 GB GPU, as in the seed project: batch 32, 12 epochs, 8 frames, 1 x 1 views. lr = 1e-3 * 32 / 256.
     "k400_b32_16gb": {
         "backbone": VIT_B_32,
         "model": B32_12X384,

@@ -1,4 +1,4 @@
-"""Shared pieces: a workspace of its own for every test that writes, a small random CLIP, a few real videos, a tiny experiment."""
+"""Shared fixtures: a separate workspace for each test that writes, a small random CLIP, a few real videos, a tiny experiment."""
 
 import json
 import os
@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores, two test processes: 
 
 from jaxtyping import install_import_hook
 
-install_import_hook("m2clip_lib.models", "beartype.beartype")  # every shape in a signature of the model is checked in tests
+install_import_hook("m2clip_lib.models", "beartype.beartype")  # tests check every shape in the signatures of the model
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from m2clip_lib.data.demo.videos import CLASS_NAMES, draw_video, write_video
 from m2clip_lib.models.backbone import load_backbone
 
 torch.set_num_threads(1)
-# The same examples every time, and no limit on their duration: a test fails because of the code, not of the machine.
+# The same examples every time and no time limit: a test should fail because of the code, not because of the machine.
 settings.register_profile("workbook", deadline=None, derandomize=True)
 settings.load_profile("workbook")
 
@@ -32,13 +32,13 @@ MODEL_CONFIG = json.loads((Path(paths.__file__).parent / "models" / "demo_clip.j
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Code under test may take all cores for itself; the next test starts with one again."""
+    """Reset torch to one thread before each test, because code under test may have set it to all cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> Path:
-    """A small CLIP with random weights, in the workbook's own file format."""
+    """Write a small CLIP with random weights in the workbook's own file format."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("clip") / "random_clip.safetensors"
     state = {name: value.contiguous() for name, value in CLIP(**MODEL_CONFIG).state_dict().items()}
@@ -48,13 +48,13 @@ def clip_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(clip_file):
-    """The same, loaded and frozen."""
+    """The CLIP of clip_file, loaded and frozen."""
     return load_backbone(clip_file)
 
 
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory) -> Path:
-    """Two classes of six short videos, in mp4, webm, avi and mkv of different sizes."""
+    """Write two classes of six short videos each: mp4, webm, avi and mkv of different sizes."""
     root = tmp_path_factory.mktemp("videos")
     kinds = [(".mp4", "libx264", 80), (".webm", "libvpx-vp9", 96), (".avi", "mpeg4", 64), (".mkv", "libx264", 112)]
     for label in (0, 1):
@@ -67,7 +67,7 @@ def video_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, clip_file, video_folder) -> Path:
-    """data/, results/, checkpoints/ and configs/config.py of this test alone, for this process and the ones it starts.
+    """A separate data/, results/, checkpoints/ and configs/config.py for one test, in this process and in those it starts.
 
     Experiments there: "tiny" (synthetic videos) and "folder" (video_folder), both on the random CLIP.
     """
@@ -77,7 +77,7 @@ def workspace(tmp_path, monkeypatch, clip_file, video_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, clip_file, video_folder):
-    """A workspace in which the whole workbook has run on "tiny": (root, results folder). Read it, change nothing. Takes about 40 s."""
+    """A workspace in which the workbook has run on "tiny": (root, results folder, lines reported). Read only. Takes about 40 s."""
     from m2clip_lib.workbook import run_workbook
 
     root = tmp_path_factory.mktemp("trained")

@@ -1,10 +1,10 @@
-"""A pickle that runs code when it is loaded."""
+"""A pickle that runs code when loaded."""
 
 from pathlib import Path
 
 
 class Malicious:
-    """Unpickling this writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target: Path):
         self.target = target

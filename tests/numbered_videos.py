@@ -1,4 +1,4 @@
-"""Videos whose frame n carries the number n, so that a wrong frame is seen."""
+"""Videos whose frame n shows the number n, so that tests can detect a wrong frame."""
 
 import io
 import os
@@ -16,7 +16,7 @@ H264 = {"g": "6", "bf": "2", "crf": "12", "preset": "ultrafast", "threads": "1"}
 
 
 def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Six bright or dark columns say the number; the upper left corner is bright, the upper right dark. (h, w, 3) uint8."""
+    """Draw a number as six bright or dark columns; the upper left corner is bright, the upper right dark. (h, w, 3) uint8."""
     bits = (number >> (np.arange(width) * 6 // width)) & 1
     pixels = np.broadcast_to((bits * 200 + 25)[None, :, None], (height, width, 3)).astype(np.uint8)
     pixels[: height // 4] = np.where(np.arange(width) < width // 2, 225, 25)[None, :, None]
@@ -28,7 +28,7 @@ def pictures(count: int = FRAMES, width: int = WIDTH, height: int = HEIGHT) -> l
 
 
 def grainy(count: int = FRAMES) -> list[np.ndarray]:
-    """With noise in their lower part, so that a file is made of frames, not of headers."""
+    """Pictures with noise in their lower part, so that frames, not headers, make up most of a file."""
     noise = np.random.default_rng(0).integers(0, 256, (count, HEIGHT // 4, WIDTH, 1)).repeat(3, axis=3)
     shown = np.stack(pictures(count))
     shown[:, -HEIGHT // 4 :] = noise
@@ -55,7 +55,7 @@ def encode(
     damage: Iterable[int] = (),
     **container: object,
 ) -> None:
-    """Encode RGB frames. times: of the frames, in ms; drop: places of packets that are left out; damage: of those filled with noise."""
+    """Encode RGB frames. times: of the frames, in ms; drop: packets to leave out, by index; damage: those to fill with noise, by index."""
     target = str(file) if isinstance(file, Path) else file
     with ordinary_priority(), av.open(target, "w", **container) as output:
         stream = output.add_stream(codec, rate=FPS)
@@ -82,9 +82,9 @@ def encode(
 
 @contextmanager
 def ordinary_priority() -> Iterator[None]:
-    """Undo what SVT-AV1 does as root: it gives the thread that calls it real-time priority, and leaves it that way.
+    """Undo what SVT-AV1 does as root: it gives the calling thread real-time priority and never resets it.
 
-    libvpx, whose threads wait for one another without sleeping, then never comes to an end where two processes encode on two cores.
+    libvpx, whose threads wait for one another without sleeping, then never finishes if two processes encode on two cores.
     """
     try:
         yield
@@ -94,7 +94,21 @@ def ordinary_priority() -> Iterator[None]:
 
 
 def whole(suffix: str, **settings: object) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of an encoded file."""
     file = io.BytesIO()
     encode(file, pictures(), **settings, format={".mp4": "mp4", ".mkv": "matroska", ".avi": "avi"}[suffix])
     return file.getvalue()
+
+
+def slow_video(path: Path, frames: int) -> None:
+    """Write a small file that takes long to decode: one picture of 16 megapixels many times, without a duration in the header."""
+    with av.open(str(path), "w", format="matroska", options={"live": "1"}) as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width = stream.height = 4096
+        stream.pix_fmt = "gray"
+        (packet,) = stream.encode(av.VideoFrame.from_ndarray(np.zeros((4096, 4096), np.uint8), format="gray"))
+        data = bytes(packet)
+        for number in range(frames):
+            again = av.Packet(data)
+            again.stream, again.pts, again.dts, again.time_base, again.is_keyframe = stream, number, number, Fraction(1, 25), True
+            output.mux(again)

@@ -1,7 +1,7 @@
-"""A process that has imported everything once, and forks a training on request: kills by the dozen without importing torch each time.
+"""A process that imports everything once and forks a training on request, so that many kills need only one import of torch.
 
-Reads command lines from stdin, answers each with the child's process id, and with its exit status when it has ended. log.txt, in the
-folder given as argument, gets what the children print.
+It reads command lines from stdin and answers each with the child's process id and, once the child ends, its exit status. The children's
+output is appended to log.txt in the folder given as argument.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import m2clip_lib.runs
 import m2clip_lib.train.loop
-import m2clip_lib.viz.plots  # noqa: F401 (imported for its time only, like the others)
+import m2clip_lib.viz.plots  # noqa: F401 (imported only to save time later, like the others)
 from m2clip_lib import cli
 
 for line in sys.stdin:

@@ -1,6 +1,6 @@
-"""Videos that are odd or broken in the ways real ones are.
+"""Videos that are odd or broken in the ways real files are.
 
-CORPUS: file name -> (what makes it, numbers that its frames show; empty for a file that is no video).
+CORPUS: file name -> (function that makes it, numbers that its frames show; empty if the file is not a video).
 """
 
 import io
@@ -19,7 +19,7 @@ FASTSTART = {"container_options": {"movflags": "faststart"}}
 
 
 class _Pipe(io.RawIOBase):
-    """Cannot go back to write a duration into the header."""
+    """An unseekable file: the muxer cannot go back to write a duration into the header."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -53,7 +53,7 @@ def _cut(share: float, suffix: str, **settings: object) -> Callable[[Path], None
 
 
 def _turned(matrix: tuple[int, int, int, int], quarter_turns: int, mirrored: bool = False) -> Callable[[Path], None]:
-    """An MP4 as phones write it: the sensor's picture, and in tkhd the matrix (a, b, c, d) that shows it upright.
+    """Make an MP4 as phones do: the sensor's picture, and in tkhd the matrix (a, b, c, d) that shows it upright.
 
     quarter_turns: of the stored picture against the upright one, counter-clockwise; mirrored: left to right after that.
     """
@@ -71,7 +71,7 @@ def _turned(matrix: tuple[int, int, int, int], quarter_turns: int, mirrored: boo
 
 
 def _edited(skipped: int) -> Callable[[Path], None]:
-    """An MP4 cut in a phone's gallery: all is there, the edit list hides the first frames."""
+    """Make an MP4 as trimmed in a phone's gallery: all frames are kept, but the edit list hides the first ones."""
 
     def make(path: Path) -> None:
         encode(path, pictures(), options=H264 | {"bf": "0"})
@@ -107,7 +107,7 @@ def _sound(cover: bool) -> Callable[[Path], None]:
 
 
 def _two_streams(path: Path) -> None:
-    """A small stream, then a large one that some readers prefer."""
+    """Write a small stream, then a large one that some readers prefer."""
     with av.open(str(path), "w") as output:
         streams = []
         for scale in (1, 2):
@@ -123,7 +123,7 @@ def _two_streams(path: Path) -> None:
 
 
 def _latin1_title(path: Path) -> None:
-    """Old cameras and editors write metadata that is not UTF-8."""
+    """Write metadata that is not UTF-8, as old cameras and editors do."""
     with av.open(str(path), "w", metadata_encoding="latin-1") as output:
         output.metadata["title"] = "Café"
         stream = output.add_stream("mpeg4", rate=FPS)
@@ -133,7 +133,7 @@ def _latin1_title(path: Path) -> None:
 
 
 def _hidden_frames(path: Path) -> None:
-    """VP8 as libvpx writes it at high quality: packets that are decoded and not shown. Here each keyframe but the first is sent twice."""
+    """Write VP8 as libvpx does at high quality: some packets are decoded but not shown. Here each keyframe but the first is sent twice."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libvpx", rate=FPS)
         stream.width, stream.height, stream.pix_fmt, stream.options = WIDTH, HEIGHT, "yuv420p", VP8["options"]
@@ -149,7 +149,7 @@ def _hidden_frames(path: Path) -> None:
 
 
 def _growing(path: Path) -> None:
-    """The size changes midway, as in recorded calls."""
+    """Change the frame size midway, as in recorded calls."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream("mjpeg", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
@@ -180,7 +180,7 @@ UNEVEN = [int(n * 40 + (n % 5) * 7 + (n > 10) * 900) for n in range(FRAMES)]  # 
 FRAGMENTED = {"container_options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}}
 
 CORPUS: dict[str, tuple[Callable[[Path], object], list[int]]] = {
-    # no video in it
+    # contains no video
     "zero bytes.mp4": (lambda path: path.touch(), []),
     "text.mp4": (lambda path: path.write_text("this is not a video\n" * 50), []),
     "playlist.mp4": (lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nplain.mp4\n#EXT-X-ENDLIST\n"), []),

@@ -1,4 +1,4 @@
-"""benchmarks/: contestants do the same work, ratios are taken pair by pair, and a folder of one's own can be measured."""
+"""benchmarks/: contestants do the same work, ratios are computed pair by pair, and your own folder can be measured."""
 
 import importlib
 import json
@@ -20,7 +20,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 @pytest.fixture
 def bench(monkeypatch):
-    """benchmarks/ on the import path, as m2clip bench puts it there."""
+    """Put benchmarks/ on the import path, as m2clip bench does."""
     monkeypatch.setattr(sys, "path", [str(paths.ROOT / "benchmarks"), *sys.path])
     return importlib.import_module
 
@@ -39,7 +39,7 @@ def test_contestants_take_turns_and_the_first_round_does_not_count(bench):
 
 
 def test_published_way_gives_the_pixels_that_the_exact_resize_gives(bench, tmp_path):
-    """So that the benchmark compares two ways to one result."""
+    """The benchmark must compare two ways to the same result."""
     path = tmp_path / "a.mp4"
     write_video(path, draw_video(0, np.random.default_rng(0), 20, 80)[:, :64])
     frames, _ = read_frames(path, [2, 5, 9], decoder="pyav")
@@ -71,7 +71,7 @@ def test_folder_that_decord_reads_wrongly_is_measured_with_pyav_alone(tmp_path, 
 
 
 @pytest.mark.parametrize("arguments", [["bench", "speed"], ["bench", "data", "--videos", "/no/such/folder"]])
-def test_nothing_to_measure_is_one_line(arguments, capsys):
+def test_nothing_to_measure_gives_a_one_line_error(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2

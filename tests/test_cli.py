@@ -1,4 +1,4 @@
-"""The command line: what it does, and that wrong input ends with one line that says what, where and what to do."""
+"""The command line: what it does, and that bad input ends with one line that says what is wrong, where, and what to do."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("trained")
 
 
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
-    """Run a command in this process: (status, stdout, stderr)."""
+    """Run a command in this process and return (status, stdout, stderr)."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         cli.main([str(argument) for argument in arguments])
@@ -96,7 +96,7 @@ def test_missing_backbone_weights_end_with_one_line(trained, workspace, capsys):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
-def test_a_checkpoint_that_is_none_ends_with_one_line(trained, workspace, capsys, content):
+def test_a_file_that_is_not_a_checkpoint_ends_with_one_line(trained, workspace, capsys, content):
     file = workspace / "weights.safetensors"
     if content is not None:
         file.write_bytes(content)
@@ -106,14 +106,14 @@ def test_a_checkpoint_that_is_none_ends_with_one_line(trained, workspace, capsys
     assert_one_line(status, err, str(file))
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(workspace, capsys):
+def test_debug_shows_the_traceback_at_any_position(workspace, capsys):
     for arguments in (["--debug", "train", "nosuch"], ["train", "nosuch", "--debug"]):
         with pytest.raises(UserError, match="nosuch"):
             cli.main(arguments)
 
 
 def test_a_bad_notebook_input_ends_run_with_one_line(workspace, capsys):
-    """One kernel: 04 alone, with nothing prepared."""
+    """Runs notebook 04 alone, with nothing prepared: starts one kernel."""
     status, _, err = call(capsys, "run", "tiny", "--only", "04")
     assert_one_line(status, err, "04_evaluation failed in cell", "manifest: none at", "m2clip prepare tiny")
 
@@ -134,9 +134,9 @@ def test_prediction_names_missing_files_and_answers_for_the_others(trained, work
     assert {entry["label"] for entry in found["top"]} == {"run", "walk"}
 
 
-def test_a_timeline_is_a_table_json_and_a_picture(trained, workspace, video_folder, capsys):
+def test_a_timeline_is_printed_as_a_table_or_json_and_drawn(trained, workspace, video_folder, capsys):
     checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
-    good = sorted(video_folder.rglob("*.mp4"))[0]  # 12 frames at 8 a second: 1.5 s
+    good = sorted(video_folder.rglob("*.mp4"))[0]  # 12 frames at 8 per second: 1.5 s
     common = ("predict", good, "--checkpoint", checkpoint, "--timeline", "--window", 1, "--every", 0.5, "--top", 2)
     picture = workspace / "when.png"
     status, out, err = call(capsys, *common, "--picture", picture)
@@ -157,7 +157,7 @@ def test_a_timeline_is_a_table_json_and_a_picture(trained, workspace, video_fold
     assert_one_line(status, err, "--picture when.jpg", ".png")
 
 
-def test_an_own_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):
+def test_a_users_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):
     """Prepare starts worker processes that import torch: about 10 s."""
     data = workspace / "my data"  # with a space
     status, out, _ = call(capsys, "prepare", "folder", "--folder", video_folder, "--out", data)
@@ -173,13 +173,13 @@ def test_an_own_folder_is_prepared_trained_evaluated_and_predicted(workspace, vi
     assert "best: epoch 1, validation top-1" in out
     for name in ("best.safetensors", "best.json", "last.safetensors", "last.json"):
         assert (paths.CHECKPOINTS / "mine" / name).is_file()
-    status, out, _ = call(capsys, "eval", "folder", "-o", f"data.prepared={data}")  # finds the last run itself
+    status, out, _ = call(capsys, "eval", "folder", "-o", f"data.prepared={data}")  # finds the last run by itself
     assert status == 0
     assert f"tables: {paths.RESULTS / 'mine' / 'tables'}" in out
     accuracy = pd.read_csv(paths.RESULTS / "mine" / "tables" / "accuracy.csv")
     assert accuracy.readout.tolist() == ["similarity", "classifier", "ensemble"]
-    assert accuracy.videos.tolist() == [2, 2, 2]  # 15 % of six, at least one, of both classes
-    assert "direction" not in accuracy  # these classes are no time-reversed pairs
+    assert accuracy.videos.tolist() == [2, 2, 2]  # 15 % of six, but at least one, from each of two classes
+    assert "direction" not in accuracy  # these classes are not time-reversed pairs
     run = json.loads((paths.RESULTS / "mine" / "run.json").read_text())
     assert set(run["steps"]) == {"train", "eval"}
     assert set(run["sha256"]) == {"manifest", "labels", "backbone"}
@@ -195,7 +195,7 @@ def python(*arguments: object, cwd) -> subprocess.CompletedProcess:
 
 
 def test_the_two_scripts_of_the_seed_still_work_from_anywhere(trained, workspace):
-    """Two processes that import torch, train for an epoch and evaluate: about 15 s."""
+    """Two processes import torch, train for one epoch and evaluate: about 15 s."""
     done = python(paths.ROOT / "train.py", "tiny", "--run", "script", "-o", prepared(trained), cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "best: epoch 1" in done.stdout

@@ -1,4 +1,4 @@
-"""configs/config.py and its schema: what is good loads, what is bad is named with field and value, and -o has the last word."""
+"""configs/config.py and its schema: valid entries load, invalid ones are reported with field and value, and -o takes precedence."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def config_of(tmp_path, monkeypatch):
 
 
 def message(*arguments) -> str:
-    """The error of loading, which is one line."""
+    """Return the message of the error that loading raises; it must be one line."""
     with pytest.raises(UserError) as error:
         load_experiment(*arguments)
     assert "\n" not in str(error.value)
@@ -75,7 +75,7 @@ def test_published_recipes_are_what_the_paper_says(real_config):
         assert experiment.train.weight_decay == 0.01
 
 
-def test_experiments_whose_labels_speak_of_left_and_right_are_never_mirrored(real_config):
+def test_experiments_whose_labels_mention_left_and_right_are_never_mirrored(real_config):
     for name in experiment_names():
         data = load_experiment(name).data
         assert not (data.mirror and data.layout in ("synthetic", "ssv2")), name
@@ -84,17 +84,17 @@ def test_experiments_whose_labels_speak_of_left_and_right_are_never_mirrored(rea
 # --- precedence ---
 
 
-def test_default_gives_way_to_the_experiment_and_that_to_the_command_line(config_of):
+def test_the_experiment_overrides_the_default_and_the_command_line_overrides_both(config_of):
     config_of({"one": {"train": {"epochs": 5}}})
     assert TrainSection().epochs == 12
     assert (load_experiment("one").train.epochs, load_experiment("one").train.batch_size) == (5, 32)
     assert load_experiment("one", ["train.epochs=7"]).train.epochs == 7
     assert load_experiment("one", ["train.epochs=7", "train.epochs=9"]).train.epochs == 9
     assert load_experiment("one", ["data.stride=3"]).data.stride == 3  # a section that the experiment leaves out
-    assert load_experiment("one").train.epochs == 5  # nothing sticks
+    assert load_experiment("one").train.epochs == 5  # overrides do not persist
 
 
-def test_overrides_are_judged_together_whatever_their_order(config_of):
+def test_overrides_are_validated_together_in_any_order(config_of):
     config_of({"one": {"data": {"cache_frames": True}}})
     for overrides in (["data.cache_frames=false", "data.short_side=[64, 80]"], ["data.short_side=[64, 80]", "data.cache_frames=false"]):
         assert load_experiment("one", overrides).data.short_side == (64, 80)
@@ -109,7 +109,7 @@ def test_values_never_change_after_loading(config_of):
 # --- bad names ---
 
 
-def test_unknown_experiment_is_answered_with_those_there_are(config_of):
+def test_an_unknown_experiment_is_refused_with_the_existing_ones(config_of):
     config_of({"one": {}, "two": {}})
     text = message("three")
     assert "'three'" in text
@@ -208,17 +208,17 @@ def test_bad_value_in_the_file_is_named_with_field_and_value(config_of):
 
 
 @pytest.mark.parametrize("experiments", [{"one": {"train": 5}}, {"one": [1]}, {"one": {"train": None}}, [], None])
-def test_file_of_another_form_is_a_message(config_of, experiments):
+def test_a_malformed_file_gives_a_message(config_of, experiments):
     config_of(experiments)
     assert "config.py" in message("one")
 
 
-def test_missing_configuration_file_is_a_message(tmp_path, monkeypatch):
+def test_a_missing_configuration_file_gives_a_message(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CONFIG", tmp_path / "gone.py")
     assert "gone.py" in message("one")
 
 
-def test_slip_of_the_pen_in_the_file_is_a_message_with_its_line(tmp_path, monkeypatch):
+def test_a_typing_error_in_the_file_gives_a_message(tmp_path, monkeypatch):
     (tmp_path / "config.py").write_text('EXPERIMENTS = {\n    "one": {"train": {"epochs": 5}\n}\n')
     monkeypatch.setattr(paths, "CONFIG", tmp_path / "config.py")
     text = message("one")
@@ -237,7 +237,7 @@ FIELDS = {
 
 
 @given(st.integers(-(10**9), 10**9))
-def test_whole_numbers_are_read_as_such(number):
+def test_integers_are_read_exactly(number):
     value = parse_value(str(number), int)
     assert value == number
     assert type(value) is int
@@ -249,7 +249,7 @@ def test_decimal_numbers_are_read_to_the_last_bit(number):
 
 
 @given(st.text())
-def test_text_fields_take_any_text_as_it_is(text):
+def test_text_fields_keep_any_text_unchanged(text):
     assert parse_value(text, str) == text
     assert parse_value(text, FIELDS["data.root"]) == text
 
@@ -260,20 +260,20 @@ def test_lists_are_read_as_json(numbers):
 
 
 @given(st.text(), st.sampled_from(sorted(FIELDS)))
-def test_nothing_typed_is_a_crash(text, field):
+def test_no_text_crashes_the_parser(text, field):
     parse_value(text, FIELDS[field])
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("True", True), ("false", False), ("False", False)])
-def test_truth_may_be_written_as_in_python_or_json(text, value):
+def test_booleans_may_be_written_as_in_python_or_json(text, value):
     assert parse_value(text, bool) is value
 
 
 @pytest.mark.parametrize("text", ["null", "none", "None"])
-def test_nothing_is_written_null_or_none_where_the_field_allows_it(config_of, text):
+def test_null_or_none_means_none_where_the_field_allows_it(config_of, text):
     config_of({"one": {"data": {"short_side": (64, 80)}}})
     assert load_experiment("one", [f"data.short_side={text}"]).data.short_side is None
-    assert load_experiment("one", [f"data.prepared={text}"]).data.prepared == text  # a folder may be called so
+    assert load_experiment("one", [f"data.prepared={text}"]).data.prepared == text  # a folder may have this name
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_nothing_is_written_null_or_none_where_the_field_allows_it(config_of, te
         ("model.temporal_kernel=1", 1),
     ],
 )
-def test_override_becomes_the_fields_own_type(config_of, override, value):
+def test_an_override_is_converted_to_the_type_of_its_field(config_of, override, value):
     config_of({"one": {}})
     section, field = override.partition("=")[0].split(".")
     found = getattr(getattr(load_experiment("one", [override]), section), field)
@@ -305,7 +305,7 @@ def test_override_becomes_the_fields_own_type(config_of, override, value):
     assert type(found) is type(value)
 
 
-def test_every_field_says_what_it_is():
+def test_every_field_has_a_description():
     for section in SECTIONS:
         for name, field in Experiment.model_fields[section].annotation.__pydantic_fields__.items():
             assert field.description, f"{section}.{name}"

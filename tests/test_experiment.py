@@ -14,7 +14,7 @@ from m2clip_lib.models.checkpoint import read_checkpoint_info
 
 @pytest.fixture
 def save(workspace, backbone):
-    """Saves an untrained checkpoint as the best of a run, as if at a time given in seconds."""
+    """Save an untrained checkpoint as the best of a run, with a modification time given in seconds."""
     model = build_model(load_experiment("folder"), backbone, ["moving left", "growing"])
 
     def save_best(run: str, experiment: str, seconds: int) -> None:
@@ -29,20 +29,20 @@ def test_last_run_is_the_newest_of_the_experiment(save):
     save("b_first", "folder", 100)
     save("a_second", "folder", 200)
     save("other", "tiny", 300)
-    save("a_second/ablations/full-seed0", "folder", 400)  # belongs to a run, is none
+    save("a_second/ablations/full-seed0", "folder", 400)  # part of a run, not a run itself
     assert last_run("folder") == "a_second"
     assert last_run("tiny") == "other"
     assert last_run_checkpoint("folder") == paths.CHECKPOINTS / "a_second" / "best.safetensors"
 
 
-def test_a_side_file_without_weights_is_no_checkpoint(save):
+def test_a_side_file_without_weights_is_not_a_checkpoint(save):
     save("kept", "folder", 100)
     save("deleted", "folder", 200)
     (paths.CHECKPOINTS / "deleted" / "best.safetensors").unlink()
     assert last_run("folder") == "kept"
 
 
-def test_no_run_names_the_command_that_trains_one(save):
+def test_without_a_run_the_error_names_the_command_that_trains_one(save):
     save("other", "tiny", 100)
     with pytest.raises(UserError, match=r"experiment 'folder' has none in .*; train it with: m2clip train folder, or give --checkpoint"):
         last_run("folder")
@@ -61,7 +61,7 @@ def test_a_small_clip_that_is_gone_is_named_by_its_digest(save):
         backbone_of(info)
 
 
-def test_memory_that_ran_out_names_the_settings_to_change():
+def test_running_out_of_memory_names_the_settings_to_change():
     with pytest.raises(UserError) as error, out_of_memory_explained(TRAINING_ADVICE.format(32)):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     for part in ("train.batch_size (now 32)", "train.accumulate", "train.activation_checkpointing=true", "train.precision=bf16"):

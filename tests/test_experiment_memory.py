@@ -1,4 +1,4 @@
-"""Freed memory is used again without asking the kernel for it."""
+"""Freed memory is reused without requesting it from the kernel again."""
 
 import ctypes
 import resource
@@ -11,7 +11,7 @@ from m2clip_lib import experiment as heap
 
 
 def faults(keep: bool) -> tuple[int, int]:
-    """Pages that the kernel hands over for 64 MB that are written and freed, the first time and the second."""
+    """Count the page faults of allocating, writing and freeing 64 MB, the first and the second time."""
     if keep:
         assert heap.keep_freed_memory()
     libc = ctypes.CDLL(None)
@@ -29,8 +29,8 @@ def faults(keep: bool) -> tuple[int, int]:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_block_that_was_freed_comes_back_without_page_faults(keep):
-    """In a process of its own: it cannot be undone."""
+def test_a_freed_block_is_reused_without_page_faults(keep):
+    """Runs in a separate process, because the setting cannot be undone."""
     done = subprocess.run([sys.executable, __file__, "keep" if keep else "as it is"], capture_output=True, text=True, check=True)
     first, second = map(int, done.stdout.split())
     assert first > 1000

@@ -1,4 +1,4 @@
-"""A sealed file: any flipped or missing byte is noticed."""
+"""Sealed files detect any flipped or missing byte; atomic writes leave the old file or the new one."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_the_same_content_is_the_same_file():
     assert load(seal(tensors, about))["b"].tolist() == [1, 1, 1]
 
 
-def test_every_single_flipped_bit_is_noticed():
+def test_every_single_flipped_bit_is_detected():
     for place in range(len(CONTENT)):
         for bit in (1, 32):
             damaged = bytearray(CONTENT)
@@ -38,7 +38,7 @@ def test_every_single_flipped_bit_is_noticed():
 
 
 @given(length=st.integers(0, len(CONTENT) - 1), tail=st.binary(max_size=4))
-def test_missing_and_added_bytes_are_noticed(length, tail):
+def test_missing_and_added_bytes_are_detected(length, tail):
     for damaged in (CONTENT[:length], CONTENT[:length] + bytes(len(CONTENT) - length) + b"\x00", CONTENT + tail + b"x"):
         with pytest.raises(DamagedFile):
             check_seal(damaged)
@@ -48,7 +48,7 @@ def test_an_empty_state_can_be_sealed_too():
     check_seal(seal({}, {"progress": "{}"}))
 
 
-def test_written_file_holds_what_was_written_and_nothing_else_is_there(tmp_path):
+def test_a_written_file_holds_its_content_and_leaves_no_other_file(tmp_path):
     write_atomically(tmp_path / "new" / "folder" / "a.txt", lambda file: file.write_text("one"))
     assert (tmp_path / "new" / "folder" / "a.txt").read_text() == "one"
     assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["a.txt"]
@@ -69,7 +69,7 @@ def test_failing_write_leaves_the_old_file_and_no_temporary(tmp_path, failure):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_old_file_stays_whole_until_the_new_one_is_complete(tmp_path):
+def test_the_old_file_is_intact_until_the_new_one_is_complete(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("old")
 
@@ -81,7 +81,7 @@ def test_old_file_stays_whole_until_the_new_one_is_complete(tmp_path):
     assert file.read_text() == "new"
 
 
-def test_temporary_lies_beside_the_target_so_that_the_rename_crosses_no_disk(tmp_path):
+def test_the_temporary_file_is_beside_the_target_so_that_the_rename_stays_on_one_disk(tmp_path):
     places = []
     write_atomically(tmp_path / "a.txt", lambda file: places.append(file.parent) or file.write_text(""))
     assert places == [tmp_path]
@@ -106,7 +106,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
 )
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, error):
+def test_a_full_disk_gives_one_line_and_leaves_the_old_file(tmp_path, error):
     file = tmp_path / "a.txt"
     file.write_text("old")
 

@@ -1,4 +1,4 @@
-"""The notebooks as sources: clean, short, only calling; and runnable by papermill's own command line."""
+"""The notebook sources are clean, short and only call the library; and papermill's own command line can run them."""
 
 import ast
 import json
@@ -56,7 +56,7 @@ def test_a_notebook_is_short(file):
     assert sum(bool(line.strip()) for cell in code_cells(file) for line in cell.source.splitlines()) <= 100
 
 
-def test_a_notebook_only_calls(file):
+def test_a_notebook_only_calls_the_library(file):
     for cell in code_cells(file):
         tree = ast.parse(cell.source)
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda)]
@@ -65,7 +65,7 @@ def test_a_notebook_only_calls(file):
 
 
 def test_parameters_are_typed_literals_that_papermill_understands(file):
-    """Papermill drops or cuts what it does not understand without a word: every line must come back as Python reads it."""
+    """Papermill silently drops or truncates what it does not understand: every line must come back as Python reads it."""
     lines = ast.parse(parameter_cell(file).source).body
     assert all(isinstance(line, ast.AnnAssign) for line in lines)
     expected = {line.target.id: (line.annotation.id, ast.literal_eval(line.value)) for line in lines}
@@ -96,7 +96,7 @@ def test_a_notebook_opens_with_a_question_and_links_to_notebooks_that_exist(file
 
 
 def papermill_command(notebook: Path, output: Path, *parameters: str) -> subprocess.CompletedProcess:
-    """Papermill's own command line, from a folder that has nothing to do with the repository."""
+    """Run papermill's own command line from a folder outside the repository."""
     pairs = [word for parameter in parameters for word in ("-p", *parameter.split("=", 1))]
     command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", *pairs]
     elsewhere = output.parent / "elsewhere"
@@ -105,16 +105,16 @@ def papermill_command(notebook: Path, output: Path, *parameters: str) -> subproc
 
 
 def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace):
-    """A kernel, 48 synthetic videos written and scanned: about 15 s."""
+    """Starts a kernel, writes and scans 48 synthetic videos: about 15 s."""
     done = papermill_command(NOTEBOOKS[0], workspace / "out.ipynb", "EXPERIMENT=tiny", "RUN=alone", "GRID_CLASSES=3")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((workspace / "results" / "alone" / "01_data_preparation.json").read_text())["videos"] == 48
     assert (workspace / "results" / "alone" / "figures" / "clips.png").is_file()
-    assert not list((workspace / "elsewhere").iterdir())  # nothing lands in the working directory
+    assert not list((workspace / "elsewhere").iterdir())  # nothing is written to the working directory
 
 
 def test_papermill_alone_runs_the_attention_explorer(trained, workspace):
-    """The optional notebook, widget and all, on a copy of the finished run: a kernel and a model, about 10 s."""
+    """Runs the optional notebook, including its widget, on a copy of the finished run: a kernel and a model, about 10 s."""
     for name in ("results", "checkpoints", "data"):
         shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
     done = papermill_command(NOTEBOOKS[-1], workspace / "out.ipynb", "EXPERIMENT=tiny")

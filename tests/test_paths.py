@@ -1,4 +1,4 @@
-"""Places: the environment overrides, the working directory never matters."""
+"""Paths: environment variables override the defaults, and the working directory never matters."""
 
 import json
 import os
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def places(cwd: Path, **environment: str) -> dict[str, Path]:
-    """What a fresh process finds: the module reads the environment once, when it is imported."""
+    """Return the paths in a new process, because the module reads the environment only once, when it is imported."""
     code = f"import json; from m2clip_lib import paths; print(json.dumps({{n: str(getattr(paths, n)) for n in {NAMES}}}))"
     clean = {k: v for k, v in os.environ.items() if not k.startswith("M2CLIP_")}
     out = subprocess.run(
@@ -24,7 +24,7 @@ def places(cwd: Path, **environment: str) -> dict[str, Path]:
     return {name: Path(value) for name, value in json.loads(out.stdout).items()}
 
 
-def test_defaults_lie_in_the_repository_wherever_python_is_started(tmp_path):
+def test_defaults_are_in_the_repository_wherever_python_is_started(tmp_path):
     found = places(tmp_path)
     assert found == {
         "ROOT": REPOSITORY,
@@ -36,7 +36,7 @@ def test_defaults_lie_in_the_repository_wherever_python_is_started(tmp_path):
     }
 
 
-def test_each_variable_moves_its_own_place(tmp_path):
+def test_each_variable_moves_its_own_path(tmp_path):
     moved = {f"M2CLIP_{name}": str(tmp_path / name) for name in ("CONFIG", "DATA", "RESULTS", "CHECKPOINTS")}
     found = places(tmp_path, **moved)
     assert {name: found[name] for name in ("CONFIG", "DATA", "RESULTS", "CHECKPOINTS")} == {
@@ -45,7 +45,7 @@ def test_each_variable_moves_its_own_place(tmp_path):
     assert found["ROOT"] == REPOSITORY
 
 
-def test_root_variable_moves_what_has_no_variable_of_its_own(tmp_path):
+def test_the_root_variable_moves_paths_without_a_variable_of_their_own(tmp_path):
     found = places(tmp_path, M2CLIP_ROOT=str(tmp_path / "r"), M2CLIP_DATA=str(tmp_path / "d"))
     assert found["RESULTS"] == tmp_path / "r" / "results"
     assert found["NOTEBOOKS"] == tmp_path / "r" / "notebooks"
@@ -58,7 +58,7 @@ def test_variable_may_use_the_home_folder_and_empty_means_unset(tmp_path):
     assert found["RESULTS"] == REPOSITORY / "results"
 
 
-def test_relative_variable_becomes_absolute_once(tmp_path):
+def test_a_relative_variable_becomes_absolute_on_import(tmp_path):
     assert places(tmp_path, M2CLIP_DATA="here")["DATA"] == tmp_path / "here"
 
 
@@ -71,6 +71,6 @@ def test_paths_of_the_config_file_resolve_against_the_root(written, meant, tmp_p
     assert paths.resolve(written) == meant
 
 
-def test_messages_show_paths_relative_to_the_root_where_they_lie_inside():
+def test_messages_show_paths_inside_the_root_relative_to_it():
     assert paths.shown(paths.ROOT / "data" / "a") == str(Path("data") / "a")
     assert paths.shown(Path("/elsewhere/a")) == "/elsewhere/a"

@@ -1,4 +1,4 @@
-"""The published configurations: exact counts, and the whole way at full size."""
+"""The published configurations: exact parameter counts, and a complete pass at full size."""
 
 import open_clip
 import pytest
@@ -14,7 +14,7 @@ NAMES, WORDS = tuple(f"class {i}" for i in range(400)), tuple(f"word {i}" for i 
 
 
 def meta_model(name: str) -> M2CLIP:
-    """Shapes without memory."""
+    """Build a model on the meta device: shapes without memory."""
     architecture = open_clip.get_model_config(PRESETS[name].architecture)
     with torch.device("meta"):
         clip = CLIP(**architecture)
@@ -61,7 +61,7 @@ def test_b16_trains_exactly_these_names():
 
 
 class Archive(torch.nn.Module):
-    """Parameters in OpenAI's names, to be written as a TorchScript archive."""
+    """A module with OpenAI's parameter names, to be written as a TorchScript archive."""
 
     def __init__(self, clip: CLIP):
         super().__init__()
@@ -75,7 +75,7 @@ class Archive(torch.nn.Module):
 
 
 class Shell(torch.nn.Module):
-    """A module's tree of parameters without its code (which TorchScript could not compile)."""
+    """A module's parameter tree without its code, which TorchScript could not compile."""
 
     def __init__(self, module: torch.nn.Module):
         super().__init__()
@@ -89,7 +89,7 @@ class Shell(torch.nn.Module):
 
 
 def test_full_size_b16_loads_from_both_containers_and_runs_with_and_without_shortcuts(tmp_path):
-    """Random ViT-B/16 in OpenAI's layout as state dict and as archive, and an official file on it. About 20 s: 150 M weights each."""
+    """Load a random ViT-B/16 in OpenAI's layout as state dict and archive, and an official file on it. About 20 s: 150 M weights each."""
     torch.manual_seed(0)
     clip = CLIP(**open_clip.get_model_config("ViT-B-16-quickgelu"))
     torch.save(clip.state_dict(), tmp_path / "clip.pt")

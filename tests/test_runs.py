@@ -1,4 +1,4 @@
-"""A run's folder: what it writes down of itself, and where its results go."""
+"""A run's folder: what it records about itself, and where its results go."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def read(run: Run) -> dict:
     return json.loads((run.folder / "run.json").read_text())
 
 
-def test_opening_a_run_writes_what_is_needed_to_believe_it(workspace):
+def test_opening_a_run_records_what_is_needed_to_trust_it(workspace):
     run = Run.open("tiny", "mine", ["train.seed=7"], step="01_first")
     found = read(run)
     assert (found["run"], found["experiment"], found["seed"]) == ("mine", "tiny", 7)
@@ -29,7 +29,7 @@ def test_opening_a_run_writes_what_is_needed_to_believe_it(workspace):
     assert set(found["config"]) == {"backbone", "model", "data", "train", "eval"}
     assert found["versions"].keys() >= {"python", "torch", "numpy", "open_clip_torch", "papermill"}
     assert found["hardware"]["cores"] >= 1
-    assert found["start"].endswith("+00:00")  # says its time zone
+    assert found["start"].endswith("+00:00")  # includes its time zone
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True).stdout.strip()
     assert found["git_commit"].removesuffix("+changes") == commit
     assert run.tables.is_dir()
@@ -37,8 +37,8 @@ def test_opening_a_run_writes_what_is_needed_to_believe_it(workspace):
     assert run.predictions.is_dir()
 
 
-def test_a_run_without_a_name_takes_the_experiments(workspace):
-    run = Run.open("", "", [], step="eval")  # and no experiment: the default one
+def test_a_run_without_a_name_is_named_after_the_experiment(workspace):
+    run = Run.open("", "", [], step="eval")  # no experiment either: the default one
     assert (run.name, run.folder) == ("tiny", paths.RESULTS / "tiny")
     assert run.checkpoint == paths.CHECKPOINTS / "tiny" / "best.safetensors"
 
@@ -97,13 +97,13 @@ def test_a_results_path_that_is_a_file_is_refused(workspace, place):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "-p", " a", "a ", "a:b", "what?", "a\nb", "x" * 300])
-def test_a_name_that_is_no_folder_name_is_refused(name):
+def test_a_name_that_is_not_a_folder_name_is_refused(name):
     with pytest.raises(UserError, match="a run's name becomes a folder"):
         check_run_name(name)
 
 
 @pytest.mark.parametrize("name", ["demo", "k400_b16", "2024-05-01.second", "größer"])
-def test_ordinary_names_are_kept(name):
+def test_ordinary_names_are_accepted(name):
     assert check_run_name(name) == name
 
 

@@ -1,4 +1,4 @@
-"""The runner, on small notebooks written here: strict parameters, nothing run twice, failures shown and kept."""
+"""The notebook runner on small notebooks: parameters are strict, finished steps are skipped, failures are shown and kept."""
 
 import json
 
@@ -34,7 +34,7 @@ def write_notebook(name: str, parameters: str, *code: str) -> None:
 
 @pytest.fixture
 def notebooks(workspace, monkeypatch):
-    """Two notebooks of two steps, and an optional one that the runner must leave alone; the run's provenance is there."""
+    """Write notebooks for two steps and an optional one that the runner must skip; run.json exists already."""
     monkeypatch.setattr(paths, "NOTEBOOKS", workspace / "notebooks")
     paths.NOTEBOOKS.mkdir()
     write_notebook("01_first", FIRST, WRITE.format(step="01_first", parameter="NUMBER"))
@@ -87,7 +87,7 @@ def test_names_that_the_runner_sets_are_reserved(notebooks, name):
 
 
 @pytest.mark.parametrize(("flag", "arguments"), [("--from", {"first": "07"}), ("--only", {"only": "7"}), ("--only", {"only": "10"})])
-def test_an_unknown_step_is_refused_with_those_there_are(notebooks, flag, arguments):
+def test_an_unknown_step_is_refused_with_the_existing_ones(notebooks, flag, arguments):
     with pytest.raises(UserError, match=f"{flag} {next(iter(arguments.values()))}: no such step; there are: 01_first, 02_second"):
         plan(**arguments)
 
@@ -97,14 +97,14 @@ def test_from_and_only_choose_steps(notebooks):
     assert [step.name for step in plan(first="02")] == ["02_second"]
     assert [step.name for step in plan(only="01")] == ["01_first"]
     assert [step.name for step in plan(only="02_second")] == ["02_second"]
-    assert plan(only="02")[0].key == plan()[1].key  # run alone it is the same step
+    assert plan(only="02")[0].key == plan()[1].key  # the same step when run alone
 
 
-def test_a_steps_key_changes_with_all_it_depends_on(notebooks):
+def test_a_steps_key_changes_with_everything_it_depends_on(notebooks):
     base = [step.key for step in plan()]
     assert [step.key for step in plan()] == base
     assert changed(base, plan(parameters=["WORD=two"])) == [False, True]
-    assert changed(base, plan(parameters=["NUMBER=2"])) == [True, True]  # what comes later reads its files
+    assert changed(base, plan(parameters=["NUMBER=2"])) == [True, True]  # later steps read its files
     assert changed(base, plan(["train.lr=0.5"])) == [True, True]
     assert changed(base, plan(["data.video_seed=1"])) == [True, True]
     write_notebook("02_second", SECOND, WRITE.format(step="02_second", parameter="WORD + '!'"))
@@ -128,14 +128,14 @@ def test_a_step_is_finished_while_its_key_record_and_outputs_are_there(notebooks
 
 
 def run(*parameters: str, **options) -> list[str]:
-    """What the runner said, without the seconds."""
+    """Run the workbook and return the lines it reports, without the seconds."""
     lines: list[str] = []
     run_workbook("tiny", parameters=parameters, report=lines.append, **options)
     return [line.split(" in ")[0].split("  (")[0] for line in lines]
 
 
 def test_what_is_finished_is_not_run_again_and_what_changed_is(notebooks, capsys):
-    """Eight kernels are started, a second each."""
+    """Starts eight kernels, about one second each."""
     assert run()[:4] == ["[1/2] 01_first: running", "[1/2] 01_first: done", "[2/2] 02_second: running", "[2/2] 02_second: done"]
     assert "      wrote 1\n" in capsys.readouterr().out  # what a notebook prints, indented
     assert (notebooks / "report.html").is_file()
@@ -152,7 +152,7 @@ def test_what_is_finished_is_not_run_again_and_what_changed_is(notebooks, capsys
     lost = run("WORD=two")
     assert lost[0] == "[1/2] 01_first: running"
     assert lost[2] == skipped[1]
-    assert run("WORD=two", only="02")[0] == "[1/1] 02_second: running"  # asked for by name: it runs though nothing changed
+    assert run("WORD=two", only="02")[0] == "[1/1] 02_second: running"  # requested by name: it runs although nothing changed
     assert [line for line in run("NUMBER=2") if "running" in line] == ["[1/2] 01_first: running", "[2/2] 02_second: running"]
     assert set(json.loads((notebooks / "run.json").read_text())["timing"]["steps_s"]) == {"01_first", "02_second"}
 
@@ -171,12 +171,12 @@ def test_a_failing_notebook_shows_cell_and_error_and_keeps_what_it_did(notebooks
     assert "so far" in printed
     assert "never" not in printed
     assert "IndexError" in (notebooks / "executed" / "02_second.html").read_text()
-    # Mended, it goes on where it stopped.
+    # Once fixed, the run continues at the step that failed.
     write_notebook("02_second", SECOND, WRITE.format(step="02_second", parameter="WORD"))
     assert run()[:2] == ["[1/2] 01_first: finished before, inputs unchanged, skipped", "[2/2] 02_second: running"]
 
 
-def test_a_notebook_that_stops_at_bad_input_is_told_from_a_fault(notebooks):
+def test_bad_input_in_a_notebook_is_distinguished_from_a_fault(notebooks):
     write_notebook("01_first", FIRST, "from m2clip_lib.errors import UserError", "raise UserError('data.root: no such folder')")
     with pytest.raises(NotebookFailed, match=r"01_first failed in cell 4: UserError: data.root: no such folder") as caught:
         run()
@@ -184,7 +184,7 @@ def test_a_notebook_that_stops_at_bad_input_is_told_from_a_fault(notebooks):
     assert json.loads((notebooks / "steps.json").read_text()) == {}
 
 
-def test_parameters_reach_the_notebook_as_they_are(notebooks):
+def test_parameters_reach_the_notebook_unchanged(notebooks):
     write_notebook("02_second", SECOND, "assert (WORD, NAMES, FAST) == ('it\\'s \"so\" # here', ['b', 'ß'], False)")
     (step,) = plan(parameters=['WORD=it\'s "so" # here', 'NAMES=["b", "ß"]', "FAST=false"], only="02")
     execute_step(notebooks, step)

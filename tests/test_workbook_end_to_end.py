@@ -1,4 +1,4 @@
-"""The five notebooks on a tiny experiment: every file of the design's contract is there and says what it should."""
+"""The five notebooks on a tiny experiment: every promised file exists and has the right content."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def test_no_executed_notebook_holds_an_error_or_a_warning(results):
                 assert output.get("name") != "stderr", (step, output.text)
 
 
-def test_figures_and_tables_of_the_contract_exist(results):
+def test_every_promised_figure_and_table_exists(results):
     data, model = ["clips", "class_balance", "files"], ["walk", "text_similarity", "zero_shot", "relabelling", "curves"]
     findings = ["headline", "backwards", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
     ablations = ["ablation_top1", "ablation_direction"]
@@ -55,7 +55,7 @@ def test_figures_and_tables_of_the_contract_exist(results):
     assert {file.name for file in (results / "tables").iterdir()} == {f"{name}.csv" for name in tables.split()}
 
 
-def test_tables_have_the_columns_that_make_a_number_believable(results):
+def test_tables_have_the_columns_that_make_a_number_verifiable(results):
     protocol = {"split", "views", "frames", "stride", "prompt", "list_sha256"}
     for name in ("accuracy", "headline"):
         table = pd.read_csv(results / "tables" / f"{name}.csv")
@@ -74,7 +74,7 @@ def test_tables_have_the_columns_that_make_a_number_believable(results):
         assert (summary[measure] <= summary[f"{measure}_max"]).all()
 
 
-def test_run_file_says_where_the_numbers_come_from(trained, results, clip_file):
+def test_the_run_file_records_where_the_numbers_come_from(trained, results, clip_file):
     run = json.loads((results / "run.json").read_text())
     fields = "run experiment config seed git_commit versions hardware start end steps sha256 timing"
     assert set(run) == set(fields.split())
@@ -125,7 +125,7 @@ def test_records_agree_with_tables_and_metrics(results):
 def test_report_shows_the_finding_and_every_figure(results):
     page = (results / "report.html").read_text()
     assert record(results, "04_evaluation")["finding"] in page
-    assert page.count("data:image/png;base64,") == 17  # all but text_similarity, which belongs to its notebook
+    assert page.count("data:image/png;base64,") == 17  # all but text_similarity, which only its notebook shows
     assert page.count('href="executed/') == 5
     assert not re.findall(r"""(?:src|href)=["']https?:""", page)
 

@@ -1,4 +1,4 @@
-"""Workspaces of tests: data/, results/, checkpoints/ and configs/config.py of a test alone."""
+"""Workspaces for tests: a separate data/, results/, checkpoints/ and configs/config.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ EXPERIMENTS = {{
 
 
 def use_workspace(root: Path, monkeypatch, clip_file: Path, video_folder: Path) -> None:
-    """Point paths, and the environment of child processes, into root."""
+    """Point m2clip_lib.paths, and the environment of child processes, to folders in `root`."""
     config = root / "config.py"
     config.write_text(CONFIG_FILE.format(clip=str(clip_file), folder=str(video_folder)))
     for name in ("DATA", "RESULTS", "CHECKPOINTS"):
@@ -42,7 +42,7 @@ def use_workspace(root: Path, monkeypatch, clip_file: Path, video_folder: Path) 
 
 
 def prepared_workspace(root: Path, clip_file: Path, video_folder: Path) -> Iterator[Path]:
-    """What a module's fixture yields from: a workspace of its own with the manifest of "tiny" in it."""
+    """Yield a workspace that holds the manifest of "tiny"; for module-scoped fixtures."""
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import prepare_data
 

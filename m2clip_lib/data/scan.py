@@ -1,6 +1,6 @@
-"""Opening every listed video once, in parallel, in children that can be killed; can be stopped at any time and continued.
+"""The scan of a dataset: every listed video is opened once, in parallel, in child processes that can be killed.
 
-Findings go to a journal beside the manifest: adding ten videos to 300,000 opens ten.
+Findings are kept in a journal beside the manifest: a scan can be stopped and continued, and ten new videos among 300,000 mean ten opened.
 """
 
 import os
@@ -11,21 +11,22 @@ from pathlib import Path
 import pandas as pd
 
 from m2clip_lib.data.listing.folders import Listing
-from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe
+from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe_row
 from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 
 JOURNAL_FILE = "scan.jsonl"
-PROBE = "probe 2"  # changes with what probe() finds in a file: what an older one wrote down is not taken
+PROBE = "probe 2"  # change it with what probe() finds in a file: entries of another version are ignored
 
 
 def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_S, report: Callable[[str], None] = print) -> pd.DataFrame:
-    """Open every listed video and write down what it is; a broken one becomes a row with a reason.
+    """Open every listed video and return the manifest's table; a broken video becomes a row with its reason.
 
     Args:
-        folder: where the journal lies.
-        limit_s: seconds for one file; a decoder that takes longer is killed, and the file gets a status.
+        folder: where the journal is kept.
+        limit_s: seconds per file; a decoder that takes longer is killed, and the file's status says so.
     """
-    paths = [_printable(path) for path, _, _ in listing.rows]
+    # A file name that is not UTF-8 cannot be stored in a table: its odd bytes are written as \xNN, and its row has a reason.
+    paths = [os.fsencode(path).decode("utf-8", "backslashreplace") for path, _, _ in listing.rows]
     journal = Journal(folder / JOURNAL_FILE, {*asdict(EMPTY), "status"})
     rows: dict[str, dict] = {}
     to_open: list[tuple[str, str]] = []
@@ -44,7 +45,7 @@ def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_
         for place, result in with_progress(results, len(to_open), "opening videos", report):
             path, mark = to_open[place]
             if isinstance(result, Failure):
-                rows[path] = bad_row(result.reason)  # not written down: on another day the machine may be faster
+                rows[path] = bad_row(result.reason)  # not in the journal: the machine may be faster another day
             else:
                 rows[path] = result
                 journal.add(path, mark, result)
@@ -54,18 +55,8 @@ def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_
     )
 
 
-def probe_row(path: str) -> dict:
-    """What the manifest says of one file."""
-    try:
-        return asdict(probe(path)) | {"status": "ok"}
-    except VideoError as error:
-        return bad_row(str(error))
-    except OSError as error:
-        return bad_row(f"cannot be opened: {error.strerror}")
-
-
 def _look(path: str) -> tuple[str, str]:
-    """(what can be said of a file without opening it, its fingerprint)."""
+    """Return (the status that can be given without opening the file, its fingerprint)."""
     if "\\x" in path and not Path(path).exists():
         return "file name is not UTF-8: rename it", ""
     try:
@@ -74,8 +65,3 @@ def _look(path: str) -> tuple[str, str]:
         return str(error), ""
     except OSError as error:
         return f"cannot be opened: {error.strerror}", ""
-
-
-def _printable(path: Path) -> str:
-    """A file name that is not UTF-8 cannot stand in a table: its odd bytes are written as \\xNN, and it becomes a row with a reason."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

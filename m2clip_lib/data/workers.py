@@ -1,4 +1,7 @@
-"""Calls in child processes that can be killed: a decoder in C that spins or crashes takes its child with it and nothing else."""
+"""Calls in child processes that can be killed, a journal of finished files, and a lock for work that only one process may do at a time.
+
+A decoder written in C that hangs or crashes takes its child process with it and nothing else.
+"""
 
 import contextlib
 import json
@@ -6,153 +9,160 @@ import multiprocessing
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+from pebble import CONSTS, ProcessExpired, ProcessPool
 from tqdm import tqdm
+
+from m2clip_lib.errors import UserError
+
+LIMIT_S = 60.0  # per file, unless the caller sets another limit
+PASSING = ("took more than", "the decoder crashed")  # beginnings of reasons that may be the machine's fault: such files are tried again
+UNGUARDED = 113  # exit code of a child whose import of the user's script starts processes
+# Seconds between pebble's looks at its children, and between its SIGTERM, which only a child that blocks it survives, and SIGKILL.
+CONSTS.sleep_unit, CONSTS.term_timeout = 0.02, 0.2
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that took its child down, and why."""
+    """Why a call that took its child process down has no result."""
 
     reason: str
-
-
-LIMIT_S = 60.0  # for one file, where nothing else is said
-PASSING = ("took more than", "the decoder crashed")  # how reasons begin that may be the machine's: such a call is worth another try
-
-
-@dataclass
-class _Child:
-    process: BaseProcess
-    pipe: Connection
-    place: int = -1  # of the job it works on
-    job: Any = None
-    deaths: int = 0
 
 
 def call_in_children(
     function: Callable[[Any], Any], jobs: Iterable[Any], processes: int, limit_s: float | Callable[[Any], float]
 ) -> Iterator[tuple[int, Any | Failure]]:
-    """Call function(job) for every job.
+    """Call function(job) for every job, in at most `processes` child processes.
 
     Args:
-        function: of a module, so that a child can import it; what it raises ends the whole iteration.
-        limit_s: seconds one call may take; or a function that says it of a job.
-    Returns: (place of the job, result) as they come; a Failure for a call that was killed at the limit, or crashed twice.
+        function: from a module, so that a child can import it; an exception it raises is raised here and ends the iteration.
+        jobs: taken as children become free, at most one per child in advance, so that none waits for its next job.
+        limit_s: seconds one call may take, or a function that returns them for a job.
+    Returns: (position of the job, result) in order of completion; a Failure for a call that was killed at its limit or crashed twice.
     """
-    context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # started with the first child, it would unblock SIGINT just before
-    waiting = enumerate(jobs)
-    children: list[_Child] = []
+    end_unguarded_child()
     limit_of = limit_s if callable(limit_s) else lambda job: limit_s
-
-    def start() -> _Child:
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, function), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it: Ctrl-C is ours, from its first moment
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        there.close()  # so that its death closes the pipe
-        children.append(child := _Child(process, here))
-        return child
-
-    def give(child: _Child, place: int, job: Any) -> None:
-        child.place, child.job = place, job
-        with contextlib.suppress(BrokenPipeError):  # died in between: its closed pipe tells below
-            child.pipe.send((job, limit_of(job)))
-
+    waiting = enumerate(jobs)
+    todo = list(islice(waiting, 2 * processes))
+    children = min(processes, len(todo))
+    running: dict[Future, tuple[int, Any]] = {}
+    crashed: set[int] = set()
+    pool = _make_pool(children)
     try:
-        for place, job in waiting:
-            give(start(), place, job)
-            if len(children) == processes:
-                break
-        while children:
-            for pipe in wait([child.pipe for child in children]):
-                child = next(c for c in children if c.pipe is pipe)
-                try:
-                    result = pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    children.remove(child)
-                    child.process.join()
-                    timed_out = child.process.exitcode == -signal.SIGALRM
-                    if not timed_out and not child.deaths:  # perhaps the machine killed it for memory: once more
-                        give(again := start(), child.place, child.job)
-                        again.deaths = 1
-                        continue
-                    yield child.place, Failure(f"took more than {limit_of(child.job):g} s" if timed_out else _death(child.process.exitcode))
-                    child = None
-                else:
-                    if isinstance(result, BaseException):
-                        raise result
-                    yield child.place, result
-                    child.deaths = 0
-                following = next(waiting, None)
-                if following is not None:
-                    give(child or start(), *following)
-                elif child is not None:
-                    _dismiss(child)
-                    children.remove(child)
+        while todo or running:
+            with _ctrl_c_blocked():  # inherited by whatever starts here: Ctrl-C is for the parent alone, from a child's first moment
+                if not pool.active:  # broken: a child was killed between two jobs, or none can start
+                    pool.join()
+                    _check_that_children_start()
+                    pool = _make_pool(children)
+                    todo += running.values()
+                    running.clear()
+                for place, job in todo:
+                    running[pool.schedule(function, args=(job,), timeout=limit_of(job))] = place, job
+                todo.clear()
+            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)  # a job given to a pool as it breaks is never done
+            if not done:
+                continue
+            future = next(future for future in running if future in done)  # the one that has waited longest
+            place, job = running.pop(future)
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                todo.append((place, job))
+                continue
+            except ProcessExpired as death:
+                if place not in crashed:  # the machine may have killed it for its memory: try once more
+                    crashed.add(place)
+                    todo.append((place, job))
+                    continue
+                code = death.exitcode
+                result = Failure(f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit {code}'})")
+            except TimeoutError:
+                result = Failure(f"took more than {limit_of(job):g} s")
+            yield place, result
+            todo.extend(islice(waiting, 1))
     finally:
-        for child in children:
-            child.process.kill()
-            child.process.join()
+        pool.stop()
+        pool.join()
 
 
-def _serve(pipe: Connection, function: Callable) -> None:
-    """A child's life: one call after another, until the parent hangs up."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel kills us at the limit, whatever a decoder is doing
-    while True:
-        try:
-            job, limit_s = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
-        try:
-            result = function(job)
-        except Exception as error:  # the parent raises it
-            result = error
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        try:
-            pipe.send(result)
-        except BrokenPipeError:  # the parent was killed
-            return
+def _make_pool(children: int) -> ProcessPool:
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it must not start together with the first child
+    # By default SIGTERM ends a child only when its C code returns to Python.
+    ends_at_once = (signal.SIGTERM, signal.SIG_DFL)
+    return ProcessPool(children, initializer=signal.signal, initargs=ends_at_once, context=multiprocessing.get_context("spawn"))
 
 
-def _dismiss(child: _Child) -> None:
-    child.pipe.close()
-    child.process.join()
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _death(exit_code: int | None) -> str:
-    name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit {exit_code}"
-    return f"the decoder crashed ({name})"
+def _check_that_children_start() -> None:
+    """Raises: SystemExit if children end because the user's script is unguarded; UserError if they end for another reason."""
+    child = multiprocessing.get_context("spawn").Process(target=int)
+    child.start()
+    child.join()
+    if child.exitcode == UNGUARDED:
+        script = getattr(sys.modules["__main__"], "__file__", "the script")
+        advice = 'put the call under: if __name__ == "__main__":'
+        raise SystemExit(f"m2clip: {script}: starts processes while it is being imported; {advice}")
+    if child.exitcode:
+        raise UserError(f"child processes end as soon as they start (exit code {child.exitcode}); see the messages above")
+
+
+def end_unguarded_child() -> None:
+    """End this process if it is a child that runs the user's script again in order to import it; the parent says what to do."""
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
+            raise SystemExit(UNGUARDED)
+
+
+@contextlib.contextmanager
+def alone(lock_file: Path, what: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock, reporting once if it has to be waited for. The lock file remains: another process may be waiting for it."""
+    end_unguarded_child()
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        report(f"{what}: another process is working on it; waiting")
+        held = lock.acquire()
+    with held:
+        yield
 
 
 @dataclass
 class Journal:
-    """Rows by (path, fingerprint). A line that a kill cut off, or that has other fields than these, does not count."""
+    """Rows by (path, fingerprint), appended to a file; incomplete lines and rows with other fields are ignored."""
 
     file: Path
     fields: set[str]
     known: dict[tuple[str, str], dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read what an earlier try finished."""
-        if not self.file.is_file():
-            return
-        for line in self.file.read_text(encoding="utf-8", errors="replace").split("\n"):
-            match _parse(line):
-                case {"path": str(path), "file": str(mark), "row": dict(row)} if set(row) == self.fields:
-                    self.known[path, mark] = row
+        """Read what an earlier attempt finished."""
+        text = self.file.read_text(encoding="utf-8", errors="replace") if self.file.is_file() else ""
+        for line in text.split("\n"):
+            with contextlib.suppress(json.JSONDecodeError):
+                match json.loads(line):
+                    case {"path": str(path), "file": str(mark), "row": dict(row)} if set(row) == self.fields:
+                        self.known[path, mark] = row
 
     def __enter__(self) -> "Journal":
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -164,20 +174,13 @@ class Journal:
         self._lines.close()
 
     def add(self, path: str, fingerprint: str, row: dict) -> None:
-        """Write one finished file down, at once."""
+        """Write one finished file to disk at once."""
         self._lines.write(json.dumps({"path": path, "file": fingerprint, "row": row}, ensure_ascii=False) + "\n")
         self.known[path, fingerprint] = row
 
 
-def _parse(line: str) -> object:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
-
-
 def fingerprint(path: str | Path) -> str:
-    """Size and time of change of a file."""
+    """Return a file's size and modification time."""
     stat = Path(path).stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
@@ -187,7 +190,7 @@ LINE_EVERY_S = 30.0
 
 
 def with_progress(items: Iterable[T], total: int, what: str, report: Callable[[str], None]) -> Iterator[T]:
-    """Pass items on. total: how many will come; what: "opening videos"."""
+    """Pass items on, showing a progress bar on a terminal and a line every LINE_EVERY_S elsewhere. what: "opening videos"."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, unit="file", smoothing=0.05)
         return

@@ -1,6 +1,7 @@
-"""What a prediction costs: counted operations, and accuracy of one checkpoint at other clip lengths."""
+"""What a prediction costs: counted operations, and the accuracy of one checkpoint at other clip lengths."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.evaluate.metrics import bootstrap_interval, is_hit
-from m2clip_lib.evaluate.predictions import predict
-from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.evaluate.metrics import is_hit, top1_columns
+from m2clip_lib.evaluate.predictions import predict_split
+from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.experiment import first_of_each_class
 from m2clip_lib.models import M2CLIP
 
@@ -21,35 +22,28 @@ DATASETS = {"kinetics": "Kinetics-400", "ssv2": "Something-Something v2"}  # lay
 
 
 def published_costs(dataset: str) -> pd.DataFrame:
-    """The supervised results of others on a dataset: model, top1 (percent), frames (a view), views, gflops (a video).
+    """Published supervised results on a dataset: model, top1 (percent), frames (per view), views, gflops (per video), source, note.
 
-    A row whose note says "no baseline" is left out. The papers print multiply-adds of one view: gflops is twice that times the
-    views; NaN where a source is silent.
+    Rows whose note says "no baseline" are left out. The papers print multiply-adds per view: gflops is twice that times the views, or
+    NaN where a source does not give them.
     """
     table = pd.read_csv(PUBLISHED)
-    table = table[(table.task == "supervised") & (table.dataset == dataset) & ~table.note.fillna("").str.contains("no baseline")]
-    views = table.views.map(lambda text: pd.NA if pd.isna(text) else _product(str(text)))
-    views = pd.to_numeric(views)
-    found = pd.DataFrame({"model": table.method + " " + table.backbone.str.removeprefix("ViT-"), "top1": table.top1, "views": views})
-    found["frames"] = pd.to_numeric(table.frames)
-    found["gflops"] = 2 * pd.to_numeric(table.gmacs_as_printed) * views
-    return found.assign(source=table.source, note=table.note.fillna("")).reset_index(drop=True)
-
-
-def _product(text: str) -> int:
-    """ "4x3" -> 12."""
-    result = 1
-    for factor in text.split("x"):
-        result *= int(float(factor))
-    return result
+    table["note"] = table.note.fillna("")
+    table = table[(table.task == "supervised") & (table.dataset == dataset) & ~table.note.str.contains("no baseline")].reset_index(
+        drop=True
+    )
+    table["views"] = pd.to_numeric(table.views.map(lambda text: math.prod(map(int, text.split("x"))), na_action="ignore"))  # "4x3" -> 12
+    table["model"] = table.method + " " + table.backbone.str.removeprefix("ViT-")
+    table["gflops"] = 2 * table.gmacs_as_printed * table.views
+    return table[["model", "top1", "views", "frames", "gflops", "source", "note"]]
 
 
 def video_gflops(model: M2CLIP, frames: int) -> float:
-    """Operations of encode_video for one view of so many frames, in 1e9; a multiply-add counts as two."""
+    """Operations of encode_video for one view of this many frames, in 1e9; a multiply-add counts as two."""
     device = next(model.parameters()).device
     clip = torch.zeros(1, 3, frames, *model.clip.visual.image_size, device=device)
     counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:  # fused attention kernels are not all counted
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter misses some fused attention kernels
         model.encode_video(clip)
     return counter.get_total_flops() / 1e9
 
@@ -57,20 +51,16 @@ def video_gflops(model: M2CLIP, frames: int) -> float:
 def frames_table(
     model: M2CLIP, experiment: Experiment, manifest: Manifest, frames: list[int], videos: int, device: torch.device
 ) -> pd.DataFrame:
-    """Top-1 of the ensemble when the same checkpoint reads clips of other lengths, on the first `videos` videos of every class.
+    """Top-1 of the ensemble when one checkpoint reads clips of other lengths, on the first `videos` videos of every class.
 
-    Returns: one row a length: model, frames, views, gflops (a video), top1 with its 95 % interval (percent), videos.
+    Returns: one row per length: model, frames, views, gflops (per video), top1 with its 95 % interval (percent), videos.
     """
     protocol = Protocol.of_experiment(experiment)
     chosen = first_of_each_class(manifest.split(protocol.split), videos)
     rows = []
     for length in frames:
-        views = evaluation_views(experiment, manifest, model.backbone, dataclasses.replace(protocol, frames=length), chosen)
-        scores = predict(model, views, experiment.eval.batch_size, experiment.data.workers, device)
-        hits = is_hit(scores.readout("ensemble"), scores.labels, 1)
-        low, high = bootstrap_interval(hits)
-        done = scores.protocol
-        row = {"model": "this run", "frames": done.frames, "views": done.num_views}
-        row["gflops"] = done.num_views * video_gflops(model, done.frames)
-        rows.append(row | {"top1": 100 * hits.mean(), "top1_low": low, "top1_high": high, "videos": len(hits)})
+        found = predict_split(experiment, manifest, model.to(device), dataclasses.replace(protocol, frames=length), chosen)
+        hits, views = is_hit(found.readout("ensemble"), found.labels, 1), found.protocol.num_views
+        row = {"model": "this run", "frames": length, "views": views, "gflops": views * video_gflops(model, length)}
+        rows.append(row | top1_columns(hits) | {"videos": len(hits)})
     return pd.DataFrame(rows)

@@ -1,5 +1,6 @@
-"""Predictions of a split, saved to files; every table and figure is made from those files, never from a live model."""
+"""Scores of videos: computed by predict, saved to files. Every table and figure is made from those files, never from a live model."""
 
+import io
 import json
 import sys
 from collections import Counter
@@ -15,12 +16,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import batches, in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
-from m2clip_lib.evaluate.protocol import Protocol, TestViews
+from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
 from m2clip_lib.experiment import EVALUATION_ADVICE, out_of_memory_explained
 from m2clip_lib.files import write_atomically, write_json
 from m2clip_lib.models import M2CLIP
@@ -28,15 +30,18 @@ from m2clip_lib.models.losses import SCORE_SCALE
 from m2clip_lib.models.m2clip import VideoOutput
 from m2clip_lib.models.text import class_features
 
+EVALUATE = "evaluate first (m2clip eval, or notebook 04)"
+
 
 @dataclass(frozen=True)
 class Predictions:
     """Scores of n videos against k classes, float32, each row summing to 1: mean over views of a softmax.
 
-    similarity: of 100 x cosine with the class texts; classifier: of the linear head (None where the label set is not its own).
-    rows: rows of the split's table that were read; failed: (row, reason) of those that were not.
-    decoders: how many videos were read by which decoder.
-    protocol: how they were scored (None: scores that did not come from videos); list_sha256: of the manifest, once saved.
+    Attributes:
+        similarity: softmax of 100 x cosine with the class texts. classifier: of the linear head (None for classes it was not trained on).
+        rows: rows of the split's table that were read. failed: (row, reason) of the others.
+        decoders: number of videos read by each decoder.
+        protocol: how the videos were scored (None: scores that do not come from videos). list_sha256: digest of the manifest, once saved.
     """
 
     similarity: np.ndarray
@@ -51,7 +56,7 @@ class Predictions:
 
     @property
     def readouts(self) -> tuple[str, ...]:
-        """Read-outs there are: similarity alone without a classifier."""
+        """The available read-outs, the best one last: similarity alone without a classifier."""
         return READOUTS if self.classifier is not None else ("similarity",)
 
     def readout(self, name: str) -> np.ndarray:
@@ -60,12 +65,17 @@ class Predictions:
             return (self.similarity + self.classifier) / 2
         return {"similarity": self.similarity, "classifier": self.classifier}[name]
 
+    @property
+    def best(self) -> np.ndarray:
+        """Scores (n, k) of the ensemble, or of similarity where there is no classifier."""
+        return self.readout(self.readouts[-1])
+
 
 def class_logits(seen: VideoOutput, texts: Tensor, own: bool) -> dict[str, Tensor]:
     """Scores of clips (b, k) before the softmax, by read-out: 100 x cosine with the class texts, and the linear head.
 
     Args:
-        texts: features of the class texts, of length 1. own: whether they are the model's own classes, which its head knows.
+        texts: features of the class texts, of length 1. own: whether they are the classes that the model was trained on.
     """
     logits = {"similarity": SCORE_SCALE * (F.normalize(seen.image_features, dim=-1) @ texts.T)}
     return logits | {"classifier": seen.fc_logits} if own else logits
@@ -82,14 +92,14 @@ def predict(
     processes: Processes | None = None,
     loader: DataLoader | None = None,
 ) -> Predictions:
-    """Score every video of a dataset; one that cannot be read is named in `failed`, and nothing takes its place.
+    """Score every video of a dataset; unreadable videos are listed in `failed`, and no substitute is scored.
 
     Args:
-        class_names: another label set, scored by similarity alone with the protocol's prompts; by default the model's own classes
-            with the prompts it was trained with, and the protocol of the predictions says so.
-        processes: share the work among them, batch by batch; each gets all predictions, the same to the bit as one process alone would
-            with as many threads.
-        loader: this process' part of the dataset, where one is kept from call to call.
+        class_names: another label set, scored by similarity alone with the protocol's prompts. Default: the model's own classes with
+            the prompts it was trained with, which the returned protocol then names.
+        processes: processes that share the batches; each returns all predictions, bit-identical to those of a single process with the
+            same number of threads.
+        loader: this process' part of the dataset, for a caller that keeps one.
     """
     model.eval()
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
@@ -97,31 +107,37 @@ def predict(
     names = list(model.config.class_names if own else class_names)
     protocol = dataset.protocol.with_texts_of(model.config) if own else dataset.protocol
     texts = class_features(model, model.config.prompts() if own else protocol.class_prompts(names), device)
-    similarity, classifier, labels, rows, failed, decoders = [], [], [], [], [], Counter()
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
+    found, failed, decoders = [], [], Counter()  # found: rows, labels and scores by read-out of each batch
     with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
         for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", leave=False, disable=rank > 0 or not sys.stderr.isatty()):
             failed += batch.failed
             decoders += batch.decoders
-            if not batch.indices:
-                continue
-            videos, views = batch.clips.shape[:2]
-            seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
-            logits = class_logits(seen, texts, own)
-            for found, name in ((similarity, "similarity"), (classifier, "classifier")):
-                if name in logits:
-                    found.append(logits[name].softmax(-1).unflatten(0, (videos, views)).mean(1).cpu().numpy())
-            labels.append(batch.labels.numpy())
-            rows += batch.indices
-    if count > 1:
-        parts = processes.gather((similarity, classifier, labels, rows, failed, list(decoders.elements())))
-        similarity, classifier, labels, rows, failed, used = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
-        decoders = Counter(used)
-    if not rows:
+            if batch.indices:
+                seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
+                by_view = {name: x.softmax(-1).unflatten(0, batch.clips.shape[:2]) for name, x in class_logits(seen, texts, own).items()}
+                found.append((batch.indices, batch.labels.numpy(), {name: x.mean(1).cpu().numpy() for name, x in by_view.items()}))
+    parts = processes.gather((found, failed, decoders)) if processes else [(found, failed, decoders)]
+    found, failed = (list(chain.from_iterable(part[i] for part in parts)) for i in (0, 1))
+    if not found:
         raise UserError(f"evaluation: none of {len(failed)} videos could be read; first reason: {failed[0][1] if failed else 'no videos'}")
-    order = np.argsort(rows)
-    scores, others = np.concatenate(similarity)[order], np.concatenate(classifier)[order] if own else None
-    return Predictions(scores, others, np.concatenate(labels)[order], sorted(rows), names, sorted(failed), dict(decoders), protocol)
+    rows, labels, scores = zip(*found, strict=True)
+    order = np.argsort(np.concatenate(rows))
+    both = {name: np.concatenate([of_batch[name] for of_batch in scores])[order] for name in scores[0]}
+    rows, labels = np.concatenate(rows)[order].tolist(), np.concatenate(labels)[order]
+    decoders = dict(sum((part[2] for part in parts), Counter()))
+    return Predictions(both["similarity"], both.get("classifier"), labels, rows, names, sorted(failed), decoders, protocol)
+
+
+def predict_split(
+    experiment: Experiment, manifest: Manifest, model: M2CLIP, protocol: Protocol, rows: Sequence[int] | None = None, **options: object
+) -> Predictions:
+    """Score the protocol's split with the experiment's batch size and workers.
+
+    rows: of the split's table (default: all). options: class_names and processes, see predict.
+    """
+    views, device = evaluation_views(experiment, manifest, model.backbone, protocol, rows), model.clip.logit_scale.device
+    return predict(model, views, experiment.eval.batch_size, experiment.data.workers, device, **options)
 
 
 def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path, name: str, **provenance: object) -> None:
@@ -133,14 +149,11 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
         ids = top_ids(scores, 5)
         rows[f"{readout}_top5"] = ids.tolist()
         rows[f"{readout}_top5_scores"] = np.take_along_axis(scores, ids, axis=1).tolist()
-    arrays = {readout: predictions.readout(readout) for readout in predictions.readouts if readout != "ensemble"}
-
-    def write_arrays(file: Path) -> None:
-        with file.open("wb") as handle:
-            np.savez(handle, labels=predictions.labels, rows=np.asarray(predictions.rows), **arrays)
-
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
-    write_atomically(folder / f"{name}.npz", write_arrays)
+    arrays = {readout: predictions.readout(readout) for readout in predictions.readouts if readout != "ensemble"}
+    content = io.BytesIO()  # given a path, savez would append .npz to the temporary file's name
+    np.savez(content, labels=predictions.labels, rows=np.asarray(predictions.rows), **arrays)
+    write_atomically(folder / f"{name}.npz", lambda file: file.write_bytes(content.getbuffer()))
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
     about = {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders}
     about |= {"protocol": asdict(predictions.protocol), "list_sha256": manifest.sha256}
@@ -148,17 +161,16 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
 
 
 def load_predictions(folder: Path, name: str) -> Predictions:
-    """Read what save_predictions wrote. Raises: UserError when it is not there."""
+    """Read what save_predictions wrote. Raises: UserError when the files are missing or too old."""
     side = folder / f"{name}.json"
     if not side.is_file():
-        raise UserError(f"predictions: no such file: {side}; evaluate first (m2clip eval, or notebook 04)")
+        raise UserError(f"predictions: no such file: {side}; {EVALUATE}")
     about = json.loads(side.read_text())
     if "protocol" not in about:
-        raise UserError(f"predictions: {side} was written by an older version; evaluate again (m2clip eval, or notebook 04)")
+        raise UserError(f"predictions: {side} was written by an older version; {EVALUATE}")
+    with np.load(folder / f"{name}.npz") as file:
+        arrays = dict(file)
+    scores, rows = (arrays["similarity"], arrays.get("classifier")), arrays["rows"].tolist()
     failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
-    with np.load(folder / f"{name}.npz") as arrays:
-        classifier = arrays["classifier"] if "classifier" in arrays else None
-        labels, rows = arrays["labels"], arrays["rows"].tolist()
-        protocol, decoders = Protocol(**about["protocol"]), about["decoders"]
-        found = arrays["similarity"], classifier, labels, rows
-    return Predictions(*found, about["class_names"], failed, decoders, protocol, about["list_sha256"])
+    rest = {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"]), "list_sha256": about["list_sha256"]}
+    return Predictions(*scores, arrays["labels"], rows, about["class_names"], failed, **rest)

@@ -1,7 +1,6 @@
-"""The protocol of an evaluation: which clips of which videos are scored, and against which prompts; and the dataset of those clips.
+"""How videos are scored: the protocol of an evaluation, and the dataset of the clips it reads.
 
-A protocol is made once, from an experiment or from a checkpoint, handed on, and stored with the predictions: tables and costs print what
-was done, never what was asked for.
+A protocol is made once, from an experiment or from a checkpoint, and stored with the predictions: tables and costs report what was done.
 """
 
 import dataclasses
@@ -30,13 +29,13 @@ from m2clip_lib.models.checkpoint import CheckpointInfo
 
 @dataclass(frozen=True)
 class Protocol:
-    """How videos are scored.
+    """How videos are scored: which clips of them, against which prompts.
 
     Attributes:
-        split: "train", "val" or "test"; "" for files that stand in no manifest.
-        frames: per clip. stride: frames between two picked ones; 0 spreads the clip over the whole video.
-        temporal_views, spatial_views: clips along time (one with stride 0), and crops of each.
-        prompts: templates with one {}. prompts_file: where sentences take their place, the file they come from.
+        split: "train", "val" or "test"; "" for files that are not in a manifest.
+        frames: frames per clip. stride: frames between two picked ones; 0 spreads the clip over the whole video.
+        temporal_views, spatial_views: clips along time (always one with stride 0), and crops of each clip.
+        prompts: templates with one {}. prompts_file: the file of the sentences that replace them, if any.
         resize: "fast" in the decoder, or "exact" as published. backwards: play every clip in reverse.
     """
 
@@ -51,14 +50,13 @@ class Protocol:
     backwards: bool = False
 
     def __post_init__(self) -> None:
-        """A clip that covers the whole video has one temporal view. Lists, as JSON has them, become tuples."""
-        object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "prompts", tuple(self.prompts))  # JSON has lists
         if self.stride == 0:
             object.__setattr__(self, "temporal_views", 1)
 
     @classmethod
     def of_experiment(cls, experiment: Experiment, **changed: object) -> "Protocol":
-        """The protocol that the data and eval sections ask for. changed: fields that differ."""
+        """The protocol that an experiment's data and eval sections describe. changed: fields that differ."""
         data, asked = experiment.data, experiment.eval
         fields = {"split": asked.split, "frames": data.num_frames, "stride": data.stride, "resize": data.resize}
         fields |= {"temporal_views": asked.temporal_views, "spatial_views": asked.spatial_views}
@@ -67,31 +65,31 @@ class Protocol:
 
     @classmethod
     def of_checkpoint(cls, info: CheckpointInfo) -> "Protocol":
-        """One clip of every file, as long and as spread as in training; a checkpoint that does not say its stride gets 0."""
+        """One clip per file, sampled as in training; stride 0 if the checkpoint does not record its own."""
         return cls("", info.config.num_frames, info.extra.get("stride", 0)).with_texts_of(info.config)
 
     @property
     def num_views(self) -> int:
-        """Views of one video."""
+        """Views per video."""
         return self.temporal_views * self.spatial_views
 
     def one_view(self) -> "Protocol":
-        """The same with the centre crop of the middle clip alone."""
+        """The same protocol with one view: the centre crop of the middle clip."""
         return dataclasses.replace(self, temporal_views=1, spatial_views=1)
 
     def with_texts_of(self, config: M2CLIPConfig) -> "Protocol":
-        """The same with the prompts that a model carries."""
+        """The same protocol with the prompts that a model was trained with."""
         if config.own_prompts:
             return dataclasses.replace(self, prompts=(), prompts_file=self.prompts_file or "sentences kept in the checkpoint")
         return dataclasses.replace(self, prompts=templates(config.prompt), prompts_file="")
 
     def class_prompts(self, class_names: Sequence[str]) -> list[tuple[Prompt, ...]]:
-        """The prompts of a label set. Raises: UserError when the prompts file lacks a class."""
+        """The prompts of each class. Raises: UserError when the prompts file lacks a class."""
         own = read_prompts_file(paths.resolve(self.prompts_file), class_names) if self.prompts_file else ()
         return class_prompts(class_names, self.prompts, own)
 
     def columns(self, list_sha256: str) -> dict[str, object]:
-        """The columns of a table that make its numbers reproducible. list_sha256: of the manifest."""
+        """The columns that make a table's numbers reproducible. list_sha256: digest of the manifest."""
         return {
             "split": self.split,
             "views": f"{self.spatial_views}x{self.temporal_views}",
@@ -103,10 +101,10 @@ class Protocol:
 
 
 class TestViews(Dataset):
-    """All views of a video, temporal x spatial.
+    """All views (temporal x spatial) of every video of a table.
 
-    side: of the square crops, pixels. colours: the backbone's (mean, std), needed where the protocol resizes exactly.
-    rows: of the table, where not all of it is wanted.
+    side: of the square crops, pixels. colours: mean and std of the backbone, used by exact resizing only.
+    rows: the rows to read (default: the whole table).
     """
 
     __test__ = False  # not a pytest class
@@ -131,37 +129,33 @@ class TestViews(Dataset):
     def __getitem__(self, place: int) -> Item:
         row, protocol = self.rows[place], self.protocol
         views = test_indices(self.num_frames[row], protocol.frames, protocol.stride, protocol.temporal_views)
-        return self.read(row, self.labels[row], row, views)
-
-    def read(self, index: int, label: int, row: int, views: list[list[int]]) -> Item:
-        """The clips of a row whose frames are given, one list for each temporal view; `index` is what the item is called."""
         needed = sorted({frame for view in views for frame in view})  # views overlap: decode each frame once
         try:
             pictures, decoder = self.reader(row, needed, None if self.colours else self.side)
         except VideoError as error:
-            return Item(index, label, None, str(error))
+            return Item(row, self.labels[row], None, str(error))
         frames = frames_to_clip(pictures)
         if self.colours:
             frames = exact_resize(frames, self.side, *self.colours)
-        place = {frame: i for i, frame in enumerate(needed)}
-        clips = [frames[[place[frame] for frame in view]] for view in views]
-        crops = [test_crops(clip.flip(0) if self.protocol.backwards else clip, self.side, self.protocol.spatial_views) for clip in clips]
-        return Item(index, label, torch.cat(crops), decoder=decoder)
+        position = {frame: i for i, frame in enumerate(needed)}
+        clips = [frames[[position[frame] for frame in (reversed(view) if protocol.backwards else view)]] for view in views]
+        crops = torch.cat([test_crops(clip, self.side, protocol.spatial_views) for clip in clips])
+        return Item(row, self.labels[row], crops, decoder=decoder)
 
 
 def evaluation_views(
     experiment: Experiment, manifest: Manifest, backbone: Backbone, protocol: Protocol, rows: Sequence[int] | None = None
 ) -> TestViews:
-    """The evaluation clips of the protocol's split; rows: of its table, where not all of it is wanted."""
+    """The views of the protocol's split. rows: the rows of its table to read (default: all)."""
     table = manifest.split(protocol.split)
     reader = make_reader(experiment, table, backbone.image_size, exact=protocol.resize == "exact")
     return TestViews(table, reader, protocol, backbone.image_size, (backbone.mean, backbone.std), rows)
 
 
 def views_of_files(files: Sequence[str | Path], protocol: Protocol, side: int) -> tuple[pd.DataFrame, TestViews | None, dict[int, str]]:
-    """The evaluation clips of video files that stand in no manifest.
+    """The views of video files that are not in a manifest.
 
-    Returns: the table of readable files (`place` is their number among the files), their views, and number -> reason of the others.
+    Returns: the table of the readable files (`place`: index into files), their views (None without any), and index -> reason of the rest.
     """
     rows, failed = [], {}
     for place, file in enumerate(files):

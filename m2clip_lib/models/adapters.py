@@ -1,6 +1,6 @@
-"""The trainable pieces that sit between the frozen blocks of CLIP.
+"""The trainable modules placed between the frozen blocks of CLIP.
 
-Source: M2-CLIP (AAAI 2024), section 3; exact order of operations checked against golden outputs in tests/.
+Source: M2-CLIP (AAAI 2024), section 3; the exact order of operations is checked against golden outputs in tests/.
 Axis letters: b clips, t frames, n tokens (CLS first), c channels, d bottleneck channels.
 """
 
@@ -10,24 +10,22 @@ from torch.nn import functional as F
 
 
 def temporal_conv(x: Float[Tensor, "b t n d"], conv: nn.Conv1d) -> Float[Tensor, "b t n d"]:
-    """Depthwise convolution along time, zero padded, every token in its own place.
-
-    Shifted multiply-adds keep channels last: on these shapes they need no layout copy, which conv1d would.
-    """
+    """Depthwise convolution along time, zero padded, applied to each token separately."""
     taps = conv.weight[:, 0].unbind(-1)  # k tensors of (d,)
     if len(taps) == 1:
         return x * taps[0] + conv.bias
+    # Shifted multiply-adds keep channels last: at these shapes they avoid the layout copy that conv1d needs.
     past = F.pad(x[:, :-1], (0, 0, 0, 0, 1, 0))
     future = F.pad(x[:, 1:], (0, 0, 0, 0, 0, 1))
     return past * taps[0] + x * taps[1] + future * taps[2] + conv.bias
 
 
 def frame_difference(x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
-    """d_t = x_t - x_{t-1}; the first frame has no past, so d_0 = 0."""
+    """d_t = x_t - x_{t-1}; the first frame has no predecessor, so d_0 = 0."""
     return F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 0, 1, 0))
 
 
-def _start_at_zero(*layers: nn.Module) -> None:
+def _zero_biases_and_convs(*layers: nn.Module) -> None:
     for layer in layers:
         if not isinstance(layer, nn.Linear):
             nn.init.zeros_(layer.weight)
@@ -35,33 +33,33 @@ def _start_at_zero(*layers: nn.Module) -> None:
 
 
 class TemporalEnhancement(nn.Module):
-    """W2 conv_t(W1 x + b1) + b2: each token talks to itself one frame earlier and later."""
+    """W2 conv_t(W1 x + b1) + b2: mixes each token with itself one frame earlier and later."""
 
     def __init__(self, width: int, bottleneck: int, kernel: int = 3):
-        """kernel: frames seen by the convolution, 3 (published) or 1 (the control that cannot see time)."""
+        """kernel: frames the convolution sees, 3 (published) or 1 (the control that cannot see time)."""
         super().__init__()
         self.fc1 = nn.Linear(width, bottleneck)
         self.conv = nn.Conv1d(bottleneck, bottleneck, kernel, padding=kernel // 2, groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
-        _start_at_zero(self.fc1, self.conv, self.fc2)
+        _zero_biases_and_convs(self.fc1, self.conv, self.fc2)
 
     def forward(self, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
-        """The enhancement alone; TEDAdapter adds it to x."""
+        """Return the enhancement alone; TEDAdapter adds it to x."""
         return self.fc2(temporal_conv(self.fc1(x), self.conv))
 
 
 class TemporalDifference(nn.Module):
-    """W4 conv_s(W3 d + b3) + b4 on the patch grid, where d is the change since the frame before."""
+    """W4 conv_s(W3 d + b3) + b4 on the patch grid, where d is the change since the previous frame."""
 
     def __init__(self, width: int, bottleneck: int):
         super().__init__()
         self.fc1 = nn.Linear(width, bottleneck)
         self.conv = nn.Conv3d(bottleneck, bottleneck, (1, 3, 3), padding=(0, 1, 1), groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
-        _start_at_zero(self.fc1, self.conv, self.fc2)
+        _zero_biases_and_convs(self.fc1, self.conv, self.fc2)
 
     def forward(self, patches: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
-        """The difference alone; patches without CLS, in rows of the grid."""
+        """Return the difference branch alone. patches: without CLS, in row-major order of the grid."""
         b, t, n, _ = patches.shape
         x = self.fc1(frame_difference(patches))
         x = x.reshape(b * t, *grid, -1).permute(0, 3, 1, 2)  # (b*t, d, rows, columns)
@@ -86,41 +84,41 @@ class TEDAdapter(nn.Module):
 
 
 class FrameAdapter(nn.Module):
-    """The "t_adapter" on the frame embeddings: x + W6 conv_t(W5 x + b5) + b6, bottleneck half the embedding."""
+    """The "t_adapter" on the frame embeddings: x + W6 conv_t(W5 x + b5) + b6, with a bottleneck of half the embedding."""
 
     def __init__(self, embed_dim: int, kernel: int = 3):
         super().__init__()
         self.enhancement = TemporalEnhancement(embed_dim, embed_dim // 2, kernel)
 
     def forward(self, frames: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
-        """frames: one embedding a frame."""
+        """frames: one embedding per frame."""
         return frames + self.enhancement(frames[:, :, None])[:, :, 0]
 
 
 class TextAdapter(nn.Module):
-    """x + W8 GELU(W7 x + b7) + b8. Its weights do not start at zero, so it is not the identity at the start."""
+    """x + W8 GELU(W7 x + b7) + b8. W7 and W8 are not zero-initialised, so an untrained adapter is not the identity."""
 
     def __init__(self, width: int, bottleneck: int):
         super().__init__()
         self.fc1 = nn.Linear(width, bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
-        _start_at_zero(self.fc1, self.fc2)
+        _zero_biases_and_convs(self.fc1, self.fc2)
 
     def forward(self, x: Float[Tensor, "*batch l c"]) -> Float[Tensor, "*batch l c"]:
-        """x: one vector a token."""
+        """x: one vector per token."""
         return x + self.fc2(F.gelu(self.fc1(x)))
 
 
 class MaskedWordHead(nn.Module):
-    """logits = decoder(LN(GELU(dense x))) + bias over the words of the prompts. LN eps 1e-12 as in BERT."""
+    """logits = decoder(LN(GELU(dense x))) + bias over the vocabulary. LN eps 1e-12 as in BERT."""
 
     def __init__(self, width: int, num_words: int):
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.decoder = nn.Linear(width, num_words)
-        _start_at_zero(self.dense, self.decoder)
+        _zero_biases_and_convs(self.dense, self.decoder)
 
     def forward(self, x: Float[Tensor, "*batch l c"]) -> Float[Tensor, "*batch l v"]:
-        """Scores of every vocabulary word at every place."""
+        """Score every vocabulary word at every position."""
         return self.decoder(self.norm(F.gelu(self.dense(x))))

@@ -1,4 +1,4 @@
-"""The frozen CLIP, and what the rest of the workbook needs to know about it."""
+"""The frozen CLIP with its facts, and the configuration of a model built on it."""
 
 import hashlib
 import logging
@@ -25,9 +25,8 @@ class Backbone:
     Attributes:
         clip: an open_clip CLIP with a plain ViT, all parameters frozen, in evaluation mode.
         tokenizer: texts -> token ids (n, context_length).
-        source: what was asked for; `sha256`: what was got (over all weights).
+        source: the tag or path it was loaded from. sha256: digest of all weights.
         image_size: side of the square input, pixels. mean, std: of the RGB channels in [0, 1].
-        quick_gelu: whether its MLPs use QuickGELU (OpenAI's weights) rather than GELU.
     """
 
     clip: nn.Module
@@ -40,39 +39,36 @@ class Backbone:
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text, start and end included."""
+        """Tokens per text, including start and end."""
         return self.clip.positional_embedding.shape[0]
 
     def video(self, clips: Tensor, device: torch.device) -> Tensor:
-        """Clips as a loader gives them (b, t, 3, h, w) -> what encode_video reads (b, 3, t, h, w), on the device."""
+        """Turn a loader's clips (b, t, 3, h, w) into the input of encode_video (b, 3, t, h, w) on the device."""
         return to_model_input(clips.to(device, non_blocking=True), self.mean, self.std)
 
     @property
     def quick_gelu(self) -> bool:
-        """Read off the model, not remembered: it is what is computed."""
+        """Whether the MLPs compute QuickGELU (OpenAI's weights) rather than GELU."""
         return type(self.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
 @dataclass(frozen=True)
-class _Words:
+class _Words:  # a base class of its own, so that these fields come first in M2CLIPConfig
     class_names: tuple[str, ...]
     vocabulary: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class M2CLIPConfig(ModelSection, _Words):
-    """What to build on a backbone: class_names and vocabulary, the fields of the model section, and these.
-
-    Adapters stand in the LAST n blocks; text blocks count the MLM block as the last.
-    """
+    """What to build on a backbone: class_names and vocabulary, the fields of the model section, and the following."""
 
     num_frames: int = 8
     prompt: str | tuple[str, ...] = "A video of {}"
     """One template, or several."""
     own_prompts: tuple[tuple[str, ...], ...] = ()
-    """Sentences of each class, in place of the templates; the templates stay for other class names."""
+    """Sentences of each class, used instead of the templates; the templates still apply to other class names."""
     own_mlm_block: bool = False
-    """The masked-word block is not the copy of CLIP's last text block but one that came with a full file; it is saved too."""
+    """The masked-word block came with a full file instead of being copied from CLIP's last text block; it is saved too."""
 
     def prompts(self) -> list[tuple[Prompt, ...]]:
         """The prompts of every class, in the order of the class names."""
@@ -86,11 +82,13 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         source: an open_clip tag "MODEL/PRETRAINED" such as "ViT-B-16-quickgelu/openai" (weights are downloaded once), or a file:
             OpenAI's .pt (TorchScript archive or state dict), an open_clip file (.bin, .pt, .safetensors), or the workbook's
             own .safetensors with the model config in its header (the small CLIP of the demonstration).
-        model_name: open_clip's name of the architecture, for a file that does not say it. Without a name, and without an
-            open_clip_config.json beside the file, sizes are read off the tensors and the file is taken as OpenAI's.
-        trust_torchscript: open a TorchScript archive that is none of OpenAI's published files (it can run code).
-    Raises: UserError when the weights are missing, unreadable, or of a kind the adapters do not fit.
+        model_name: open_clip's name of the architecture, for a file that does not record it. Without it, and without an
+            open_clip_config.json beside the file, sizes are inferred from the tensors and OpenAI's layout is assumed.
+        trust_torchscript: open a TorchScript archive that is not one of OpenAI's published files (it can run code).
+    Raises: UserError when the weights are missing, unreadable, or of an architecture that the adapters do not fit.
     """
+    from open_clip.tokenizer import SimpleTokenizer  # CLIP's byte-pair encoding, which all native open_clip ViTs use
+
     path = Path(source).expanduser()
     if path.is_file():
         clip, mean, std = from_file(path, model_name, trust_torchscript)
@@ -100,26 +98,20 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         clip, mean, std = from_tag(str(source))
     _check_pooling(clip, str(source))
     clip.eval().requires_grad_(False)
-    backbone = Backbone(clip, _tokenizer(clip), str(source), state_sha256(clip.state_dict()), int(clip.visual.image_size[0]), mean, std)
+    tokenizer = SimpleTokenizer(context_length=clip.positional_embedding.shape[0])
+    backbone = Backbone(clip, tokenizer, str(source), state_sha256(clip.state_dict()), int(clip.visual.image_size[0]), mean, std)
     log.info("backbone %s: %s", source, "QuickGELU" if backbone.quick_gelu else "GELU")
     return backbone
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:
-    """Digest of names, shapes and values: two models with the same digest hold the same weights."""
+    """Digest of names, shapes, dtypes and values: equal digests mean equal weights."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _tokenizer(clip: nn.Module) -> Callable[..., Tensor]:
-    """CLIP's own byte-pair encoding: all native open_clip ViTs read it, at the context length of their text tower."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer(context_length=clip.positional_embedding.shape[0])
 
 
 def _check_pooling(clip: nn.Module, source: str) -> None:
@@ -133,4 +125,4 @@ def _check_pooling(clip: nn.Module, source: str) -> None:
             "the adapters need open_clip's native CLIP with a plain ViT (ViT-B-16, ViT-B-32, ViT-L-14, ViT-H-14, ...)"
         )
     if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool or clip.text_pool_type != "argmax":
-        raise UserError(f"backbone {source!r}: its towers pool otherwise than CLIP's (CLS token, EOT token); choose another model")
+        raise UserError(f"backbone {source!r}: its towers do not pool like CLIP's (CLS token, EOT token); choose another model")

@@ -1,4 +1,4 @@
-"""The frozen blocks of open_clip, run step by step so that adapters can stand between the steps."""
+"""The frozen blocks of open_clip, run step by step so that adapters can be placed between the steps."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,9 +18,10 @@ def clip_block(
     mask: Tensor | None = None,
     first_only: bool = False,
     lean: bool = False,
-    before_mlp: Callable[[Tensor], Tensor] | None = None,
+    pre_attn: Callable[[Tensor], Tensor] | None = None,
+    pre_mlp: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """One frozen open_clip block: x + MHA(ln_1 x), an optional adapter, x + mlp(ln_2 x).
+    """Run one frozen open_clip block: x + MHA(ln_1 x), then x + mlp(ln_2 x).
 
     Args:
         block: an open_clip ResidualAttentionBlock; its parameters are read, never changed.
@@ -28,23 +29,23 @@ def clip_block(
         mask: additive attention mask, broadcastable to (n, m).
         first_only: compute the first token only (all that is read after the last visual block).
         lean: compute the MLP with fewer passes over its hidden channels (see lean_mlp).
-        before_mlp: module applied between attention and MLP.
+        pre_attn, pre_mlp: adapters applied to x before attention and before the MLP.
     """
+    x = x if pre_attn is None else pre_attn(x)
     normed = block.ln_1(x)
     keys = normed if context is None else block.ln_1(context)
     if first_only:
         x, normed = x[..., :1, :], normed[..., :1, :]
     x = x + block.ls_1(attend(block.attn, normed, keys, mask))
-    if before_mlp is not None:
-        x = before_mlp(x)
+    x = x if pre_mlp is None else pre_mlp(x)
     normed = block.ln_2(x)
     return x + block.ls_2(lean_mlp(block.mlp, normed) if lean else block.mlp(normed))
 
 
 def lean_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
-    """The MLP with QuickGELU as one pass: q(z) = z sigmoid(1.702 z) = silu(1.702 z) / 1.702, both factors inside the matrix products.
+    """Run an MLP; with QuickGELU, save one hidden-sized tensor for the backward pass where the plain form saves three.
 
-    Saves one tensor of the hidden channels for the backward pass where the plain form saves three.
+    q(z) = z sigmoid(1.702 z) = silu(1.702 z) / 1.702, with both factors folded into the matrix products.
     """
     if type(mlp.gelu).__name__ != "QuickGELU":
         return mlp(x)
@@ -64,15 +65,14 @@ def project_heads(x: Tensor, attn: nn.MultiheadAttention, part: int) -> Tensor:
 
 def attend(attn: nn.MultiheadAttention, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
     """Multi-head attention with the weights of `attn`: (*batch, n, c), (*batch, m, c) -> (*batch, n, c)."""
-    q = project_heads(queries, attn, 0)
-    k, v = project_heads(keys, attn, 1), project_heads(keys, attn, 2)
+    q, k, v = project_heads(queries, attn, 0), project_heads(keys, attn, 1), project_heads(keys, attn, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
     return attn.out_proj(out.transpose(1, 2).reshape(queries.shape))
 
 
 @contextmanager
 def listen(hooks: Iterable[tuple[nn.Module, Callable[[Tensor, Tensor], None]]]) -> Iterator[None]:
-    """Call back with a module's first input and its output each time it runs; no hook is left afterwards, also after an error."""
+    """Pass each module's first input and its output to its callback on every run; all hooks are removed on exit, even after an error."""
     with ExitStack() as stack:
         for module, hear in hooks:
             handle = module.register_forward_hook(lambda _module, inputs, out, hear=hear: hear(inputs[0], out))

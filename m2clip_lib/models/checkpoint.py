@@ -1,4 +1,4 @@
-"""Our checkpoint file: the trainable tensors as safetensors, and in its header all that is needed to use them."""
+"""Our checkpoint file: the trainable tensors as safetensors, with everything needed to use them in its header."""
 
 import dataclasses
 import json
@@ -10,17 +10,17 @@ from safetensors.torch import load
 
 from m2clip_lib.data.prompts import prompt_texts
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import DamagedFile, check_seal, seal, write_atomically, write_json
+from m2clip_lib.files import DamagedFile, open_sealed, seal, write_atomically, write_json
 from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.foreign import load_published
 
-FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # the second: written by earlier versions, without a digest of itself
-NO_FILE = "checkpoint: no such file: {}; train first, or give another with --checkpoint"
+FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # UNSEALED: of earlier versions, without a digest
+NO_FILE = "checkpoint: no such file: {}; train first, or give another file with --checkpoint"
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself, readable without a backbone."""
+    """The header of a checkpoint, readable without a backbone."""
 
     format: str
     config: M2CLIPConfig
@@ -32,9 +32,8 @@ class CheckpointInfo:
 
 
 def save_checkpoint(model, path: str | Path, **extra: object) -> None:
-    """Write `path` (.safetensors) and a readable JSON side file, atomically. extra: whatever the run wants to remember."""
-    path = Path(path)
-    backbone = model.backbone
+    """Write `path` (.safetensors) and a readable JSON side file, atomically. extra: further facts about the run."""
+    path, backbone = Path(path), model.backbone
     header = {
         "format": FORMAT,
         "config": dataclasses.asdict(model.config),
@@ -49,7 +48,7 @@ def save_checkpoint(model, path: str | Path, **extra: object) -> None:
 
 
 def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
-    """Raises: UserError when the file is missing, damaged, or not one of ours."""
+    """Read the header. Raises: UserError when the file is missing, damaged, or not one of ours."""
     path = Path(path)
     if not path.is_file():
         raise UserError(NO_FILE.format(path))
@@ -57,9 +56,9 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("m2clip", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable safetensors checkpoint ({error})") from error
+        raise UserError(f"{path}: not a readable safetensors checkpoint ({error}); copy it again, or train again") from error
     if header.get("format") not in (FORMAT, UNSEALED):
-        raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header)")
+        raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header); give another file")
     try:
         return CheckpointInfo(
             format=header["format"],
@@ -71,50 +70,40 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
             extra=header["extra"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged (its header lacks or garbles {error}); copy it again, or train again") from error
+        raise UserError(f"{path}: damaged (missing or invalid in its header: {error}); copy it again, or train again") from error
 
 
 def _as_tuple(value: object) -> object:
-    """JSON has no tuples: its lists become them again."""
+    """Turn JSON lists back into tuples."""
     return tuple(_as_tuple(entry) for entry in value) if isinstance(value, list) else value
 
 
 def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num_frames: int | None = None):
-    """Rebuild a model on its backbone: from our .safetensors, the official .pth, or the replicate's .pt.
+    """Rebuild a model on its backbone: from our .safetensors, the official adapter-only .pth, or the replicate's full .pt.
 
-    num_frames overrides the clip length the file was trained with (files of others do not say it: 8 unless told).
-    Raises: UserError when the file is none of these, is damaged, or was trained on another backbone.
+    num_frames: clip length, instead of the one the file was trained with; third-party files do not record theirs (default 8).
+    Raises: UserError when the file is none of these, is damaged, or was trained on another backbone (it names the first
+        differing tensor).
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(NO_FILE.format(path))
     if path.suffix != ".safetensors":
         return load_published(model_class, path, backbone, num_frames)
-    return _load_own(model_class, path, backbone, num_frames)
-
-
-def _load_own(model_class: type, path: Path, backbone: Backbone, num_frames: int | None):
     info = read_checkpoint_info(path)
-    content = path.read_bytes()
-    if info.format == FORMAT:
-        try:
-            check_seal(content)
-        except DamagedFile as damage:
-            raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
-    config = info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames)
-    model = model_class(backbone, config)
-    found = load(content)
+    try:
+        found = load(path.read_bytes()) if info.format == UNSEALED else open_sealed(path)[0]
+    except DamagedFile as damage:
+        raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
+    model = model_class(backbone, info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames))
+    trained_on, this = repr(info.backbone_source), repr(backbone.source)
     for name, value in model.saved_state().items():
         if name not in found or found[name].shape != value.shape:
             shape = tuple(found[name].shape) if name in found else "missing"
-            raise UserError(
-                f"{path}: tensor {name} is {shape} in the file and {tuple(value.shape)} on backbone {backbone.source!r}; "
-                f"it was trained on {info.backbone_source!r}"
-            )
+            sizes = f"tensor {name} is {shape} in the file and {tuple(value.shape)} on backbone {this}"
+            raise UserError(f"{path}: {sizes}; load the backbone it was trained on, {trained_on}")
     if info.backbone_sha256 != backbone.sha256:
-        raise UserError(
-            f"{path}: trained on backbone {info.backbone_source!r} (sha256 {info.backbone_sha256[:12]}), "
-            f"not on {backbone.source!r} (sha256 {backbone.sha256[:12]}); load that backbone"
-        )
+        digests = f"{trained_on} (sha256 {info.backbone_sha256[:12]}), not on {this} (sha256 {backbone.sha256[:12]})"
+        raise UserError(f"{path}: trained on backbone {digests}; load that backbone")
     model.load_state_dict(found, strict=False)
     return model.eval()

@@ -1,4 +1,4 @@
-"""The demonstration's small CLIP: its architecture, the recipe that trains it (train/pretrain.py), and where its file is kept."""
+"""The demonstration's small CLIP: its architecture, its training recipe (used by train/pretrain.py), and the location of its file."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from m2clip_lib import paths
 
 PACKAGE = Path(__file__).parents[1]
 MODEL_CONFIG = PACKAGE / "models" / "demo_clip.json"
-RECIPE_FILES = ("models/demo_clip.json", "train/pretrain.py", "data/demo/scenes.py")  # other contents make another CLIP
+RECIPE_FILES = ("models/demo_clip.json", "train/pretrain.py", "data/demo/scenes.py")  # a change in any of them makes a different CLIP
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,15 @@ class PretrainConfig:
 
 
 def demo_clip_path(config: PretrainConfig | None = None) -> Path:
-    """Where the small CLIP of this recipe is kept: the name carries a hash of the recipe and of the code that makes it."""
-    config = config or PretrainConfig()
-    digest = hashlib.sha256(json.dumps(asdict(config)).encode())
+    """The file of this recipe's small CLIP (default: the standard recipe); its name contains a hash of the recipe and its code."""
+    digest = hashlib.sha256(json.dumps(asdict(config or PretrainConfig())).encode())
     for file in RECIPE_FILES:
         digest.update((PACKAGE / file).read_bytes())
     return paths.CHECKPOINTS / "backbones" / f"demo-clip-{digest.hexdigest()[:12]}.safetensors"
 
 
 def find_demo_clip(sha256: str) -> Path | None:
-    """The file of a small CLIP with these weights, also one of an earlier recipe."""
-    for side in sorted((paths.CHECKPOINTS / "backbones").glob("demo-clip-*.json")):
-        if json.loads(side.read_text())["sha256"] == sha256 and side.with_suffix(".safetensors").is_file():
-            return side.with_suffix(".safetensors")
-    return None
+    """The file of a small CLIP with these weights, whatever its recipe."""
+    sides = sorted((paths.CHECKPOINTS / "backbones").glob("demo-clip-*.json"))
+    files = (side.with_suffix(".safetensors") for side in sides if json.loads(side.read_text())["sha256"] == sha256)
+    return next(filter(Path.is_file, files), None)

@@ -1,7 +1,7 @@
-"""Files of others: the authors' adapter-only .pth, the replicate's full .pt. Read into our model, and written for their code.
+"""Third-party files: the authors' adapter-only .pth and the replicate's full .pt, read into our model and written for their code.
 
-Their names: visual.transformer.resblocks.0.adapter_pre_mlp.offset_adapter.fc1.weight; the masked-word block is the text tower's
-block after CLIP's last. Kind, placement, widths, class count and vocabulary size are read off the tensors.
+Example of their names: visual.transformer.resblocks.0.adapter_pre_mlp.offset_adapter.fc1.weight; the masked-word block is numbered
+after CLIP's last text block. Kind, placement, widths, class count and vocabulary size are inferred from the tensors.
 """
 
 import logging
@@ -18,9 +18,10 @@ from m2clip_lib.models.sources import load_weights_only
 
 log = logging.getLogger(__name__)
 
-DEFAULT_FRAMES = 8  # of the published recipes; their files do not say
+DEFAULT_FRAMES = 8  # of the published recipes; the files do not record it
+RIGHT_ONE = "load the backbone this file was trained on"
 PLACES = ("pre_attn", "pre_mlp")
-_RENAMES = (  # (ours, published): the first that fits is applied
+_RENAMES = (  # (ours, published): the first match is applied
     (r"^visual_adapters\.(\d+)\.(\w+)\.difference\.", r"visual.transformer.resblocks.\1.adapter_\2.offset_adapter."),
     (r"^visual_adapters\.(\d+)\.(\w+)\.enhancement\.", r"visual.transformer.resblocks.\1.adapter_\2."),
     (r"^text_adapters\.(\d+)\.(\w+)\.", r"transformer.resblocks.\1.adapter_\2.textad_"),
@@ -35,7 +36,7 @@ _RENAMES = (  # (ours, published): the first that fits is applied
 
 
 def published_name(name: str, text_blocks: int) -> str:
-    """Our parameter name -> the one in published files. text_blocks: blocks of CLIP's text tower (the masked-word block comes after)."""
+    """Our parameter name -> the name in published files. text_blocks: blocks of CLIP's text tower, without the masked-word block."""
     for ours, published in _RENAMES:
         renamed, hits = re.subn(ours, published, name)
         if hits:
@@ -44,16 +45,12 @@ def published_name(name: str, text_blocks: int) -> str:
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """The tensors of an official or a replicate file, under their names. Raises: UserError when it is neither."""
-    content = load_weights_only(path)
-    if isinstance(content, dict):
-        content = content.get("model_state_dict", content.get("model", content))
-    state = {str(name).removeprefix("module."): value for name, value in content.items()} if isinstance(content, dict) else {}
-    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    """Read the tensors of an official or replicate file, under their names. Raises: UserError when it is neither."""
+    state = load_weights_only(path, "model_state_dict", "model")
     if "visual.adapter_fc.weight" not in state or "mlm_adapter.decoder.weight" not in state:
         raise UserError(
-            f"{path}: neither a checkpoint of this workbook nor the official .pth nor the replicate's .pt "
-            "(no tensor 'visual.adapter_fc.weight'); give one of these"
+            f"{path}: not a checkpoint of this workbook, the official .pth or the replicate's .pt "
+            "(no tensor 'visual.adapter_fc.weight' or 'mlm_adapter.decoder.weight'); give one of these"
         )
     return state
 
@@ -61,109 +58,83 @@ def read_published(path: Path) -> dict[str, Tensor]:
 def load_published(model_class: type, path: Path, backbone: Backbone, num_frames: int | None):
     """Build the model that a published file describes, on a backbone.
 
-    A full file's own masked-word block is kept; an adapter file's is rebuilt as the copy of the backbone's last text block.
-    Class names and words are not in such files: they get placeholders ("class 0", "word 0").
+    The masked-word block comes from the file if it is a full one, otherwise it is a copy of the backbone's last text block.
+    Class names and vocabulary words are placeholders ("class 0", "word 0"), as such files do not contain them.
     Raises: UserError naming the first tensor that does not fit.
     """
     state = read_published(path)
     if num_frames is None:
         num_frames = DEFAULT_FRAMES
-        log.warning("%s: does not say its clip length: taking %d frames; give num_frames to change it", path, num_frames)
-    log.warning("%s: carries no class names and no words: they are called 'class 0', ..., 'word 0', ...", path)
+        log.warning("%s: does not record its clip length: taking %d frames; give num_frames to change it", path, num_frames)
+    log.warning("%s: contains no class names and no vocabulary: using 'class 0', ..., 'word 0', ...", path)
     text_blocks = len(backbone.clip.transformer.resblocks)
     model = model_class(backbone, read_config(path, state, backbone, num_frames))
-    target = model.state_dict()
-    found = {}
+    target, found = model.state_dict(), {}
     for name, value in target.items():
-        published = published_name(name, text_blocks)
+        published, shape = published_name(name, text_blocks), tuple(value.shape)
         if published in state:
-            if state[published].shape != value.shape:
+            in_file = tuple(state[published].shape)
+            if in_file != shape:
                 raise UserError(
-                    f"{path}: tensor {published} is {tuple(state[published].shape)} in the file and {tuple(value.shape)} on backbone "
-                    f"{backbone.source!r}; load the backbone this file was trained on"
+                    f"{path}: tensor {published} is {in_file} in the file and {shape} on backbone {backbone.source!r}; {RIGHT_ONE}"
                 )
             found[name] = state.pop(published).float()
         elif not name.startswith(("clip.", "mlm_block.")):
-            raise UserError(f"{path}: tensor {published} {tuple(value.shape)} is missing; the file is damaged or of another kind")
+            raise UserError(f"{path}: tensor {published} {shape} is missing; the file is incomplete or of another kind; copy it again")
     if state:
-        raise UserError(
-            f"{path}: tensor {next(iter(state))} has no place on backbone {backbone.source!r}; load the backbone it was trained on"
-        )
-    _check_same_clip(path, found, target, backbone)
+        raise UserError(f"{path}: tensor {next(iter(state))} does not exist on backbone {backbone.source!r}; {RIGHT_ONE}")
+    for name, value in found.items():  # a full file contains CLIP too: it must be the backbone's, up to the rounding of fp16 storage
+        if name.startswith("clip.") and not torch.allclose(value, target[name].cpu().float(), rtol=2e-3, atol=1e-5):
+            where = f"tensor {name.removeprefix('clip.')} {tuple(value.shape)}"
+            raise UserError(f"{path}: {where} differs in its values from backbone {backbone.source!r}; {RIGHT_ONE}")
     model.load_state_dict({name: value for name, value in found.items() if not name.startswith("clip.")}, strict=False)
     return model.eval()
 
 
 def read_config(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int) -> M2CLIPConfig:
-    """Read placement and sizes off the names and shapes."""
-    vision_blocks, text_blocks = len(backbone.clip.visual.transformer.resblocks), len(backbone.clip.transformer.resblocks) + 1
-    vision, vision_width = _placement(path, state, "visual.transformer.resblocks", "fc1.weight", vision_blocks)
-    text, text_width = _placement(path, state, "transformer.resblocks", "textad_fc1.weight", text_blocks)
+    """Infer placement and sizes from the names and shapes."""
+    vision_blocks, text_blocks = len(backbone.clip.visual.transformer.resblocks), len(backbone.clip.transformer.resblocks)
+    copied = backbone.clip.transformer.resblocks[-1].state_dict()
+    block = [(state.get(f"transformer.resblocks.{text_blocks}.{name}"), value) for name, value in copied.items()]
+    is_full = all(own is not None and own.shape == value.shape for own, value in block)
     return M2CLIPConfig(
-        class_names=tuple(f"class {i}" for i in range(state["visual.adapter_fc.weight"].shape[0])),
-        vocabulary=tuple(f"word {i}" for i in range(state["mlm_adapter.decoder.weight"].shape[0])),
-        vision_adapter_layers=max(vision.values()),
-        vision_adapter_width=vision_width,
-        vision_adapter_pre_attn=bool(vision["pre_attn"]),
-        vision_adapter_pre_mlp=bool(vision["pre_mlp"]),
-        text_adapter_layers=max(text.values()),
-        text_adapter_width=text_width,
-        text_adapter_pre_attn=bool(text["pre_attn"]),
-        text_adapter_pre_mlp=bool(text["pre_mlp"]),
+        class_names=tuple(f"class {i}" for i in range(len(state["visual.adapter_fc.weight"]))),
+        vocabulary=tuple(f"word {i}" for i in range(len(state["mlm_adapter.decoder.weight"]))),
+        **_placement(path, state, "vision", "visual.transformer.resblocks", "fc1.weight", vision_blocks),
+        **_placement(path, state, "text", "transformer.resblocks", "textad_fc1.weight", text_blocks + 1),
         num_frames=num_frames,
-        own_mlm_block=_has_own_block(state, backbone, text_blocks - 1),
+        own_mlm_block=is_full and any(not torch.equal(own.float(), value.cpu().float()) for own, value in block),
     )
 
 
-def _has_own_block(state: dict[str, Tensor], backbone: Backbone, block: int) -> bool:
-    """Whether a full file's masked-word block differs from the copy that the backbone would give."""
-    copied = backbone.clip.transformer.resblocks[-1].state_dict()
-    own = {name: state.get(f"transformer.resblocks.{block}.{name}") for name in copied}
-    present = [value is not None and value.shape == copied[name].shape for name, value in own.items()]
-    return all(present) and any(not torch.equal(own[name].float(), value.cpu().float()) for name, value in copied.items())
-
-
-def _placement(path: Path, state: dict[str, Tensor], tower: str, probe: str, blocks: int) -> tuple[dict[str, int], int]:
-    """Per place the number of adapted blocks (always the last ones), and the bottleneck width."""
+def _placement(path: Path, state: dict[str, Tensor], kind: str, tower: str, probe: str, blocks: int) -> dict[str, int | bool]:
+    """The config's <kind>_adapter_* fields: places, bottleneck width, and the number of adapted blocks (always the last ones)."""
     counts, width = {}, 1
     for place in PLACES:
-        names = {i: f"{tower}.{i}.adapter_{place}.{probe}" for i in range(blocks)}
-        adapted = [i for i, name in names.items() if name in state]
+        names = [f"{tower}.{i}.adapter_{place}.{probe}" for i in range(blocks)]
+        adapted = [i for i, name in enumerate(names) if name in state]
         if adapted != list(range(blocks - len(adapted), blocks)):
-            raise UserError(
-                f"{path}: adapters {place} stand in blocks {adapted} of {tower}, not in the last ones; load the backbone it was trained on"
-            )
+            raise UserError(f"{path}: {place} adapters are in blocks {adapted} of {tower}, not in the last ones; {RIGHT_ONE}")
         counts[place] = len(adapted)
         width = state[names[adapted[0]]].shape[0] if adapted else width
-    if len({count for count in counts.values() if count}) > 1:
-        raise UserError(
-            f"{path}: adapters before attention in {counts['pre_attn']} blocks, before the MLP in {counts['pre_mlp']}: not supported"
-        )
-    return counts, width
-
-
-def _check_same_clip(path: Path, found: dict[str, Tensor], target: dict[str, Tensor], backbone: Backbone) -> None:
-    """A full file carries CLIP too: it must be the backbone's, up to the rounding of fp16 storage."""
-    for name, value in found.items():
-        if name.startswith("clip.") and not torch.allclose(value, target[name].cpu().float(), rtol=2e-3, atol=1e-5):
-            published = name.removeprefix("clip.")
-            shape = tuple(value.shape)
-            raise UserError(
-                f"{path}: tensor {published} {shape} holds other values than backbone {backbone.source!r} {shape}; "
-                "load the backbone this file was trained on"
-            )
+    layers = max(counts.values())
+    if not set(counts.values()) <= {0, layers}:
+        where = f"{counts['pre_attn']} blocks before attention and in {counts['pre_mlp']} before the MLP"
+        raise UserError(f"{path}: {kind} adapters in {where}: different numbers are not supported; give another file")
+    places = {f"{kind}_adapter_{place}": count > 0 for place, count in counts.items()}
+    return {f"{kind}_adapter_layers": layers, f"{kind}_adapter_width": width} | places
 
 
 def export_published(model, path: str | Path) -> None:
-    """Write the trainable tensors as the authors' code reads them: {'model': ..., 'next_epoch': 0}, fp32, their names.
+    """Write the trainable tensors in the authors' format: {'model': ..., 'next_epoch': 0}, fp32, their names.
 
-    Raises: UserError for a model that their format cannot hold.
+    Raises: UserError for a model that their format cannot represent.
     """
     config = model.config
     if not (config.enhancement and config.difference and config.frame_adapter and config.temporal_kernel == 3):
         raise UserError("export_official: the published format holds full TED-Adapters only (both branches, frame adapter, kernel 3)")
     if config.own_mlm_block:
-        raise UserError("export_official: this model carries a masked-word block of its own, the published format rebuilds it from CLIP")
+        raise UserError("export_official: this model has a masked-word block of its own, but the published format rebuilds it from CLIP")
     text_blocks = len(model.clip.transformer.resblocks)
     tensors = {published_name(n, text_blocks): v.detach().cpu().float().clone() for n, v in model.trainable_state().items()}
     write_atomically(Path(path), lambda file: torch.save({"model": tensors, "next_epoch": 0}, file))

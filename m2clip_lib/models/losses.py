@@ -1,4 +1,4 @@
-"""The multi-task loss. Source: M2-CLIP, section 3.4; the published reductions, checked against golden values."""
+"""The multi-task loss with the published reductions. Source: M2-CLIP, section 3.4; checked against golden values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from m2clip_lib.models.text import NOT_A_TARGET, text_length
 from m2clip_lib.sections import LossWeights
 
 TARGET_SHARPNESS = 10.0  # of the soft targets of the contrastive loss
-SCORE_SCALE = 100.0  # CLIP's logit scale, fixed, for the cross-modal scores
+SCORE_SCALE = 100.0  # fixed logit scale of the cross-modal scores (CLIP's own)
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,20 @@ def contrastive_loss(
 
 
 def masked_word_loss(logits: Float[Tensor, "b l v"], targets: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
-    """Cross entropy averaged over the masked words; 0 (not NaN) where no word is masked."""
+    """Cross entropy averaged over the masked words; 0 (not NaN) when no word is masked."""
     total = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=NOT_A_TARGET, reduction="sum")
-    return total / (targets != NOT_A_TARGET).sum().clamp(min=1)  # picking the masked ones first would make the host wait for the device
+    return total / (targets != NOT_A_TARGET).sum().clamp(min=1)  # selecting them first would sync with the device
 
 
 @dataclass(frozen=True)
 class PartOfUpdate:
-    """Where a batch stands in an update that several batches make together, so that their gradients add up to the large batch's.
+    """A batch's share of an update made of several batches, so that their gradients add up to those of one large batch.
 
-    clip_share: its clips / all clips; word_share: its masked words / all masked words.
-    images: own normalised image features (b, e) -> those of all n clips among which the contrastive loss looks for negatives, without
-    graph; labels: theirs (n,); this batch's own stand from `start` on. None: the loss looks in the batch alone.
+    Attributes:
+        clip_share, word_share: its clips / all clips, and its masked words / all masked words.
+        images: maps this batch's normalised image features (b, e) to those of all n clips that serve as contrastive negatives,
+            without gradient; None: the batch alone.
+        labels, start: labels of those n clips, and the row at which this batch starts among them.
     """
 
     clip_share: float = 1.0
@@ -75,12 +77,12 @@ def multi_task_loss(
 
     Args:
         video: CLIP-normalised clips. labels: class indices in [0, k). class_tokens: the prompt of every class.
-        caption_tokens: the clean caption of each clip; by default the prompt of its class (then encoded once, and gathered).
-        masked_tokens, masked_targets: captions with masked words and their targets, best on the CPU (their length is looked at);
+        caption_tokens: the clean caption of each clip; by default its class's prompt (encoded once per class and gathered).
+        masked_tokens, masked_targets: captions with masked words and their targets, best on the CPU, as their values are read;
             without them the mlm loss is 0.
-        cross_modal_ce: "on_probabilities" is the published loss (softmax twice: it can hardly move), "on_scores" the default.
-        class_features: text features of class_tokens, where they are known already.
-        part: of which update this batch is a part; the terms are then its shares of the update's terms, and add up to them.
+        cross_modal_ce: "on_probabilities" is the published loss (softmax twice, hardly any gradient), "on_scores" the default.
+        class_features: text features of class_tokens, if already computed.
+        part: this batch's share of a larger update; the terms are then shares that add up to the update's terms.
     """
     weights, part = weights or LossWeights(), part or PartOfUpdate()
     seen = model.encode_video(video)
@@ -88,7 +90,7 @@ def multi_task_loss(
     captions = classes[labels] if caption_tokens is None else model.encode_text(caption_tokens).text_features
 
     image, text = F.normalize(seen.image_features, dim=-1), F.normalize(captions, dim=-1)
-    contrastive = _contrastive_part(model.clip.logit_scale.exp(), image, text, labels, classes, part)
+    contrastive = _contrastive_part(model, image, text, labels, classes, part)
 
     scores = SCORE_SCALE * image @ F.normalize(classes, dim=-1).T
     if cross_modal_ce == "on_probabilities":
@@ -112,14 +114,10 @@ def multi_task_loss(
 
 
 def _contrastive_part(
-    scale: Tensor,
-    image: Float[Tensor, "b e"],
-    text: Float[Tensor, "b e"],
-    labels: Tensor,
-    classes: Float[Tensor, "k e"],
-    part: PartOfUpdate,
+    model, image: Float[Tensor, "b e"], text: Float[Tensor, "b e"], labels: Tensor, classes: Float[Tensor, "k e"], part: PartOfUpdate
 ) -> Float[Tensor, ""]:
-    """The contrastive loss among the clips that `part` names; the captions of other clips are their classes' prompts."""
+    """The contrastive loss among the clips of `part`; the captions of other batches are their classes' prompts."""
+    scale = model.clip.logit_scale.exp()
     if part.images is None:
         logits = scale * image @ text.T
         return part.clip_share * contrastive_loss(logits, logits.T, labels)
@@ -128,12 +126,11 @@ def _contrastive_part(
     image = torch.cat([images[: part.start], image, images[stop:]])
     text = torch.cat([others[: part.start], text, others[stop:]])
     logits = scale * image @ text.T
-    whole = contrastive_loss(logits, logits.T, part.labels)
-    # Every batch computes the whole loss and sends its gradient to its own rows: the gradients add up as they are, the values by share.
-    return whole - (1 - part.clip_share) * whole.detach()
+    full = contrastive_loss(logits, logits.T, part.labels)
+    # Every batch computes the full loss with gradient to its own rows only: gradients add up unscaled, values by share.
+    return full - (1 - part.clip_share) * full.detach()
 
 
 def _computed_length(tokens: Tensor, targets: Tensor) -> int:
-    """Cut at the longest end-of-text, but never before a target."""
-    last_target = int(((targets != NOT_A_TARGET).any(dim=0).nonzero().flatten()[-1:] + 1).sum())
-    return max(text_length(tokens), last_target)
+    """Positions up to the latest end-of-text or target, whichever is later."""
+    return max([text_length(tokens), *((targets != NOT_A_TARGET).any(dim=0).nonzero()[:, 0] + 1).tolist()])

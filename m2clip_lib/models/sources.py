@@ -1,4 +1,4 @@
-"""Where a CLIP's weights come from: open_clip's zoo, OpenAI's files, open_clip's files, our own file. Nothing is ever unpickled."""
+"""The sources of a CLIP's weights: open_clip's zoo, OpenAI's files, open_clip's files, our own file. Nothing is ever unpickled."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_GET = "connect once, or download the file elsewhere and set backbone.source to its path"
-OPENAI_TORCHSCRIPT_SHA256 = {  # the digests that stand in the published addresses
+OPENAI_TORCHSCRIPT_SHA256 = {  # the digests in the published URLs
     "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
     "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
@@ -32,47 +32,43 @@ Loaded = tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]
 
 
 def from_tag(tag: str) -> Loaded:
-    """ "MODEL/PRETRAINED" of open_clip; a tag whose weights need QuickGELU gets it (open_clip itself only warns)."""
+    """Load an open_clip tag "MODEL/PRETRAINED", with QuickGELU when its weights need it (open_clip itself only warns)."""
     import open_clip
 
     name, _, pretrained = tag.partition("/")
     if name not in open_clip.list_models() or not pretrained:
-        raise UserError(
-            f"backbone source {tag!r}: neither a file nor an open_clip tag; "
-            "tags look like 'ViT-B-16-quickgelu/openai' (see open_clip.list_pretrained())"
-        )
+        example = "tags look like 'ViT-B-16-quickgelu/openai' (see open_clip.list_pretrained())"
+        raise UserError(f"backbone source {tag!r}: neither a file nor an open_clip tag; {example}")
     if pretrained not in open_clip.list_pretrained_tags_by_model(name):
-        raise UserError(f"backbone source {tag!r}: open_clip has no weights {pretrained!r} for {name}")
+        raise UserError(f"backbone source {tag!r}: open_clip has no weights {pretrained!r} for {name}; see open_clip.list_pretrained()")
     refuse_unfit(open_clip.get_model_config(name), name)  # before hundreds of megabytes are downloaded
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if config.get("quick_gelu") and not name.endswith("-quickgelu"):
-        log.warning("backbone %s: its weights were trained with QuickGELU, the name says GELU: using QuickGELU", tag)
+        log.warning("backbone %s: the weights were trained with QuickGELU although the name says GELU: using QuickGELU", tag)
     if not _is_cached(config) and not _hub_answers():
         raise UserError(f"backbone weights {tag!r} are not in the local cache, and there is no network to download them; {HOW_TO_GET}")
     try:
         clip = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu")))
-    except (OSError, RuntimeError) as error:  # the hub's client raises its own subclasses of these
+    except (OSError, RuntimeError) as error:  # the hub client's errors are subclasses of these
         raise UserError(f"backbone weights {tag!r} could not be downloaded ({type(error).__name__}); {HOW_TO_GET}") from error
     return clip, tuple(config.get("mean") or OPENAI_MEAN), tuple(config.get("std") or OPENAI_STD)
 
 
 def from_file(path: Path, model_name: str, trust_torchscript: bool) -> Loaded:
-    """A local file; see load_backbone for the kinds."""
+    """Load a local file; see load_backbone for the kinds."""
     state, header = read_state(path, trust_torchscript)
     if "open_clip_config" in header:
         config, preprocess = json.loads(header["open_clip_config"]), {}
     else:
         config, preprocess = _architecture(path, state, model_name)
     refuse_unfit(config, str(path))
-    state = {name: value for name, value in state.items() if name not in OPENAI_MARKS}
-    clip = _build(config, state, path)
+    clip = _build(config, {name: value for name, value in state.items() if name not in OPENAI_MARKS}, path)
     return clip, tuple(preprocess.get("mean", OPENAI_MEAN)), tuple(preprocess.get("std", OPENAI_STD))
 
 
 def refuse_unfit(config: dict, name: str) -> None:
-    """Raises: UserError naming the tower that the adapters do not fit."""
+    """Raises: UserError naming the tower when the adapters do not fit it."""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-    reason = ""
     if vision.get("timm_model_name"):
         reason = f"a timm vision tower ({vision['timm_model_name']})"
     elif isinstance(vision.get("layers"), list | tuple):
@@ -81,12 +77,13 @@ def refuse_unfit(config: dict, name: str) -> None:
         reason = "a CoCa text tower"
     elif text.get("hf_model_name") or config.get("custom_text"):
         reason = f"a custom text tower ({text.get('hf_model_name') or text.get('hf_tokenizer_name') or 'CustomTextCLIP'})"
-    if reason:
-        raise UserError(f"backbone {name!r} has {reason}; the adapters need a plain ViT and CLIP's text tower (ViT-B-16, ViT-L-14, ...)")
+    else:
+        return
+    raise UserError(f"backbone {name!r} has {reason}; the adapters need a plain ViT and CLIP's text tower (ViT-B-16, ViT-L-14, ...)")
 
 
 def read_state(path: Path, trust_torchscript: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and the header (safetensors only). Raises: UserError; no code in the file is run."""
+    """Read named tensors, and the header (safetensors only). Raises: UserError; no code in the file is run."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -97,20 +94,24 @@ def read_state(path: Path, trust_torchscript: bool = False) -> tuple[dict[str, T
             raise UserError(f"{path}: not a readable safetensors file ({error})") from error
     if is_torchscript(path):
         return _read_torchscript(path, trust_torchscript), {}
-    value = load_weights_only(path)
-    state = value.get("state_dict", value) if isinstance(value, dict) else {}
-    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    state = load_weights_only(path, "state_dict")
     if not state:
-        raise UserError(f"{path}: holds no tensors by name; it is not a CLIP")
+        raise UserError(f"{path}: holds no named tensors, so it is not a CLIP; give the path of a CLIP file")
     return state, {}
 
 
-def load_weights_only(path: Path) -> object:
-    """torch.load of data alone. Raises: UserError for anything else; no code in the file is run."""
+def load_weights_only(path: Path, *wrappers: str) -> dict[str, Tensor]:
+    """The named tensors of a torch.save file, {} if there are none. Raises: UserError; no code in the file is run.
+
+    wrappers: keys under which files keep the state dict; the first one found is used, otherwise the top level.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
         raise UserError(f"{path}: not a readable weight file ({type(error).__name__}); no code in it was run") from error
+    state = next((content[key] for key in wrappers if key in content), content) if isinstance(content, dict) else {}
+    named = state.items() if isinstance(state, dict) else ()
+    return {str(name).removeprefix("module."): value for name, value in named if isinstance(value, Tensor)}
 
 
 def is_torchscript(path: Path) -> bool:
@@ -122,25 +123,24 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _read_torchscript(path: Path, trusted: bool) -> dict[str, Tensor]:
-    """torch.jit.load runs what is in the archive, so only OpenAI's published files are opened unasked."""
+    """Open a trusted archive, or one of OpenAI's published files: torch.jit.load runs the code in the archive."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest not in OPENAI_TORCHSCRIPT_SHA256.values() and not trusted:
         raise UserError(
-            f"{path}: a TorchScript archive that is none of OpenAI's published files (sha256 {digest[:12]}...); "
-            "opening it can run code, so it was not opened; set backbone.trust_torchscript=true if you know who made it"
+            f"{path}: a TorchScript archive that is not one of OpenAI's published files (sha256 {digest[:12]}...); "
+            "opening it can run code, so it was not opened; set backbone.trust_torchscript=true if you trust its author"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls the format outdated; OpenAI publishes nothing else
+        warnings.simplefilter("ignore")  # torch deprecates the format; OpenAI publishes no other
         return dict(torch.jit.load(path, map_location="cpu").state_dict())
 
 
 def _architecture(path: Path, state: dict[str, Tensor], model_name: str) -> tuple[dict, dict]:
-    """open_clip model config and preprocessing of a file: by name, by the side file of the hub's layout, or off the tensors."""
+    """Find a file's open_clip model config and preprocessing: by name, from the hub's side file, or from the tensor shapes."""
     import open_clip
 
-    side = path.parent / "open_clip_config.json"
-    preprocess: dict = {}
+    side, preprocess = path.parent / "open_clip_config.json", {}
     if model_name:
         config = open_clip.get_model_config(model_name)
         if config is None:
@@ -151,20 +151,21 @@ def _architecture(path: Path, state: dict[str, Tensor], model_name: str) -> tupl
     else:
         config = config_from_tensors(path, state)
         if not state.keys() & OPENAI_MARKS:
-            log.warning("backbone %s: does not say its architecture: taken as OpenAI's, QuickGELU and heads of 64", path)
+            log.warning("backbone %s: does not say its architecture: assuming OpenAI's, with QuickGELU and heads of 64 channels", path)
     if state.keys() & OPENAI_MARKS and not config.get("quick_gelu"):
-        log.warning("backbone %s: OpenAI's own file, trained with QuickGELU: using QuickGELU", path)
+        log.warning("backbone %s: a file from OpenAI, trained with QuickGELU: using QuickGELU", path)
         config = config | {"quick_gelu": True}
     return config, preprocess
 
 
 def config_from_tensors(path: Path, state: dict[str, Tensor]) -> dict:
-    """The open_clip model config of a state dict in OpenAI's layout. Raises: UserError when it is not one."""
+    """Infer the open_clip model config of a state dict in OpenAI's layout. Raises: UserError for another layout."""
     needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "text_projection", "token_embedding.weight")
-    needed += ("positional_embedding", "ln_final.weight")
-    for name in needed:
+    for name in (*needed, "positional_embedding", "ln_final.weight"):
         if name not in state:
-            raise UserError(f"{path}: not a CLIP with a ViT in OpenAI's layout (no tensor {name!r}); nothing was loaded")
+            raise UserError(
+                f"{path}: not a CLIP with a ViT in OpenAI's layout (no tensor {name!r}); give another file, or backbone.model_name"
+            )
     width, _, _, patch = state["visual.conv1.weight"].shape
     grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     text_width = state["ln_final.weight"].shape[0]
@@ -172,47 +173,36 @@ def config_from_tensors(path: Path, state: dict[str, Tensor]) -> dict:
     def layers(prefix: str) -> int:
         return sum(name.startswith(prefix) and name.endswith(".attn.in_proj_weight") for name in state)
 
-    return {
-        "embed_dim": state["text_projection"].shape[1],
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": patch * grid,
-            "patch_size": patch,
-            "width": width,
-            "layers": layers("visual."),
-            "head_width": min(64, width),
-        },
-        "text_cfg": {
-            "context_length": state["positional_embedding"].shape[0],
-            "vocab_size": state["token_embedding.weight"].shape[0],
-            "width": text_width,
-            "heads": max(1, text_width // 64),
-            "layers": layers("transformer."),
-        },
+    vision = {"image_size": patch * grid, "patch_size": patch, "width": width, "layers": layers("visual."), "head_width": min(64, width)}
+    text = {
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": state["token_embedding.weight"].shape[0],
+        "width": text_width,
+        "heads": max(1, text_width // 64),
+        "layers": layers("transformer."),
     }
+    return {"embed_dim": state["text_projection"].shape[1], "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
 
 
 def _build(config: dict, state: dict[str, Tensor], path: Path) -> nn.Module:
-    """Raises: UserError naming the first tensor that differs, with both shapes."""
+    """Build the CLIP. Raises: UserError naming the first tensor that differs, with both shapes."""
     from open_clip.model import CLIP
 
-    clip = CLIP(**{key: value for key, value in config.items() if key not in {"custom_text"}})
+    clip = CLIP(**{key: value for key, value in config.items() if key != "custom_text"})
     expected = clip.state_dict()
     for name, value in expected.items():
         if name not in state or state[name].shape != value.shape:
             found = tuple(state[name].shape) if name in state else "missing"
-            raise UserError(
-                f"{path}: tensor {name} is {found}, {tuple(value.shape)} was expected; give the right backbone.model_name for this file"
-            )
+            raise UserError(f"{path}: tensor {name} is {found}, expected {tuple(value.shape)}; give this file's backbone.model_name")
     unknown = sorted(state.keys() - expected.keys())
     if unknown:
-        raise UserError(f"{path}: tensor {unknown[0]} belongs to no CLIP of this architecture; give the right backbone.model_name")
-    clip.load_state_dict({name: value.float() for name, value in state.items()})  # mixed fp16 and fp32 in OpenAI's files
+        raise UserError(f"{path}: tensor {unknown[0]} does not belong to a CLIP of this architecture; give this file's backbone.model_name")
+    clip.load_state_dict({name: value.float() for name, value in state.items()})  # OpenAI's files mix fp16 and fp32
     return clip
 
 
 def _is_cached(config: dict) -> bool:
-    """Whether open_clip's downloader has this tag's file already."""
+    """Whether open_clip's downloader already has this tag's file."""
     from huggingface_hub import try_to_load_from_cache
 
     repository = (config.get("hf_hub") or "").rstrip("/")
@@ -221,13 +211,10 @@ def _is_cached(config: dict) -> bool:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub's name resolves: the downloader itself would try for a minute before it says that it does not."""
+    """Whether the hub's name resolves (or a proxy resolves names); the downloader itself would retry for a minute before failing."""
     from huggingface_hub import constants
 
-    if getproxies():  # then names are resolved by the proxy
-        return True
     try:
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+        return bool(getproxies() or socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443))
     except socket.gaierror:
         return False
-    return True

@@ -1,4 +1,4 @@
-"""What a model is made of, and what a clip becomes on its way through it, as tables."""
+"""Tables of a model's parameters and of the shapes a clip takes on its way through it."""
 
 import pandas as pd
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 from m2clip_lib.models.blocks import listen
 from m2clip_lib.models.m2clip import M2CLIP, is_trainable
 
-PARTS = {  # prefix of the parameter name -> what it is called
+PARTS = {  # prefix of the parameter name -> title; the first match counts
     "clip.visual.": "CLIP, visual tower",
     "clip.": "CLIP, text tower",
     "mlm_block.": "masked-word block (copy of CLIP's last text block)",
@@ -20,39 +20,37 @@ PARTS = {  # prefix of the parameter name -> what it is called
 
 
 def count_table(model: M2CLIP) -> pd.DataFrame:
-    """Rows: part, state (frozen, trainable), parameters (scalars). "dead" parameters are trainable by name, but read by nothing."""
+    """Columns part, state (frozen, trainable), parameters (scalars). "dead" parameters are trainable by name but have no effect."""
     dead = model.dead_parameters()
-    counts: dict[tuple[str, str], int] = {}
+    rows = []
     for name, parameter in model.named_parameters():
         part = next(title for prefix, title in PARTS.items() if name.startswith(prefix))
-        if name in dead:
-            part += " (dead: last block's difference branch)"
-        key = (part, "trainable" if is_trainable(name) else "frozen")
-        counts[key] = counts.get(key, 0) + parameter.numel()
-    return pd.DataFrame([{"part": part, "state": state, "parameters": n} for (part, state), n in counts.items()])
+        part += " (dead: last block's difference branch)" if name in dead else ""
+        rows.append((part, "trainable" if is_trainable(name) else "frozen", parameter.numel()))
+    return pd.DataFrame(rows, columns=["part", "state", "parameters"]).groupby(["part", "state"], sort=False, as_index=False).sum()
 
 
 def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
-    """Send one batch through the model and write down the shape at every station.
+    """Run one batch through the model and record the shape at every station.
 
     Args:
-        video: (b, 3, t, h, w), normalised. tokens: (b, l), one text a clip.
+        video: (b, 3, t, h, w), normalised. tokens: (b, l), one text per clip.
     Returns: columns step, axes, shape, values (numbers in the tensor), meaning.
     """
     blocks = len(model.visual_adapters)
     first = next((i for i, adapters in enumerate(model.visual_adapters) if "pre_mlp" in adapters), None)
     stations = {
-        "clip.visual.conv1": ("b·t c rows columns", "every frame cut into patches"),
+        "clip.visual.conv1": ("b·t c rows columns", "every frame split into patches"),
         "clip.visual.ln_pre": ("b·t n c", "patches and the class token, with positions"),
-        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_1": ("b t n c", "before attention of the last block: frames still apart"),
-        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_2": ("b t 1 c", "after it: only the class token is read from here on"),
-        "mlm_head.norm": ("b l w", "words after looking at the frames"),
+        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_1": ("b t n c", "before attention of the last block: frames still separate"),
+        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_2": ("b t 1 c", "after it: only the class token is used from here on"),
+        "mlm_head.norm": ("b l w", "words after attending to the frames"),
     }
     if first is not None:
         place = f"visual_adapters.{first}.pre_mlp"
         stations |= {
-            f"{place}.enhancement.fc1": ("b t n d", "TED enhancement: bottleneck, mixed with the frames before and after"),
-            f"{place}.difference.fc1": ("b t n-1 d", "TED difference: change since the frame before, patches only"),
+            f"{place}.enhancement.fc1": ("b t n d", "TED enhancement: bottleneck, mixed with the previous and next frames"),
+            f"{place}.difference.fc1": ("b t n-1 d", "TED difference: change since the previous frame, patches only"),
             place: ("b t n c", "TED output: x + enhancement + difference"),
         }
     modules = dict(model.named_modules())
@@ -65,15 +63,15 @@ def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
     with listen(hooks), torch.inference_mode():
         out = model(video, tokens)
     seen += [
-        ("frame_features", "b t e", out.frame_features, "one embedding a frame, after the frame adapter"),
-        ("image_features", "b e", out.image_features, "their mean: one embedding a clip"),
+        ("frame_features", "b t e", out.frame_features, "one embedding per frame, after the frame adapter"),
+        ("image_features", "b e", out.image_features, "their mean: one embedding per clip"),
         ("fc_logits", "b k", out.fc_logits, "classifier scores"),
-        ("tokens", "b l", tokens, "one text a clip"),
+        ("tokens", "b l", tokens, "one text per clip"),
         ("text_hidden", "b l w", out.text_hidden, "text tower before its last norm, cut at the longest text"),
-        ("text_features", "b e", out.text_features, "one embedding a text"),
+        ("text_features", "b e", out.text_features, "one embedding per text"),
         ("logits_per_image", "b b", out.logits_per_image, "every clip against every text"),
-        ("mlm_logits", "b l v", out.mlm_logits, "scores of every word at every place"),
+        ("mlm_logits", "b l v", out.mlm_logits, "scores of every word at every position"),
     ]
-    seen.insert(-1, seen.pop([name for name, *_ in seen].index("mlm_head.norm")))  # computed early, belongs to the end of the story
+    seen.insert(-1, seen.pop([name for name, *_ in seen].index("mlm_head.norm")))  # recorded early, shown near the end
     rows = [{"step": n, "axes": a, "shape": tuple(x.shape), "values": x.numel(), "meaning": m} for n, a, x, m in seen]
     return pd.DataFrame(rows).drop_duplicates("step").reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Words to tokens: tokens, and masking for the masked-word head."""
+"""Text, in the order it is used: tokens, captions with masked words, the texts of a training step, class features, cached frozen text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from m2clip_lib.errors import UserError
 MASK_WORD = "mask"  # the published code masks with this ordinary word; CLIP's vocabulary has no mask token
 MASKED_SHARE = 0.2  # of the class name's words, but at least one
 NOT_A_TARGET = -100  # ignored by cross entropy
+LARGEST = 32  # prompt sets that PrefixCache keeps; 400 classes on B/16 take 9 MB per set
 
 
 def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> Int[Tensor, "n l"]:
     """Tokens of each text, zero padded.
 
-    Raises: UserError for a text that does not fit, where the tokenizer itself would cut it silently.
+    Raises: UserError for a text that does not fit; the tokenizer itself would truncate it silently.
     """
     limit = tokenizer.context_length
     for text in texts:
@@ -31,21 +32,21 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> Int[Tens
 
 
 def text_length(tokens: Int[Tensor, "n l"]) -> int:
-    """Tokens up to and with the latest end-of-text (the largest id). Later positions influence nothing: the tower is causal."""
+    """Positions up to and including the latest end-of-text (the largest id); later ones have no effect, as the tower is causal."""
     return int(tokens.argmax(dim=1).max()) + 1 if len(tokens) else 0
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A prompt as words, each with its tokens; `maskable` are the places of the class name's known words."""
+    """A prompt split into words, ready for masking."""
 
     words: tuple[tuple[int, ...], ...]  # token ids per word
     targets: tuple[int, ...]  # vocabulary index per word, NOT_A_TARGET if unknown
-    maskable: tuple[int, ...]  # indices into words
+    maskable: tuple[int, ...]  # indices into words: the class name's words that are in the vocabulary
 
 
 def build_captions(prompts: Sequence[Prompt], vocabulary: Sequence[str], tokenizer: Callable[..., Tensor]) -> list[Caption]:
-    """Prepare prompts, one a class, for masking. A word unknown to the vocabulary is never a target."""
+    """Prepare prompts, one per class, for masking. A word outside the vocabulary is never a target."""
     index = {word: i for i, word in enumerate(vocabulary)}
     captions = []
     for prompt in prompts:
@@ -59,15 +60,12 @@ def build_captions(prompts: Sequence[Prompt], vocabulary: Sequence[str], tokeniz
 def mask_caption(caption: Caption, tokenizer: Callable[..., Tensor], rng: np.random.Generator) -> tuple[Int[Tensor, "l"], Int[Tensor, "l"]]:
     """Replace some words of the class name by "mask".
 
-    Returns: tokens and targets, both (context_length,); the target (vocabulary index) sits on the mask's one token,
-        NOT_A_TARGET everywhere else. A caption with no maskable word comes back unmasked.
+    Returns: tokens and targets, both (context_length,). The single token of each mask has the word's vocabulary index as its target,
+        every other position NOT_A_TARGET. A caption without maskable words is returned unmasked.
     """
-    chosen: set[int] = set()
-    if caption.maskable:
-        count = max(1, round(MASKED_SHARE * len(caption.maskable)))
-        chosen = {int(i) for i in rng.choice(caption.maskable, size=count, replace=False)}
-    mask_tokens = tokenizer.encode(MASK_WORD)
-    limit = tokenizer.context_length
+    count = max(1, round(MASKED_SHARE * len(caption.maskable)))
+    chosen = rng.choice(caption.maskable, size=count, replace=False).tolist() if caption.maskable else []
+    mask_tokens, limit = tokenizer.encode(MASK_WORD), tokenizer.context_length
     ids, targets = [tokenizer.sot_token_id], [NOT_A_TARGET]
     for i, word in enumerate(caption.words):
         piece = mask_tokens if i in chosen else list(word)
@@ -82,76 +80,71 @@ def mask_caption(caption: Caption, tokenizer: Callable[..., Tensor], rng: np.ran
 def mask_batch(
     captions: Sequence[Caption], labels: Sequence[int], tokenizer: Callable[..., Tensor], seeds: Sequence[Sequence[int]]
 ) -> tuple[Int[Tensor, "b l"], Int[Tensor, "b l"]]:
-    """Masked captions of a batch. seeds: one sequence of integers a clip, so that masking depends on nothing else."""
+    """Masked captions and targets of a batch. seeds: one sequence of integers per clip, the only randomness used."""
     pairs = [mask_caption(captions[label], tokenizer, np.random.default_rng(list(seed))) for label, seed in zip(labels, seeds, strict=True)]
     tokens, targets = zip(*pairs, strict=True)
     return torch.stack(tokens), torch.stack(targets)
 
 
 class TrainingTexts:
-    """Captions and tokens of every class, one set a prompt number. The same tensor comes again: its frozen part is computed once."""
+    """Captions and tokens of every class, one set per prompt number. A set's tokens are always the same tensor, for PrefixCache."""
 
     def __init__(self, model, device: torch.device, seed: int):
         prompts, tokenizer = model.config.prompts(), model.backbone.tokenizer
         self.seed = seed
         self._sets = []
-        for number in range(max(len(of_class) for of_class in prompts)):
+        for number in range(max(map(len, prompts))):
             chosen = nth_prompts(prompts, number)
             tokens = tokenize(tokenizer, [prompt.text for prompt in chosen]).to(device)
             self._sets.append((build_captions(chosen, model.config.vocabulary, tokenizer), tokens))
 
     def of_step(self, step: int) -> tuple[list[Caption], Tensor]:
-        """Captions, and tokens (k, l), of the prompt that this step reads."""
+        """Captions, and tokens (k, l), of the prompt used at this step."""
         return self._sets[prompt_number(self.seed, step, len(self._sets))]
 
 
 def class_features(model, prompts: Sequence[Sequence[Prompt]], device: torch.device) -> Tensor:
-    """Text features (k, e) of length 1: of a class's one prompt, or the mean of the features of its prompts.
+    """Unit-length text features (k, e): of each class's only prompt, or the mean over its prompts' features.
 
-    One prompt of every class at a time, so that hundreds of prompts a class need no more memory than one.
+    Encodes one prompt per class at a time, so that hundreds of prompts per class need no more memory than one.
     """
-    total = None
-    for number in range(max(len(of_class) for of_class in prompts)):
+    total, most = None, max(map(len, prompts))
+    for number in range(most):
         rows = [i for i, of_class in enumerate(prompts) if number < len(of_class)]
         tokens = tokenize(model.backbone.tokenizer, [prompts[i][number].text for i in rows]).to(device)
         features = F.normalize(model.encode_text(tokens).text_features, dim=-1)
         total = features if total is None else total.index_add(0, torch.tensor(rows, device=device), features)
-    return total if max(len(of_class) for of_class in prompts) == 1 else F.normalize(total, dim=-1)
+    return total if most == 1 else F.normalize(total, dim=-1)
 
 
 @torch.inference_mode()
 def text_features(model, names: Sequence[str]) -> Float[Tensor, "k e"]:
-    """Features of the names in the model's prompts, of length 1."""
+    """Unit-length features of the names in the model's prompts."""
     own = list(names) == list(model.config.class_names)
     prompts = model.config.prompts() if own else class_prompts(names, model.config.prompt)
     return class_features(model, prompts, model.clip.logit_scale.device)
 
 
-LARGEST = 32  # prompt sets kept, the last used ones: 400 classes of B/16 take 9 MB a set
-
-
 class PrefixCache:
-    """Holds one result a tensor of tokens; made anew when the tokens, CLIP's weights, their device or dtype, or autocast change."""
+    """One frozen prefix per tensor of tokens, recomputed when the tokens, CLIP's weights, their device or dtype, or autocast change."""
 
     def __init__(self) -> None:
-        # id of the tokens -> (key, tokens, value), the last used at the end. Tokens are held, so that their id cannot be given away.
+        # id of the tokens -> (key, tokens, value), least recently used first. Holding the tokens keeps their id from being reused.
         self._entries: dict[int, tuple[tuple, Tensor, tuple[Tensor, int, Tensor]]] = {}
 
-    def __deepcopy__(self, memo: dict) -> "PrefixCache":
-        return PrefixCache()
-
     def __getstate__(self) -> dict:
-        return PrefixCache().__dict__  # a copy in another process starts empty
+        return PrefixCache().__dict__  # a copy, here or in another process, starts empty
 
     def get(self, model, tokens: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Returns: the prefix (n, length, w), its length, the place of the end of text in each row (n,)."""
-        from m2clip_lib.models.text import text_length
-
-        key = (_version(tokens), _weights_key(model), _autocast_key(tokens.device.type))
+        """Returns: the prefix (n, length, w), its length, and the position of the end of text in each row (n,)."""
+        device = tokens.device.type
+        autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        # In-place changes are counted by _version, except for inference tensors, which are taken as unchanged.
+        key = (-1 if tokens.is_inference() else tokens._version, _weights_key(model), autocast)
         entry = self._entries.pop(id(tokens), None)
         if entry is None or entry[0] != key:
             length = text_length(tokens)
-            # Also usable in training when it was first asked for in evaluation: never an inference tensor.
+            # Never an inference tensor: a prefix first computed in evaluation must also serve training.
             with torch.inference_mode(False), torch.no_grad():
                 fixed = tokens.clone()
                 entry = (key, tokens, (model.text_prefix(fixed, length), length, fixed.argmax(dim=1)))
@@ -161,16 +154,7 @@ class PrefixCache:
         return entry[2]
 
 
-def _version(tensor: Tensor) -> int:
-    """Counts in-place changes; inference tensors do not count them, and are taken as unchanged."""
-    return -1 if tensor.is_inference() else tensor._version
-
-
 def _weights_key(model) -> tuple:
-    """Changes when a weight of the text tower is written to, replaced, moved or cast."""
+    """A key that changes when a weight of the text tower is written to, replaced, moved or cast."""
     weights = [*model.clip.token_embedding.parameters(), model.clip.positional_embedding, *model.clip.transformer.parameters()]
     return tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in weights)
-
-
-def _autocast_key(device: str) -> tuple:
-    return (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))

@@ -17,7 +17,7 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import load_predictions, predict, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
-from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, protocol_columns
+from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.files import write_json
 from m2clip_lib.models import M2CLIP
@@ -139,7 +139,8 @@ def prediction_names(experiment: Experiment) -> list[str]:
 
 def study_protocol(jobs: Sequence[Job]) -> dict[str, object]:
     """The protocol's columns, as the trainings of a study were scored: all of them alike."""
-    return protocol_columns(load_predictions(jobs[0].folder, FORWARDS))
+    predictions = load_predictions(jobs[0].folder, FORWARDS)
+    return predictions.protocol.columns(predictions.list_sha256)
 
 
 def job_table(jobs: Sequence[Job]) -> pd.DataFrame:

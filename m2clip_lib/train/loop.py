@@ -1,4 +1,4 @@
-"""The training loop: plain, seeded, one line an epoch, and it continues where it was stopped."""
+"""The training loop: seeded, one line of report per epoch, and able to continue where it was stopped."""
 
 import time
 from collections.abc import Callable
@@ -18,35 +18,18 @@ from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
 from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
-from m2clip_lib.experiment import (
-    TRAINING_ADVICE,
-    build_model,
-    keep_freed_memory,
-    open_backbone,
-    out_of_memory_explained,
-    set_threads,
-)
+from m2clip_lib.experiment import TRAINING_ADVICE, build_model, keep_freed_memory, open_backbone, out_of_memory_explained, set_threads
 from m2clip_lib.files import code_digest
+from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
-from m2clip_lib.train.record import (
-    TERMS,
-    EpochMetrics,
-    Tally,
-    forget_skipped,
-    idle_adapters,
-    idle_warning,
-    metrics_table,
-    note_skipped,
-    starved_warning,
-    write_metrics,
-)
+from m2clip_lib.train.record import EpochMetrics, Tally
 from m2clip_lib.train.resume import Progress, Resume, Stopped, StopSignals, check_name, find_state, finish, identity, save_state, warm_start
 from m2clip_lib.train.step import TrainingSteps
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training leaves behind."""
+    """The files and the outcome of a training."""
 
     best: Path
     last: Path
@@ -71,31 +54,30 @@ def train(
     Started by torchrun or `accelerate launch`, all processes train together and the first one writes.
 
     Args:
-        progress: also show a bar within the epoch.
-        on_epoch: called after each epoch with the table of metrics so far.
+        progress: also show a bar within the epoch. on_epoch: called after each epoch with the table of metrics so far.
         resume: "auto" continues the run of this name, leaves a finished one alone, and refuses a name taken by other settings; "never"
             starts over; "replace" continues an unfinished training of the same settings and code, and starts over otherwise.
-    Raises: UserError for missing videos or weights, names that do not fit the list, a full disk, and when a loss is not finite (it
-        names the term and the videos);
-        Stopped after a first SIGTERM or Ctrl-C, the state saved.
+    Raises: UserError for missing videos or weights, settings that do not fit them, a full disk, and a loss that is not finite
+        (naming the term and the videos); Stopped after a first SIGTERM or Ctrl-C, once the state is saved.
     """
     processes = Processes()
     set_threads(experiment.train.threads)
     keep_freed_memory()
     if not processes.is_main:
-        report, progress, on_epoch = _say_nothing, False, None
+        report, progress, on_epoch = (lambda line: None), False, None
     training = Training(experiment, manifest, run, processes, report)
     with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(TRAINING_ADVICE.format(experiment.train.batch_size)):
         training.begin(resume)
         while not training.at.finished:
             training.run_epoch(signals, progress)
             if on_epoch:
-                on_epoch(metrics_table(training.at.rows))
-    return training.result()
+                on_epoch(record.metrics_table(training.at.rows))
+    folder, at = training.folder, training.at
+    return TrainResult(folder / "best.safetensors", folder / "last.safetensors", training.metrics_file, at.best[1], at.best[0], at.seconds)
 
 
 class Training:
-    """One run on its way: model, optimizer, and how far they are (`at`)."""
+    """A run in progress: its model, its optimizer, and how far it has come (`at`)."""
 
     def __init__(self, experiment: Experiment, manifest: Manifest, run: str, processes: Processes, report: Callable[[str], None]):
         self.experiment, self.manifest, self.run, self.processes, self.report = experiment, manifest, run, processes, report
@@ -106,40 +88,35 @@ class Training:
         if self.settings.compile:
             self.model.compile_blocks()
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
-        validated = (manifest.table.split == "val").any()
-        protocol = Protocol.of_experiment(experiment, split="val")
-        self.validation = evaluation_views(experiment, manifest, backbone, protocol) if validated else None
-        self.views = None  # one loader for all validations: its processes take seconds to start
-        if self.validation is not None:
+        self.validation = self.views = None
+        if (manifest.table.split == "val").any():
+            self.validation = evaluation_views(experiment, manifest, backbone, Protocol.of_experiment(experiment, split="val"))
             mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
-            self.views = make_loader(self.validation, mine, experiment.data.workers)
+            self.views = make_loader(self.validation, mine, experiment.data.workers)  # kept: its processes take seconds to start
         self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
-        inputs = run_inputs(manifest, backbone.sha256)
-        self.at = Progress(identity(experiment, inputs, processes.count), code_digest(core=True))
-        self.tally = Tally(torch.zeros(len(TERMS), device=processes.device))
-        self._decoders_said: dict[str, int] = {}
+        self.at = Progress(identity(experiment, run_inputs(manifest, backbone.sha256), processes.count), code_digest(core=True))
+        self.tally = Tally(torch.zeros(len(record.TERMS), device=processes.device))
+        self._decoders_reported: dict[str, int] = {}
         self.began = self.saved = time.monotonic()
 
     def begin(self, resume: Resume) -> None:
-        """Take up the run's state, or start from new weights."""
-        steps, settings = self.steps, self.settings
-        found = self.processes.from_main(
-            find_state(self.folder, self.run, self.at, resume, self.report) if self.processes.is_main else None
-        )
+        """Load the run's saved state, or start from new weights."""
+        steps, settings, processes = self.steps, self.settings, self.processes
+        found = processes.from_main(find_state(self.folder, self.run, self.at, resume, self.report) if processes.is_main else None)
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.report(
             f"training {self.experiment.name!r} on {steps.device}: {len(steps.dataset)} videos, {len(self.manifest.class_names)} classes, "
             f"{trainable:,} trainable parameters, {steps.total} steps"
             + ("; no validation: the last epoch is the best" if self.validation is None else "")
         )
-        if settings.accumulate * self.processes.count > 1:
+        if settings.accumulate * processes.count > 1:
             self.report(
-                f"an update takes {settings.batch_size} clips x {settings.accumulate} steps x {self.processes.count} processes; "
-                f"effective lr {settings.lr:g} x {settings.accumulate} x {self.processes.count} = {steps.lr:g}"
+                f"an update takes {settings.batch_size} clips x {settings.accumulate} steps x {processes.count} processes; "
+                f"effective lr {settings.lr:g} x {settings.accumulate} x {processes.count} = {steps.lr:g}"
             )
         if found is None:
-            if self.processes.is_main:
-                forget_skipped(self.metrics_file.parent / "tables")
+            if processes.is_main:
+                record.forget_skipped(self.metrics_file.parent / "tables")
             if settings.warm_start:
                 warm_start(self.model, paths.resolve(settings.warm_start), self.report)
             return
@@ -150,14 +127,14 @@ class Training:
             self.report(f"resume: continuing run {self.run!r} at epoch {self.at.epoch}, update {self.at.updates} of {steps.updates}")
 
     def run_epoch(self, signals: StopSignals, progress: bool) -> None:
-        """The rest of the epoch under way, its validation, and all that is written after it."""
+        """Finish the current epoch, validate, and write the files of the epoch."""
         at, steps = self.at, self.steps
         with tqdm(total=steps.updates, initial=at.updates, desc=f"epoch {at.epoch}", leave=False, disable=not progress) as bar:
             try:
                 for done in steps.epoch(at.epoch, at.updates, self.tally, bar if progress else None):
                     at.updates = done
                     self._save_if_due(signals)
-            except RuntimeError as error:  # a signal to the whole group ends the loader's processes before this one has finished its step
+            except RuntimeError as error:  # a signal to the process group ends the loader's processes before this step is finished
                 if not (signals.requested and "DataLoader worker" in str(error) and steps.between_updates and self.processes.count == 1):
                     raise
                 self._save()
@@ -165,11 +142,10 @@ class Training:
         self._save()
         began = time.perf_counter()
         top1 = self._validate(signals)
-        tally, seconds = self.tally, self.tally.seconds + time.perf_counter() - began
-        row = EpochMetrics(
-            at.epoch, at.epoch * steps.updates, steps.lr * lr_factor(at.epoch * steps.updates - 1, steps.total, self.settings.warmup),
-            **tally.means(), **top1, clips=tally.clips, skipped=tally.skipped, seconds=seconds,
-        )  # fmt: skip
+        tally, step = self.tally, at.epoch * steps.updates
+        seconds = tally.seconds + time.perf_counter() - began
+        lr = steps.lr * lr_factor(step - 1, steps.total, self.settings.warmup)
+        row = EpochMetrics(at.epoch, step, lr, **tally.means(), **top1, clips=tally.clips, skipped=tally.skipped, seconds=seconds)
         at.rows.append(row)
         is_best = self.validation is None or row.val_top1_ensemble >= at.best[0]
         if is_best:
@@ -178,60 +154,47 @@ class Training:
         failed = self.processes.gather(self.steps.failed)
         if self.processes.is_main:
             self._write(row, is_best)
-            for line in note_skipped(self.metrics_file.parent / "tables", {path: why for of_one in failed for path, why in of_one.items()}):
+            skipped = {path: reason for of_one in failed for path, reason in of_one.items()}
+            for line in record.note_skipped(self.metrics_file.parent / "tables", skipped):
                 self.report(line)
         self._next_epoch()
 
     def _validate(self, signals: StopSignals) -> dict[str, float]:
-        """Top-1 of every read-out on the validation split, percent; NaN where there is none."""
+        """Top-1 of every read-out on the validation split in percent; NaN without such a split."""
         if self.validation is None:
             return {f"val_top1_{name}": float("nan") for name in READOUTS}
-        data, batch_size = self.experiment.data, self.experiment.eval.batch_size
+        batch_size, workers, device = self.experiment.eval.batch_size, self.experiment.data.workers, self.steps.device
         try:
             with signals.at_once():
-                scores = predict(
-                    self.model, self.validation, batch_size, data.workers, self.steps.device, processes=self.processes, loader=self.views
-                )
+                scores = predict(self.model, self.validation, batch_size, workers, device, processes=self.processes, loader=self.views)
         except Stopped:
             raise self._stopped() from None
         return {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
 
-    def result(self) -> TrainResult:
-        """What the run has left behind."""
-        best, last = self.folder / "best.safetensors", self.folder / "last.safetensors"
-        return TrainResult(best, last, self.metrics_file, self.at.best[1], self.at.best[0], self.at.seconds)
-
     def _save_if_due(self, signals: StopSignals) -> None:
-        """All processes decide together, so that none waits for another that has stopped."""
+        """Save when it is time or a stop was requested; all processes decide together, so that none waits for one that has stopped."""
         due = time.monotonic() - self.saved >= 60 * self.settings.save_minutes
-        told = self.processes.exchange([signals.requested, due])
-        stop = bool(told[:, 0].any())
-        if stop or told[0, 1]:
+        flags = self.processes.exchange([signals.requested, due])
+        stop = bool(flags[:, 0].any())
+        if stop or flags[0, 1]:
             self._save()
         if stop:
             raise self._stopped()
 
     def _save(self) -> None:
-        """Never what is not finite: the check comes first, in all processes."""
+        """Save the state, after checking in all processes that it is finite."""
         self.steps.finite.check()
         if self.processes.is_main:
             now = time.monotonic()
-            at, tally = self.at, self.tally
-            at.seconds, self.began = at.seconds + now - self.began, now
-            at.scaler = self.steps.scaler_state()
-            at.tally = {
-                "clips": tally.clips,
-                "skipped": tally.skipped,
-                "seconds": tally.seconds,
-                "waited": tally.waited,
-                "decoders": tally.decoders,
-            }
-            save_state(self.folder, self._step, self.steps.state() | {"tally": tally.sums}, at)
+            self.at.seconds, self.began = self.at.seconds + now - self.began, now
+            self.at.scaler = self.steps.scaler.state_dict() if self.steps.fp16 else {}
+            self.at.tally = {name: value for name, value in vars(self.tally).items() if name != "sums"}
+            save_state(self.folder, self._step, self.steps.state() | {"tally": self.tally.sums}, self.at)
         self.saved = time.monotonic()
 
     @property
     def _step(self) -> int:
-        """Updates done since the start of the run."""
+        """Number of updates since the start of the run."""
         return (self.at.epoch - 1) * self.steps.updates + self.at.updates
 
     def _stopped(self) -> Stopped:
@@ -244,54 +207,41 @@ class Training:
             f"(similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f})  lr {row.lr:.1e}  "
             f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s" + (f"  {row.skipped} videos skipped" if row.skipped else "")
         )
-        if tally.decoders != self._decoders_said:  # usually once
-            self._decoders_said = tally.decoders
+        if tally.decoders != self._decoders_reported:  # usually once
+            self._decoders_reported = tally.decoders
             self.report("clips were read by: " + ", ".join(f"{name} {count}" for name, count in sorted(tally.decoders.items())))
-        idle = idle_adapters(self.steps.names, self.steps.has_gradient.tolist())
-        for line in (starved_warning(tally.waited, tally.seconds, self.experiment.data.workers), idle_warning(idle)):
-            if line:
-                self.report(line)
+        idle = record.idle_adapters(self.steps.names, self.steps.has_gradient.tolist())
+        starved = record.starved_warning(tally.waited, tally.seconds, self.experiment.data.workers)
+        for line in filter(None, (starved, record.idle_warning(idle))):
+            self.report(line)
 
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
-        extra = {
-            "stride": self.experiment.data.stride,
-            "run": self.run,
-            "experiment": self.experiment.name,
-            "epoch": row.epoch,
-            "val_top1_ensemble": row.val_top1_ensemble,
-        }
-        write_metrics(self.metrics_file, self.at.rows)
+        extra = {"stride": self.experiment.data.stride, "run": self.run, "experiment": self.experiment.name}
+        extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble}
+        record.write_metrics(self.metrics_file, self.at.rows)
         self.model.save(self.folder / "last.safetensors", **extra)
         if is_best:
             self.model.save(self.folder / "best.safetensors", **extra)
 
     def _next_epoch(self) -> None:
         at = self.at
-        at.finished = at.epoch == self.settings.epochs
-        if at.finished:
-            at.seconds += time.monotonic() - self.began
-            at.tally, at.scaler = {}, {}
-            if self.processes.is_main:
-                finish(self.folder, self._step, at)
+        if at.epoch < self.settings.epochs:
+            at.epoch, at.updates = at.epoch + 1, 0
+            self.tally = Tally(torch.zeros_like(self.tally.sums))
+            self.steps.has_gradient.zero_()
+            self._save()
             return
-        at.epoch, at.updates = at.epoch + 1, 0
-        self.tally = Tally(torch.zeros_like(self.tally.sums))
-        self.steps.has_gradient.zero_()
-        self._save()
+        at.finished, at.tally, at.scaler = True, {}, {}
+        at.seconds += time.monotonic() - self.began
+        if self.processes.is_main:
+            finish(self.folder, self._step, at)
 
 
 def check_run(experiment: Experiment, run: str, processes: int) -> None:
-    """Refuse a name taken by a training with other settings, before a file of it is touched.
-
-    Raises: UserError naming the differing fields; the inputs' digests are compared later, when they have been read.
-    """
-    check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))
+    """Refuse the name of a training with other settings before any file changes. Raises: UserError naming the differing fields."""
+    check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))  # the inputs are compared later, once they are read
 
 
 def run_inputs(manifest: Manifest, backbone_sha256: str) -> dict[str, str]:
-    """Digests of what a training reads, by the name that a message gives them."""
+    """Digests of everything a training reads, by the name used in messages."""
     return {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names), "backbone weights": backbone_sha256}
-
-
-def _say_nothing(line: str) -> None:
-    """The report of all processes but the first."""

@@ -1,4 +1,4 @@
-"""What the optimizer gets, and at which rate."""
+"""The optimizer's parameter groups, the learning rate schedule, and the check that every update was finite."""
 
 import math
 
@@ -14,13 +14,13 @@ SHOWN = 4  # videos named when an update is not finite
 
 
 def live_parameters(model: M2CLIP) -> dict[str, nn.Parameter]:
-    """Name -> parameter of all that is trained and that something reads."""
+    """Name -> parameter of everything that is trained and that the losses read."""
     dead = model.dead_parameters()
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad and name not in dead}
 
 
 def parameter_groups(model: M2CLIP, lr: float, weight_decay: float) -> list[dict]:
-    """Groups for AdamW: text adapters at lr / 2, no decay on biases and norms; parameters that nothing reads are left out."""
+    """Groups of the live parameters for AdamW: text adapters at lr / 2, no weight decay on biases and norms."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in live_parameters(model).items():
         rate = lr / 2 if name.startswith("text_adapters.") else lr
@@ -30,7 +30,7 @@ def parameter_groups(model: M2CLIP, lr: float, weight_decay: float) -> list[dict
 
 
 def lr_factor(step: int, total_steps: int, warmup: float) -> float:
-    """Share of the peak rate at a step: linear over the first warmup share of all steps, then cosine to 0."""
+    """Share of the peak rate at a step: linear over the first `warmup` share of all steps, then cosine to 0."""
     return warmup_cosine(step, total_steps, warmup * total_steps, warmup * total_steps + 1)
 
 
@@ -42,7 +42,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: float, ramp: float)
 
 
 class FiniteCheck:
-    """Remembers the first bad update: its terms on the device, its videos on the host."""
+    """Remembers the first update that was not finite: its loss terms on the device, its videos on the host."""
 
     def __init__(self, processes: Processes, videos: list[str]):
         self.processes, self.videos = processes, videos
@@ -58,19 +58,19 @@ class FiniteCheck:
         self.recent[step] = (epoch, rows)
 
     def check(self) -> None:
-        """Waits for the device; all processes must call it together. Raises: UserError naming term, step and videos."""
+        """Wait for the device and check all updates so far, in all processes together. Raises: UserError naming term, step and videos."""
         step = int(self.first)
         if step < 0:
             self.recent.clear()
             return
         epoch, rows = self.recent[step]
-        own = [term for term, value in zip(TERMS, self.terms.tolist(), strict=True) if not torch.tensor(value).isfinite()]
-        told = self.processes.gather((own, [self.videos[row] for row in rows]))
-        terms = [term for term in TERMS if any(term in bad for bad, _ in told)]
-        videos = [video for bad, some in told for video in some if bad or not terms]
+        own = [term for term, value in zip(TERMS, self.terms.tolist(), strict=True) if not math.isfinite(value)]
+        found = self.processes.gather((own, [self.videos[row] for row in rows]))
+        terms = [term for term in TERMS if any(term in bad for bad, _ in found)]
+        videos = [video for bad, some in found for video in some if bad or not terms]
         what = f"loss {', '.join(terms)}" if terms else "the gradient"
         more = f" and {len(videos) - SHOWN} more" if len(videos) > SHOWN else ""
         raise UserError(
             f"training: {what} is not finite at epoch {epoch}, step {step}; lower train.lr, or use train.precision=fp32; "
-            f"nothing of it was saved; videos of this update: {', '.join(videos[:SHOWN])}{more}"
+            f"this update was not saved; videos of this update: {', '.join(videos[:SHOWN])}{more}"
         )

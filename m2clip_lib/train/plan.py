@@ -1,11 +1,11 @@
-"""On paper, before the electricity bill: hours, memory and loader rate of a training. Every assumption is printed with its figure."""
+"""Estimate hours, memory and loader rate of a training before it runs; every assumption is printed with its figure."""
 
 import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -20,17 +20,17 @@ from m2clip_lib.data.manifest import made_from
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
+from m2clip_lib.models.demo_clip import MODEL_CONFIG
 
-ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches; a guess until `m2clip bench train` has measured it there
+ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches: a guess until `m2clip bench train` has measured it on that card
 ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
 GIB = 2**30
-# Training videos and classes of the official lists, for a plan before there is a manifest.
+# Training videos and classes in the official lists, for a plan without a manifest.
 OFFICIAL = {"kinetics": (240_000, 400), "ssv2": (168_913, 174), "ucf101": (9_537, 101), "hmdb51": (3_570, 51)}
 
 
-@dataclass(frozen=True)
-class Card:
-    """A kind of GPU: its dense bf16 or fp16 peak as its maker prints it, FLOP/s, and its memory, GiB."""
+class Card(NamedTuple):
+    """A kind of GPU: the dense bf16 or fp16 peak its maker states (FLOP/s), its memory (GB), and how many of them."""
 
     name: str
     peak: float
@@ -41,9 +41,8 @@ class Card:
 CARDS = (Card("one 16 GB card (T4, fp16)", 65e12, 16), Card("one H200", 989e12, 141), Card("eight H200", 989e12, 141, 8))
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Of one step, counted on tensors without content: FLOP a clip, FLOP of the text of a step, bytes kept for backward a clip, weights."""
+class StepCost(NamedTuple):
+    """FLOP per clip, FLOP of the texts per step, bytes kept for the backward pass per clip, and bytes of weights and optimizer."""
 
     clip_flop: float
     text_flop: float
@@ -52,22 +51,22 @@ class StepCost:
 
 
 def step_cost(experiment: Experiment, classes: int) -> StepCost:
-    """Forward and backward of one clip and of the class texts, in the experiment's precision, nothing computed."""
+    """Count forward and backward of one clip and of the class texts, in the experiment's precision, on tensors without content."""
     settings, half = experiment.train, experiment.train.precision != "fp32"
     with warnings.catch_warnings(), FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own copying of a parameter does it
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch itself does so when it copies a parameter
         clip = _architecture(experiment).eval().requires_grad_(False)
         side = clip.visual.image_size[0]
         names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
         config = M2CLIPConfig(names, words, num_frames=experiment.data.num_frames, **dataclasses.asdict(experiment.model))
         model = M2CLIP(Backbone(clip, SimpleTokenizer(), "", "", side), config).train()
         model.activation_checkpointing = False
-        flop, whole = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
-        kept = whole
-        if settings.activation_checkpointing:  # what is kept between blocks, and one block at a time in full
+        video = torch.zeros(1, 3, config.num_frames, side, side)
+        flop, kept = _count(model, video)
+        if settings.activation_checkpointing:  # everything between the blocks is kept, and one block at a time in full
             model.activation_checkpointing = True
-            flop, between = _count(model, torch.zeros(1, 3, config.num_frames, side, side))
-            kept = between + whole / len(model.visual_adapters)
+            flop, between = _count(model, video)
+            kept = between + kept / len(model.visual_adapters)
         tokens = torch.zeros(classes, clip.positional_embedding.shape[0], dtype=torch.int64)
         with FlopCounterMode(display=False) as prefix:
             model.text_prefix(tokens, TEXT_TOKENS)
@@ -77,14 +76,13 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
                 features.sum().backward()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         fixed = 4 * sum(p.numel() for p in model.parameters()) * (1.5 if half else 1) + 12 * trained
-    text = max(0, read.get_total_flops() - prefix.get_total_flops())
-    return StepCost(flop, text, kept, fixed)
+    return StepCost(flop, max(0, read.get_total_flops() - prefix.get_total_flops()), kept, fixed)
 
 
 def _count(model: M2CLIP, video: torch.Tensor) -> tuple[float, float]:
-    """FLOP of forward and backward of one clip, and bytes that the forward pass keeps for the backward pass."""
+    """FLOP of forward and backward of one clip, and the bytes that the forward pass keeps for the backward pass."""
     weights = {id(parameter.untyped_storage()) for parameter in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}  # by id; the storage itself is kept alive, so that its id is not given away
+    kept: dict[int, torch.UntypedStorage] = {}  # by id; holding the storage keeps its id from being reused
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -100,7 +98,7 @@ def _count(model: M2CLIP, video: torch.Tensor) -> tuple[float, float]:
 
 
 def clips_per_second(experiment: Experiment, results: Path, given: float) -> tuple[float, str]:
-    """Measured clips/s and where the figure is from; (0, "") where there is none. given: 0 = look into the run's metrics.csv."""
+    """Measured clips/s and its source; (0, "") without a measurement. given: a rate, or 0 to read it from the run's metrics.csv."""
     if given:
         return given, "--clips-per-s"
     file = results / experiment.name / "metrics.csv"
@@ -111,10 +109,7 @@ def clips_per_second(experiment: Experiment, results: Path, given: float) -> tup
 
 
 def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tuple[int, int]:
-    """Training videos and classes: of the manifest, or, where none was made yet, of the dataset's official list.
-
-    Raises: UserError when neither is known.
-    """
+    """Numbers of training videos and classes, from the manifest or else the official list. Raises: UserError when neither is known."""
     if made_from(experiment.prepared):
         manifest = load_manifest(experiment)
         return len(manifest.split("train")), len(manifest.class_names)
@@ -126,7 +121,7 @@ def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tu
 
 
 def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int]) -> list[str]:
-    """The plan as text. videos: of the training split; rate: measured clips/s of one process on this machine, 0 = none."""
+    """The plan as text. videos: in the training split; rate: measured clips/s of one process on this machine, 0: not measured."""
     settings = experiment.train
     classes = classes or ASSUMED_CLASSES
     cost = step_cost(experiment, classes)
@@ -136,21 +131,19 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
     lines = [
         f"{experiment.name}: {videos:,} training videos x {settings.epochs} epochs = {clips:,} clips; batch {settings.batch_size}, "
         f"{settings.precision}, activation checkpointing {'on' if settings.activation_checkpointing else 'off'}",
-        f"counted: {flop / 1e9:,.0f} GFLOP a clip, forward and backward ({cost.clip_flop / 1e9:,.0f} of the video tower, "
-        f"{cost.text_flop / 1e9:,.0f} of the texts of {classes} classes once a step)",
-        f"computed, not measured: {memory:.1f} GiB for a step ({cost.fixed_bytes / GIB:.1f} weights, gradients and moments, "
-        f"{cost.clip_bytes / 2**20:,.0f} MiB a clip kept for the backward pass); add 1 to 2 GiB for work space",
+        f"counted: {flop / 1e9:,.0f} GFLOP per clip, forward and backward ({cost.clip_flop / 1e9:,.0f} in the video tower, "
+        f"{cost.text_flop / 1e9:,.0f} per step for the texts of {classes} classes)",
+        f"computed, not measured: {memory:.1f} GiB per step ({cost.fixed_bytes / GIB:.1f} for weights, gradients and moments, "
+        f"{cost.clip_bytes / 2**20:,.0f} MiB per clip kept for the backward pass); add 1 to 2 GiB for work space",
     ]
     if rate:
         lines.append(f"measured: {rate:,.1f} clips/s in one process ({source})")
-        lines += [
-            f"  {count} x this device: {clips / rate / count / 3600:,.1f} h, if {count} scale(s) evenly; the loader must give "
-            f"{rate * count:,.0f} clips/s"
-            for count in gpus
-        ]
+        for count in gpus:
+            hours = f"{clips / rate / count / 3600:,.1f} h, if {count} scale(s) evenly"
+            lines.append(f"  {count} x this device: {hours}; the loader must give {rate * count:,.0f} clips/s")
     else:
-        lines.append("measured: nothing yet; give --clips-per-s, or train once for an epoch (metrics.csv is read)")
-    lines.append(f"on paper, assuming {100 * ASSUMED_SHARE:.0f} % of the printed peak, validation not counted:")
+        lines.append("measured: nothing yet; give --clips-per-s, or train for one epoch (metrics.csv is read)")
+    lines.append(f"on paper, at {100 * ASSUMED_SHARE:.0f} % of the stated peak (a guess), without validation:")
     for card in CARDS:
         reached = ASSUMED_SHARE * card.peak * card.count / flop
         fits = "fits" if memory + 2 <= card.memory else "does not fit: activation_checkpointing, or a smaller batch with accumulate"
@@ -162,15 +155,14 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
 
 
 def _architecture(experiment: Experiment) -> torch.nn.Module:
-    """The CLIP of an experiment with any weights."""
+    """The CLIP of an experiment, with arbitrary weights."""
     source, name = experiment.backbone.source, experiment.backbone.model_name
     if source == "demo":
-        return CLIP(**json.loads((Path(__file__).parent.parent / "models" / "demo_clip.json").read_text()))
-    if not name and "/" in source and not Path(source).suffix:
-        name = source.partition("/")[0]
+        return CLIP(**json.loads(MODEL_CONFIG.read_text()))
+    name = name or (source.partition("/")[0] if "/" in source and not Path(source).suffix else "")
     if not name:
-        raise UserError(f"plan: backbone.source {source!r} does not tell its architecture; add -o backbone.model_name=ViT-B-16-quickgelu")
+        raise UserError(f"plan: backbone.source {source!r} does not name its architecture; add -o backbone.model_name=ViT-B-16-quickgelu")
     sizes = get_model_config(name)
     if sizes is None:
-        raise UserError(f"plan: open_clip knows no architecture {name!r}; set backbone.model_name")
+        raise UserError(f"plan: open_clip has no architecture {name!r}; set backbone.model_name")
     return CLIP(**sizes)

@@ -1,12 +1,11 @@
-"""Train the demonstration's small CLIP on captioned stills, so that nobody needs a download to see the workbook run.
+"""Train the demonstration's small CLIP on captioned stills, so that the workbook runs without a download.
 
-The model is an ordinary open_clip CLIP made from models/demo_clip.json. Contrastive training alone leaves POSITION unlearned on
-so little data, so an auxiliary linear head reads the attributes (x, y, radius, opacity, separation) off the image embedding
-during training; it is thrown away afterwards. Real CLIPs need no such help, and none is used anywhere else.
+The model is an ordinary open_clip CLIP made from models/demo_clip.json. With so little data, contrastive training alone does not learn
+positions; an auxiliary linear head therefore predicts the attributes (x, y, radius, opacity, separation) from the image embedding
+during training, and is discarded afterwards. Real CLIPs need no such head, and none is used elsewhere.
 """
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,8 +26,6 @@ from m2clip_lib.models.backbone import state_sha256
 from m2clip_lib.models.demo_clip import MODEL_CONFIG, PretrainConfig, demo_clip_path
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD
 from m2clip_lib.train.optim import warmup_cosine
-
-log = logging.getLogger(__name__)
 
 AUXILIARY_WEIGHT = 10.0
 LABEL_WORDS = {  # attribute -> (its values, the caption that names one)
@@ -37,15 +38,29 @@ LABEL_WORDS = {  # attribute -> (its values, the caption that names one)
 
 
 def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str], None] = print) -> tuple[Path, bool]:
-    """Train and save the small CLIP unless this recipe's file exists. Returns: its path, and whether it was trained now."""
+    """Train and save the small CLIP unless this recipe's file exists. Returns: its path, and whether this call trained it.
+
+    When several processes ask for the same file, the first one trains it and the others wait for it.
+    """
     config = config or PretrainConfig()
     path = demo_clip_path(config)
     if path.is_file():
         return path, False
-    from open_clip.model import CLIP
-    from open_clip.tokenizer import SimpleTokenizer
-    from safetensors.torch import save_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        report(f"small CLIP: another process is training it; waiting for {path}")
+        held = lock.acquire()
+    with held:
+        if path.is_file():  # the other process has made it
+            return path, False
+        _train(config, path, report)
+    return path, True
 
+
+def _train(config: PretrainConfig, path: Path, report: Callable[[str], None]) -> None:
     start = time.perf_counter()
     torch.manual_seed(config.seed)
     model_config = json.loads(MODEL_CONFIG.read_text())
@@ -56,13 +71,12 @@ def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True)
     history = []
     for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warmup_cosine(step, config.steps, config.warmup_steps, config.warmup_steps)
+        optimizer.param_groups[0]["lr"] = config.lr * warmup_cosine(step, config.steps, config.warmup_steps, config.warmup_steps)
         batch = draw_stills(np.random.default_rng([config.seed, 0, step]), config.batch_size, clip.visual.image_size[0])
         image = clip.encode_image(normalise(batch.pictures))
         text = clip.encode_text(tokenizer(batch.captions))
         scores = clip.logit_scale.exp().clamp(max=100) * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        same = _same_caption(batch.captions)  # equal captions are no negatives
+        same = _same_caption(batch.captions)  # equal captions are not negatives of each other
         contrastive = (_soft_cross_entropy(scores, same) + _soft_cross_entropy(scores.T, same)) / 2
         auxiliary = F.mse_loss(attribute_head(image), torch.from_numpy(batch.attributes))
         loss = contrastive + AUXILIARY_WEIGHT * auxiliary
@@ -75,32 +89,22 @@ def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str]
             report(f"step {step + 1}/{config.steps}  contrastive {contrastive.item():.3f}  attributes {auxiliary.item():.3f}")
     clip.eval()
     accuracy = zero_shot_on_stills(clip, tokenizer, np.random.default_rng([config.seed, 1]))
-    header = {"open_clip_config": json.dumps(model_config)}
     state = {name: value.contiguous() for name, value in clip.state_dict().items()}
-    write_atomically(path, lambda file: save_file(state, file, metadata=header))
-    seconds = time.perf_counter() - start
-    write_json(
-        path.with_suffix(".json"),
-        {
-            "sha256": state_sha256(state),
-            "recipe": asdict(config),
-            "seconds": round(seconds, 1),
-            "held_out_stills": accuracy,
-            "history": history,
-        },
-    )
-    return path, True
+    side = {"sha256": state_sha256(state), "recipe": asdict(config), "seconds": round(time.perf_counter() - start, 1)}
+    write_json(path.with_suffix(".json"), side | {"held_out_stills": accuracy, "history": history})
+    # The weights come last: whoever finds them finds the side file too.
+    write_atomically(path, lambda file: save_file(state, file, metadata={"open_clip_config": json.dumps(model_config)}))
 
 
 def normalise(pictures: np.ndarray) -> Tensor:
-    """(n, h, w, 3) uint8 RGB -> (n, 3, h, w) float with CLIP's mean and std."""
+    """(n, h, w, 3) uint8 RGB -> (n, 3, h, w) float, normalised with CLIP's mean and std."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(OPENAI_MEAN)[:, None, None]) / torch.tensor(OPENAI_STD)[:, None, None]
 
 
 @torch.no_grad()
 def zero_shot_on_stills(clip: nn.Module, tokenizer, rng: np.random.Generator, n: int = 1024) -> dict[str, dict[str, float]]:
-    """Zero-shot accuracy and chance per attribute on n new stills, with the simple captions of LABEL_WORDS."""
+    """Zero-shot accuracy and chance (percent) per attribute on n new stills, with the simple captions of LABEL_WORDS."""
     batch = draw_stills(rng, n, clip.visual.image_size[0])
     image = F.normalize(torch.cat([clip.encode_image(part) for part in normalise(batch.pictures).split(128)]), dim=-1)
     result = {}

@@ -1,7 +1,8 @@
-"""What an epoch adds up, and metrics.csv."""
+"""What an epoch records: its running sums, metrics.csv, skipped.csv, and warnings that name a cause."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically
 
 TERMS = ("total", "contrastive", "cross_modal", "classification", "mlm")
+FILE, EXAMPLES = "skipped.csv", 3
+STARVED = 0.3  # share of an epoch's time spent waiting for clips above which a warning is printed
 
 
 @dataclass(frozen=True)
@@ -35,50 +38,34 @@ class EpochMetrics:
 
 @dataclass
 class Tally:
-    """What an epoch has added up so far, over all processes. sums: each loss term times its clips, on the device; times in seconds.
+    """The running sums of an epoch over all processes; times in seconds."""
 
-    decoders: clips of this process by what read them.
-    """
-
-    sums: torch.Tensor
+    sums: torch.Tensor  # each loss term times its clips, on the device
     clips: int = 0
     skipped: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    decoders: dict[str, int] = field(default_factory=dict)
-
-    def add_decoders(self, counts: Mapping[str, int]) -> None:
-        """Count clips by what read them."""
-        for name, count in counts.items():
-            self.decoders[name] = self.decoders.get(name, 0) + count
+    decoders: dict[str, int] = field(default_factory=dict)  # clips of this process by decoder
 
     def means(self) -> dict[str, float]:
-        """Mean of each loss term over clips. Raises: UserError when there was none."""
+        """Mean of each loss term over the clips. Raises: UserError when there were no clips."""
         if not self.clips:
             raise UserError("training: not one video of the training split could be read; run prepare again")
         return dict(zip(TERMS, (self.sums / self.clips).tolist(), strict=True))
 
 
 def metrics_table(rows: Sequence[EpochMetrics]) -> pd.DataFrame:
-    """One row an epoch."""
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(EpochMetrics.__dataclass_fields__))
+    """The metrics as a table with one row per epoch."""
+    return pd.DataFrame(rows, columns=[column.name for column in fields(EpochMetrics)])
 
 
 def write_metrics(file: Path, rows: Sequence[EpochMetrics]) -> None:
-    """The whole table anew, atomically: after a resume no row is there twice."""
+    """Write the complete table atomically, so that a resumed run has no row twice."""
     write_atomically(file, lambda temporary: metrics_table(rows).to_csv(temporary, index=False))
 
 
-FILE, EXAMPLES = "skipped.csv", 3
-
-
 def note_skipped(tables: Path, failed: Mapping[str, str]) -> list[str]:
-    """Add videos to tables/skipped.csv.
-
-    Args:
-        failed: path -> reason.
-    Returns: lines about those that were not in it yet: three examples, and how many there are.
-    """
+    """Add unreadable videos (path -> reason) to tables/skipped.csv. Returns: lines about the new ones: three examples and the total."""
     file = tables / FILE
     known = dict(pd.read_csv(file, keep_default_na=False).values) if file.is_file() else {}
     new = {path: reason for path, reason in sorted(failed.items()) if path not in known}
@@ -86,20 +73,17 @@ def note_skipped(tables: Path, failed: Mapping[str, str]) -> list[str]:
         return []
     rows = pd.DataFrame(sorted((known | new).items()), columns=["path", "reason"])
     write_atomically(file, lambda target: rows.to_csv(target, index=False))
-    lines = [f"skipped: {path}: {reason}" for path, reason in list(new.items())[:EXAMPLES]]
-    return [*lines, f"skipped: {len(rows)} videos of this run so far, all in {file}"]
+    lines = [f"skipped: {path}: {reason}" for path, reason in islice(new.items(), EXAMPLES)]
+    return [*lines, f"skipped: {len(rows)} videos in this run so far, listed in {file}"]
 
 
 def forget_skipped(tables: Path) -> None:
-    """A run that starts over has skipped nothing yet."""
+    """Remove the list of skipped videos when a run starts over."""
     (tables / FILE).unlink(missing_ok=True)
 
 
-STARVED = 0.3  # share of an epoch spent waiting for clips from which on it is worth a word
-
-
 def starved_warning(waited: float, seconds: float, workers: int) -> str:
-    """One line when waiting for clips took much of an epoch's training time (both in seconds), else ""."""
+    """A warning when waiting for clips took much of an epoch's training time (both in seconds), else ""."""
     if waited <= STARVED * seconds:
         return ""
     return (
@@ -109,25 +93,22 @@ def starved_warning(waited: float, seconds: float, workers: int) -> str:
 
 
 def idle_adapters(names: Sequence[str], has_gradient: Sequence[bool]) -> list[str]:
-    """Adapters none of whose parameters has had a gradient other than zero; names: of the parameters, one flag each."""
-    alive: dict[str, bool] = {}
-    for name, flag in zip(names, has_gradient, strict=True):
-        adapter = name.rsplit(".", 2)[0]  # visual_adapters.3.pre_mlp.enhancement.fc1.weight -> ....enhancement
-        if "adapter" in adapter:
-            alive[adapter] = alive.get(adapter, False) or bool(flag)
-    return [adapter for adapter, flag in alive.items() if not flag]
+    """Adapters all of whose gradients were zero. names: of the parameters; has_gradient: one flag per parameter."""
+    adapters = [name.rsplit(".", 2)[0] for name in names]  # visual_adapters.3.pre_mlp.enhancement.fc1.weight -> ....enhancement
+    alive = {adapter for adapter, flag in zip(adapters, has_gradient, strict=True) if flag}
+    return [adapter for adapter in dict.fromkeys(adapters) if "adapter" in adapter and adapter not in alive]
 
 
 def idle_warning(adapters: Sequence[str]) -> str:
-    """One line naming them, or ""."""
+    """A warning that names these idle adapters, or "" when there are none."""
     if not adapters:
         return ""
     return (
-        f"warning: the gradients of {', '.join(adapters)} were exactly zero for a whole epoch: nothing that the losses read depends on it; "
+        f"warning: the gradients of {', '.join(adapters)} were exactly zero for a whole epoch: no loss depends on them; "
         "check where the model section places adapters"
     )
 
 
 def gpu_memory(device: torch.device) -> str:
-    """Peak memory so far, for the bar."""
+    """The peak memory so far, as the progress bar shows it."""
     return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else "-"

@@ -1,9 +1,9 @@
-"""One update of the weights, on one process or many, in one step or accumulated from several."""
+"""One update of the weights: in one process or several, from one step or several accumulated ones."""
 
-import dataclasses
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,15 +24,15 @@ from m2clip_lib.models import M2CLIP, Backbone, multi_task_loss
 from m2clip_lib.models.losses import PartOfUpdate
 from m2clip_lib.models.text import NOT_A_TARGET, TrainingTexts, mask_batch
 from m2clip_lib.train.optim import FiniteCheck, live_parameters, lr_factor, parameter_groups
-from m2clip_lib.train.record import TERMS, Tally
+from m2clip_lib.train.record import TERMS, Tally, gpu_memory
 
-LEAST_SCALE = 1.0  # of fp16's loss scaling, which starts at 65,536 and is halved at every overflow
-CHECK_EVERY = 20  # updates between looks at what the GPU has computed: each look waits for it
+LEAST_SCALE = 1.0  # of the loss scaling of fp16, which starts at 65,536 and is halved at every overflow
+CHECK_EVERY = 20  # updates between checks of the GPU's results, each of which waits for the GPU
 
 
 @dataclass(frozen=True)
 class Part:
-    """A batch with its masked captions, all on the host."""
+    """A batch with its masked captions, on the host."""
 
     batch: Batch
     tokens: Tensor
@@ -40,12 +40,12 @@ class Part:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Clips and masked words."""
+        """Numbers of clips and of masked words."""
         return len(self.batch.indices), int((self.targets != NOT_A_TARGET).sum())
 
 
 class TrainingSteps:
-    """Everything that an update needs, made once. An update takes batch_size x accumulate x processes clips."""
+    """Everything that the updates of a training need. An update takes batch_size x accumulate x processes clips."""
 
     def __init__(self, experiment: Experiment, manifest: Manifest, backbone: Backbone, model: M2CLIP, processes: Processes):
         settings, data = experiment.train, experiment.data
@@ -53,59 +53,55 @@ class TrainingSteps:
         table, side = manifest.split("train"), backbone.image_size
         augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, bool(data.mirror))
         if augmentation.short_side[0] < side:
-            raise UserError(
-                f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise the least value"
-            )
+            sides = list(augmentation.short_side)
+            raise UserError(f"data.short_side {sides}: below the backbone's input of {side} px; raise its first value to {side}")
         reader = make_reader(experiment, table, side)
         self._paths = table.path.tolist()
         self.dataset = TrainClips(table, reader, data.num_frames, data.stride, side, augmentation, settings.seed)
-        self.sampler = EpochSampler(
-            len(self.dataset), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count
-        )
+        self.sampler = EpochSampler(len(table), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count)
         self.loader = make_loader(self.dataset, self.sampler, data.workers)
-        self.updates = self.sampler.updates  # of an epoch
+        self.updates = self.sampler.updates  # per epoch
         self.total = settings.epochs * self.updates
         self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
         self.lr = effective_lr(experiment, processes.count)
-        groups = parameter_groups(model, self.lr, settings.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, self.lr, settings.weight_decay), fused=True)
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.fp16 = settings.precision == "fp16"
-        # Without fp16 the scale stays 1: the scaler then only skips updates whose gradients are not finite, without waiting for the device.
+        # Without fp16 the scale stays 1: the scaler only skips updates whose gradients are not finite, without waiting for the device.
         fixed = {} if self.fp16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
         self.scaler = torch.amp.GradScaler(self.device.type, **fixed)
-        self.peak_rates = [group["lr"] for group in groups]
         live = live_parameters(model)
         self.names, self.parameters = list(live), list(live.values())
         self.has_gradient = torch.zeros(len(live), dtype=torch.bool, device=self.device)
         self.finite = FiniteCheck(processes, self._paths)
         self.texts = TrainingTexts(model, self.device, settings.seed)
-        self.last_lr = 0.0
         self._loader_runs = self.between_updates = False
-        self.failed: dict[str, str] = {}  # path -> reason, of videos that this process could not read
+        self.failed: dict[str, str] = {}  # path -> reason, of the videos this process could not read
 
     def epoch(self, epoch: int, start: int, tally: Tally, bar: tqdm | None = None) -> Iterator[int]:
-        """Make the updates of an epoch from number `start` on; yields the number of updates done, after each, and adds to `tally`.
+        """Make the updates of an epoch from number `start` on. Yields the number of updates done, after each one, and adds to `tally`.
 
-        What the caller does between two updates (saving) is no part of the tally's times.
+        The time the caller spends between two updates (saving) does not count in the tally.
         """
         self.sampler.epoch, self.sampler.start = epoch, start
         self.model.train()
         batches, began = iter(self.loader), time.perf_counter()
         for update in range(start, self.updates):
             arrived = [next(batches) for _ in range(self.settings.accumulate)]
-            waited = time.perf_counter() - began if self._device_is_idle and self._loader_runs else 0.0
-            self._loader_runs = True  # the start of its processes is no starvation
+            # Waiting for clips costs time only once the device has finished its work.
+            idle = self.device.type == "cpu" or torch.cuda.current_stream(self.device).query()
+            waited = time.perf_counter() - began if idle and self._loader_runs else 0.0
+            self._loader_runs = True  # before that its processes were starting
             step = (epoch - 1) * self.updates + update
             self.between_updates = False
             clips = self.update([self.prepare(batch, epoch, step) for batch in arrived], epoch, step, tally)
             if self.device.type == "cpu" or step % CHECK_EVERY == CHECK_EVERY - 1:
                 self.finite.check()
-                _show(bar, self, tally)
+                self._show(bar, tally)
             tally.skipped += int(self.processes.exchange([sum(len(batch.failed) for batch in arrived)]).sum())
             tally.clips += clips
-            for batch in arrived:
-                tally.add_decoders(batch.decoders)
-                self.failed |= {self._paths[row]: reason for row, reason in batch.failed}
+            tally.decoders = dict(sum((batch.decoders for batch in arrived), Counter(tally.decoders)))
+            self.failed |= {self._paths[row]: reason for batch in arrived for row, reason in batch.failed}
             tally.waited += waited
             tally.seconds += time.perf_counter() - began
             if bar is not None:
@@ -118,40 +114,40 @@ class TrainingSteps:
                 f"train.precision=fp16: the gradients overflow at every scale (now {self.scaler.get_scale():g}), so nothing is learned; "
                 "use bf16 or fp32, or lower train.lr"
             )
-        for _ in batches:  # lets the loader end its pass; there is nothing left in it
-            pass
+        list(batches)  # nothing is left in it; this lets the loader end its pass
 
     def prepare(self, batch: Batch, epoch: int, step: int) -> Part:
-        """Mask the captions of a batch: what is masked is a function of (seed, epoch, row), the prompt of (seed, step)."""
+        """Mask the captions of a batch: the masked words are a function of (seed, epoch, row), the prompt of (seed, step)."""
         seeds = [(self.settings.seed, epoch, index) for index in batch.indices]
         if not seeds:
             return Part(batch, torch.empty(0, 1, dtype=torch.int64), torch.empty(0, 1, dtype=torch.int64))
         return Part(batch, *mask_batch(self.texts.of_step(step)[0], batch.labels.tolist(), self.backbone.tokenizer, seeds))
 
     def update(self, parts: Sequence[Part], epoch: int, step: int, tally: Tally | None = None) -> int:
-        """One update of the weights from one part or several; returns the clips of all processes (0: nothing was done).
+        """Update the weights once, from one part or several. Returns: the clips of all processes (0: nothing was done).
 
-        The device is not waited for: an update that is not finite undoes itself there, and `finite` remembers it.
+        This does not wait for the device: an update that is not finite undoes itself there, and `finite` remembers it.
         """
         own = np.array([part.counts for part in parts])
         counts = self.processes.exchange(own.sum(0).tolist())  # (processes, 2)
         clips, words = (int(n) for n in counts.sum(0))
         if not clips:
             return 0
-        self._set_rates(step)
         self.optimizer.zero_grad(set_to_none=True)
         terms = torch.zeros(len(TERMS), device=self.device)
         images, labels = self._negatives(parts, counts[:, 0].tolist())
         starts = int(counts[: self.processes.rank, 0].sum()) + np.cumsum([0, *own[:, 0]])
         tokens = self.texts.of_step(step)[1]
-        classes = self._class_features(tokens) if own[:, 0].any() else None
-        # Of several parts each sends its gradient to one copy of the class features, and the text tower is gone through once.
+        with self._autocast():
+            classes = self.model.encode_text(tokens, fixed=True).text_features if own[:, 0].any() else None
+        # Several parts send their gradients to one copy of the class features, so that the text tower runs once.
         shared = classes.detach().float().requires_grad_() if len(parts) > 1 and classes is not None and classes.requires_grad else classes
         for number, part in enumerate(parts):
             clips_here, words_here = part.counts
             if clips_here:
                 share = PartOfUpdate(clips_here / clips, words_here / max(words, 1), images, labels, int(starts[number]))
-                self._seed(step, self.processes.rank * len(parts) + number)
+                dropout = [self.settings.seed, step, self.processes.rank * len(parts) + number]
+                torch.manual_seed(np.random.SeedSequence(dropout).generate_state(1)[0])
                 loss = self._loss(part, tokens, shared, share)
                 self.scaler.scale(loss.total).backward()
                 terms += torch.stack([getattr(loss, term).detach().float() for term in TERMS])
@@ -169,73 +165,42 @@ class TrainingSteps:
         return clips
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that the next update depends on."""
+        """All tensors on which the next update depends."""
         state = {f"model.{name}": value for name, value in self.model.saved_state().items()}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             state |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
         return state | {"has_gradient": self.has_gradient}
 
     def load_state(self, state: dict[str, Tensor], scaler: dict) -> None:
-        """Put back what state() gave, and what the scaler's state was."""
+        """Restore the tensors of state() and the scaler's state."""
         self.model.load_state_dict({n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}, strict=False)
         for name, parameter in zip(self.names, self.parameters, strict=True):
             prefix = f"optimizer.{name}."
             found = {key.removeprefix(prefix): value.to(self.device) for key, value in state.items() if key.startswith(prefix)}
             if found:
                 self.optimizer.state[parameter] = found
-        if any(name.startswith("model.mlm_block.") for name in state):  # a warm start brought it, and the next state must hold it too
-            self.model.config = dataclasses.replace(self.model.config, own_mlm_block=True)
+        if any(name.startswith("model.mlm_block.") for name in state):  # from a warm start; the next state must hold it too
+            self.model.config = replace(self.model.config, own_mlm_block=True)
         self.has_gradient = state["has_gradient"].to(self.device)
         if scaler:
             self.scaler.load_state_dict(scaler)
-
-    def scaler_state(self) -> dict:
-        """State of the loss scaling; empty without fp16."""
-        return self.scaler.state_dict() if self.fp16 else {}
-
-    @property
-    def _device_is_idle(self) -> bool:
-        """Whether the device had finished what it was given: only then has waiting for clips cost anything."""
-        return self.device.type == "cpu" or torch.cuda.current_stream(self.device).query()
 
     def _autocast(self) -> torch.autocast:
         half = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, half, enabled=self.settings.precision != "fp32")
 
-    def _seed(self, step: int, part: int) -> None:
-        """Dropout is a function of (seed, step, part)."""
-        torch.manual_seed(np.random.SeedSequence([self.settings.seed, step, part]).generate_state(1)[0])
-
-    def _set_rates(self, step: int) -> None:
-        factor = lr_factor(step, self.total, self.settings.warmup)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * factor
-        self.last_lr = self.lr * factor
-
-    def _class_features(self, tokens: Tensor) -> Tensor:
-        with self._autocast():
-            return self.model.encode_text(tokens, fixed=True).text_features
-
     def _video(self, part: Part) -> Tensor:
         return self.backbone.video(part.batch.clips, self.device)
 
     def _loss(self, part: Part, tokens: Tensor, classes: Tensor, share: PartOfUpdate):
+        labels = part.batch.labels.to(self.device, non_blocking=True)
+        masked = {"masked_tokens": part.tokens, "masked_targets": part.targets}
+        recipe = {"cross_modal_ce": self.settings.cross_modal_ce, "weights": self.settings.loss_weights}
         with self._autocast():
-            return multi_task_loss(
-                self.model,
-                self._video(part),
-                part.batch.labels.to(self.device, non_blocking=True),
-                tokens,
-                masked_tokens=part.tokens,
-                masked_targets=part.targets,
-                cross_modal_ce=self.settings.cross_modal_ce,
-                weights=self.settings.loss_weights,
-                class_features=classes,
-                part=share,
-            )
+            return multi_task_loss(self.model, self._video(part), labels, tokens, **masked, **recipe, class_features=classes, part=share)
 
     def _negatives(self, parts: Sequence[Part], sizes: Sequence[int]):
-        """What the contrastive loss compares with: (None, None) for the part itself, else features and labels of the whole update."""
+        """Features and labels to contrast with: (None, None) for those of the part itself, else those of the whole update."""
         if not self.settings.gather_negatives or (len(parts) == 1 and self.processes.count == 1):
             return None, None
         own = torch.cat([part.batch.labels for part in parts]).tolist()
@@ -249,37 +214,32 @@ class TrainingSteps:
         return lambda image: images, labels
 
     def _apply(self, terms: Tensor, own_terms: Tensor, step: int, epoch: int, rows: list[int]) -> None:
-        """Clip the gradients and let AdamW update; an update that is not finite leaves weights and moments as they were."""
+        """Clip the gradients and let AdamW update; an update that is not finite leaves weights and moments unchanged."""
         if self.fp16:
             self.scaler.unscale_(self.optimizer)
         norms = torch.stack([torch.linalg.vector_norm(parameter.grad) for parameter in self.parameters])
         norm = torch.linalg.vector_norm(norms)
-        self.has_gradient |= norms != 0  # true also where fp16 overflowed
+        self.has_gradient |= norms != 0  # also true after an overflow of fp16
         good = terms.isfinite().all()
-        if not self.fp16:  # fp16 overflows now and then: the scaler skips that update and lowers the scale
+        if not self.fp16:  # an overflow of fp16 is no error: the scaler skips that update and lowers the scale
             good = good & norm.isfinite()
-            norm = torch.where(good, norm, torch.nan)  # clipping then spoils the gradients, and the scaler skips the update
+            norm = torch.where(good, norm, torch.nan)  # makes clipping spoil the gradients, and so the scaler skip the update
         clip_grads_with_norm_(self.parameters, self.settings.clip_grad_norm or torch.inf, norm)
         self.finite.watch(good, own_terms, step, epoch, rows)
+        factor = lr_factor(step, self.total, self.settings.warmup)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def _show(self, bar: tqdm | None, tally: Tally) -> None:
+        if bar is None or not tally.clips:
+            return
+        rate, seconds = max(group["lr"] for group in self.optimizer.param_groups), tally.seconds
+        speed = {"clips_per_s": f"{tally.clips / seconds:.0f}", "waiting": f"{100 * tally.waited / seconds:.0f} %"}
+        bar.set_postfix(loss=f"{tally.means()['total']:.3f}", lr=f"{rate:.1e}", **speed, gpu=gpu_memory(self.device), refresh=False)
+
 
 def effective_lr(experiment: Experiment, processes: int) -> float:
-    """The peak rate of this training: train.lr belongs to one process without accumulation and grows with the update's clips."""
+    """The peak rate of this training: train.lr is for one process without accumulation; the rate grows with the clips per update."""
     return experiment.train.lr * experiment.train.accumulate * processes
-
-
-def _show(bar: tqdm | None, steps: TrainingSteps, tally: Tally) -> None:
-    if bar is None or not tally.clips:
-        return
-    from m2clip_lib.train.record import gpu_memory
-
-    bar.set_postfix(
-        loss=f"{tally.means()['total']:.3f}",
-        lr=f"{steps.last_lr:.1e}",
-        clips_per_s=f"{tally.clips / tally.seconds:.0f}",
-        waiting=f"{100 * tally.waited / tally.seconds:.0f} %",
-        gpu=gpu_memory(steps.device),
-        refresh=False,
-    )

@@ -1,4 +1,8 @@
-"""A trained run, ready to be explored: its model, its evaluation videos, and their saved predictions. No display in here."""
+"""What the attention explorer (notebook 10) computes, without any display.
+
+A clip of a video, edits of it (played backwards, parts hidden), a model's scores and maps for it, and the Explorer, which holds a
+trained run: its model, its evaluation videos and their saved predictions.
+"""
 
 import dataclasses
 import functools
@@ -34,7 +38,7 @@ from m2clip_lib.viz.style import new_figure
 
 @dataclass(frozen=True)
 class Look:
-    """A clip to look at: (t, 3, s, s) uint8 RGB, the second in the video of each frame, where it is from; truth "" if unknown."""
+    """A clip to look at: (t, 3, s, s) uint8 RGB; the time in seconds of each frame; the video's path; its class, "" if unknown."""
 
     clip: UInt8[Tensor, "t 3 s s"]
     seconds: list[float]
@@ -51,9 +55,8 @@ class Look:
 class Edit:
     """What is done to a clip before the model sees it.
 
-    Attributes:
-        backwards: play it in reverse. frames: counted from 0 in playing order, hidden whole.
-        rows, columns: patches [first, end) hidden in every frame; both must be given.
+    backwards: play it in reverse. frames: to hide, counted from 0 in playing order.
+    rows, columns: [first, end) of the patches to hide in every frame; both must be given.
     """
 
     backwards: bool = False
@@ -63,7 +66,7 @@ class Edit:
 
 
 def read_clip(path: str | Path, protocol: Protocol, side: int, truth: str = "") -> Look:
-    """The clip that evaluation takes from the middle of a video, cropped to `side` pixels.
+    """Read the clip that evaluation takes from the middle of a video, cropped to `side` pixels.
 
     Raises: UserError with the reason when the video cannot be read.
     """
@@ -79,12 +82,11 @@ def read_clip(path: str | Path, protocol: Protocol, side: int, truth: str = "") 
 
 
 def edit_clip(look: Look, edit: Edit, mean: Sequence[float], grid: tuple[int, int]) -> Look:
-    """Apply an edit. What is hidden becomes the backbone's mean colour (RGB in [0, 1]), which the model reads as zeros."""
+    """Apply an edit. Hidden parts get the backbone's mean colour (RGB in [0, 1]), which the model reads as zeros."""
     clip = look.clip.flip(0) if edit.backwards else look.clip.clone()
     seconds = look.seconds[::-1] if edit.backwards else look.seconds
     colour = (255 * torch.tensor(mean)).round().to(torch.uint8)[:, None, None]
-    for frame in edit.frames:
-        clip[frame] = colour
+    clip[list(edit.frames)] = colour
     if edit.rows is not None and edit.columns is not None:
         height, width = clip.shape[2] // grid[0], clip.shape[3] // grid[1]
         (top, bottom), (left, right) = edit.rows, edit.columns
@@ -93,7 +95,7 @@ def edit_clip(look: Look, edit: Edit, mean: Sequence[float], grid: tuple[int, in
 
 
 def model_video(model: M2CLIP, look: Look) -> Float[Tensor, "1 3 t s s"]:
-    """A clip as this model reads it, on its device; resized where its backbone has another size."""
+    """Return a clip as this model reads it, on its device; resized if its backbone has another image size."""
     clip, side = look.clip, model.backbone.image_size
     if clip.shape[-1] != side:
         clip = F.interpolate(clip.float(), size=(side, side), mode="bicubic", antialias=True).clamp(0, 255).round().to(torch.uint8)
@@ -102,9 +104,9 @@ def model_video(model: M2CLIP, look: Look) -> Float[Tensor, "1 3 t s s"]:
 
 @torch.inference_mode()
 def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Tensor, "k e"]) -> pd.DataFrame:
-    """Scores of a clip in percent, best first: a row a name, a column a read-out; similarity alone for names that are not the model's.
+    """Scores of a clip in percent, best first: one row per name, one column per read-out.
 
-    texts: text_features of the names.
+    Names other than the model's own classes have similarity alone. texts: text_features of the names.
     """
     seen = model.encode_video(model_video(model, look))
     cosine = F.normalize(seen.image_features, dim=-1) @ texts.T
@@ -115,9 +117,12 @@ def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Te
     return (100 * table).sort_values(table.columns[-1], ascending=False, kind="stable")
 
 
+_cached_texts = functools.lru_cache(maxsize=32)(text_features)
+
+
 @dataclass
 class Explorer:
-    """model: of the run. table: the evaluation videos. models: every model opened so far, by name; the run's own is first."""
+    """A trained run. table: its evaluation videos. models: every model opened so far, by name; the run's own is first."""
 
     model: M2CLIP
     predictions: Predictions
@@ -128,83 +133,77 @@ class Explorer:
 
     @classmethod
     def open(cls, run: Run, manifest: Manifest) -> "Explorer":
-        """Load a run's best checkpoint and predictions. Raises: UserError saying which step is missing."""
+        """Load a run's best checkpoint and predictions. Raises: UserError that names the missing step."""
         split = run.experiment.eval.split
         model = M2CLIP.from_checkpoint(run.checkpoint, open_backbone(run.experiment)).to(pick_device())
-        return cls(
-            model, load_predictions(run.predictions, split), manifest.split(split), run, manifest, {paths.shown(run.checkpoint): model}
-        )
-
-    @property
-    def protocol(self) -> Protocol:
-        """How the saved predictions were made."""
-        return self.predictions.protocol
+        predictions, models = load_predictions(run.predictions, split), {paths.shown(run.checkpoint): model}
+        return cls(model, predictions, manifest.split(split), run, manifest, models)
 
     @property
     def blocks(self) -> int:
-        """Visual blocks to choose from."""
+        """Number of visual blocks."""
         return len(self.model.clip.visual.transformer.resblocks)
 
     @property
     def heads(self) -> int:
-        """Heads of a block."""
+        """Number of heads per block."""
         return self.model.clip.visual.transformer.resblocks[0].attn.num_heads
 
     @property
     def checkpoints(self) -> list[str]:
         """Checkpoints on this machine, the run's own first."""
         own = paths.shown(self.run.checkpoint)
-        found = [paths.shown(file) for file in _checkpoints() if file.with_suffix(".json").is_file()]
+        files = [file for pattern in ("*/*", "*/ablations/*/*") for file in sorted(paths.CHECKPOINTS.glob(f"{pattern}.safetensors"))]
+        found = [paths.shown(file) for file in files if file.with_suffix(".json").is_file()]
         return [own, *(name for name in found if name != own and "/backbones/" not in name)]
 
     def other(self, name: str) -> M2CLIP:
-        """Another checkpoint, opened once: ours on its own backbone, a published file on that of the run. Raises: UserError."""
+        """Return another checkpoint, opened once: ours on its own backbone, a published file on that of the run. Raises: UserError."""
         if name not in self.models:
             path = paths.resolve(name)
-            if path.suffix == ".safetensors":
-                self.models[name], _ = open_checkpoint(path)
-            else:
-                self.models[name] = M2CLIP.from_checkpoint(path, self.model.backbone).to(pick_device()).eval()
+            ours = path.suffix == ".safetensors"
+            model = open_checkpoint(path)[0] if ours else M2CLIP.from_checkpoint(path, self.model.backbone).to(pick_device())
+            self.models[name] = model.eval()
         return self.models[name]
 
     def look(self, row: int) -> Look:
-        """The evaluation clip of a video of the table."""
+        """The evaluation clip of the video in a row of the table."""
         return self.look_at(self.table.path[row], truth=self.table.class_name[row])
 
     def look_at(self, path: str | Path, truth: str = "") -> Look:
         """The clip of any video file. Raises: UserError when it cannot be read."""
-        return read_clip(Path(path).expanduser(), self.protocol, self.model.backbone.image_size, truth)
+        return read_clip(Path(path).expanduser(), self.predictions.protocol, self.model.backbone.image_size, truth)
 
     def texts(self, model: M2CLIP, names: Sequence[str]) -> torch.Tensor:
-        """Text features of names, kept: sliders that move do not encode them again."""
-        return _texts(model, tuple(names))
+        """Text features of names, cached so that a moving slider does not encode them again."""
+        return _cached_texts(model, tuple(names))
 
     def scores(self, look: Look, names: Sequence[str] = (), model: M2CLIP | None = None) -> pd.DataFrame:
-        """score_table of a clip; by default for the run's classes and model."""
+        """Return the score_table of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
         return score_table(model, look, names, self.texts(model, names))
 
     def map(self, look: Look, choice: MapChoice, names: Sequence[str] = (), model: M2CLIP | None = None) -> PatchMap:
-        """patch_map of a clip; by default for the run's classes and model."""
+        """Return the patch_map of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
         return patch_map(model, model_video(model, look), choice, self.texts(model, names), names)
 
     def figure(self, look: Look, maps: Sequence[PatchMap]) -> Figure:
-        """Frames and one map or several of them, one below the other."""
+        """Draw the frames with each map, one below the other."""
         frames = len(look.clip)
         width = 12 if frames > 5 else 9  # inches; a title needs 9
         side = min(1.6, (width - 2) / frames)  # of a frame
         figure, axes = new_figure(width, (2 * side + 1.3) * len(maps), rows=2 * len(maps))
-        for i, found in enumerate(maps):
-            plot_overlay((axes[2 * i], axes[2 * i + 1]), look.frames, found, look.seconds)
+        for upper, lower, found in zip(axes[::2], axes[1::2], maps, strict=True):
+            plot_overlay((upper, lower), look.frames, found, look.seconds)
         return figure
 
     def timeline(self, path: str | Path, names: Sequence[str] = ()) -> Timeline:
-        """What the run's model sees in a video, window by window."""
-        return video_timeline(Path(path), self.model, self.protocol, names)
+        """Score a video window by window with the run's model."""
+        return video_timeline(Path(path), self.model, self.predictions.protocol, names)
 
     def ranking(self, row: int, top: int = 5) -> pd.DataFrame:
-        """The best classes of every read-out for one video, from the saved predictions (all views), scores in percent."""
+        """The best classes per read-out for one video, from the saved predictions (all views), scores in percent."""
         place = self.predictions.rows.index(row)
         columns = {}
         for readout in self.predictions.readouts:
@@ -214,32 +213,23 @@ class Explorer:
         return pd.DataFrame(columns, index=pd.RangeIndex(1, len(ids) + 1, name="rank"))
 
     def surest_mistake(self) -> int:
-        """Row of the wrongly classified video the ensemble was surest of; of the least sure one if there is no mistake."""
-        scores, labels = self.predictions.readout("ensemble"), self.predictions.labels
-        wrong = scores.argmax(axis=1) != labels
-        place = np.where(wrong, scores.max(axis=1), -scores.max(axis=1)).argmax()
-        return self.predictions.rows[int(place)]
+        """Row of the misclassified video with the highest ensemble score; without mistakes, of the hit with the lowest."""
+        return self._surest(right=False)
 
     def surest_hit(self) -> int:
-        """Row of the rightly classified video the ensemble was surest of."""
-        scores, labels = self.predictions.readout("ensemble"), self.predictions.labels
-        right = scores.argmax(axis=1) == labels
-        return self.predictions.rows[int(np.where(right, scores.max(axis=1), -1).argmax())]
+        """Row of the correctly classified video with the highest ensemble score; without hits, of the mistake with the lowest."""
+        return self._surest(right=True)
 
-
-@functools.lru_cache(maxsize=32)
-def _texts(model: M2CLIP, names: tuple[str, ...]) -> torch.Tensor:
-    return text_features(model, names)
+    def _surest(self, right: bool) -> int:
+        scores = self.predictions.readout("ensemble")
+        sure = scores.max(axis=1)
+        wanted = (scores.argmax(axis=1) == self.predictions.labels) == right
+        return self.predictions.rows[int(np.where(wanted, sure, -sure).argmax())]
 
 
 def parse_names(text: str) -> list[str]:
-    """ "a, b, c" as typed -> names without doubles, in order. Raises: UserError for one name alone: it has nothing to compete with."""
+    """ "a, b, c" as typed -> names without duplicates, in order. Raises: UserError for a single name: it has no competitor."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if len(names) == 1:
-        raise UserError(f"labels: “{names[0]}” alone has nothing to be compared with; type two or more, with commas between")
+        raise UserError(f"labels: “{names[0]}” alone cannot be ranked; type two or more, separated by commas")
     return names
-
-
-def _checkpoints() -> list[Path]:
-    """Of runs, then of the variants of their ablations."""
-    return [*sorted(paths.CHECKPOINTS.glob("*/*.safetensors")), *sorted(paths.CHECKPOINTS.glob("*/ablations/*/*.safetensors"))]

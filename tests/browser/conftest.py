@@ -1,4 +1,4 @@
-"""A headless Chromium and a real JupyterLab on copies of the notebooks. Screenshots stay in $M2CLIP_SCREENSHOTS."""
+"""Fixtures: a headless Chromium, and a real JupyterLab on copies of the notebooks. Screenshots are kept in $M2CLIP_SCREENSHOTS."""
 
 import json
 import os
@@ -28,7 +28,7 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SETTINGS = {  # of JupyterLab: every cell is in the page, and nothing is fetched from elsewhere
+SETTINGS = {  # JupyterLab's: render every cell of a page, and fetch nothing from the network
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
@@ -44,11 +44,11 @@ def screenshots() -> Path:
 
 @pytest.fixture(scope="session")
 def browser(trained):
-    """Started after the workbook has run: playwright's event loop and papermill's do not go together."""
+    """Start Chromium only after the workbook has run: the event loops of playwright and papermill conflict."""
     if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: make test-browser installs Debian's where it may")
+        pytest.skip("no chromium on this machine: make test-browser installs Debian's where permitted")
     with playwright.sync_playwright() as driver:
-        # A new profile each time is playwright's own doing; no sandbox: tests run as root in containers.
+        # playwright makes a new profile each time; no sandbox, because tests run as root in containers.
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *QUIET])
         yield chromium
         chromium.close()
@@ -56,13 +56,13 @@ def browser(trained):
 
 @pytest.fixture(scope="session")
 def lab(trained, tmp_path_factory):
-    """URL of a JupyterLab on copies of the notebooks that open the trained "tiny" run: lab(name) -> address of a notebook."""
+    """Start a JupyterLab on copies of the notebooks that open the trained run "tiny"; lab(name) returns a notebook's address."""
     root = tmp_path_factory.mktemp("lab")
     for file in paths.NOTEBOOKS.glob("*.ipynb"):
         notebook = nbformat.read(file, as_version=4)
         for cell in notebook.cells:
             cell.source = cell.source.replace('EXPERIMENT: str = "demo"', 'EXPERIMENT: str = "tiny"')
-            if file.name.startswith("03"):  # a run of its own, long enough for curves to grow
+            if file.name.startswith("03"):  # a separate run, long enough for the curves to grow
                 cell.source = cell.source.replace('RUN: str = ""', 'RUN: str = "live"').replace(
                     "OVERRIDES: list = []", 'OVERRIDES: list = ["train.epochs=4"]'
                 )
@@ -99,5 +99,5 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
             urllib.request.urlopen(address, timeout=5)
             return
         except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.25)  # the server says by no other sign that it listens
+            time.sleep(0.25)  # the server gives no other sign that it listens
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")

@@ -1,4 +1,4 @@
-"""The scan: stopped at any moment it goes on where it was, opens what has changed alone, and no file holds it up."""
+"""The scan: it continues after being stopped at any moment, opens only what has changed, and no file holds it up."""
 
 import contextlib
 import json
@@ -7,14 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import pandas as pd
 import pytest
-from numbered_videos import encode, pictures
+from numbered_videos import encode, pictures, slow_video
 
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.listing.folders import Listing
@@ -60,7 +57,7 @@ def test_second_scan_opens_nothing_and_finds_the_same(video, tmp_path):
     assert lines == []
 
 
-def test_changed_and_new_files_alone_are_opened(video, tmp_path):
+def test_only_changed_and_new_files_are_opened(video, tmp_path):
     paths = copies(video, tmp_path / "videos", 3)
     scan(listing(paths), 1, tmp_path)
     paths[1].unlink()
@@ -73,27 +70,27 @@ def test_changed_and_new_files_alone_are_opened(video, tmp_path):
     assert [Path(row["path"]).name for row in journal_rows(tmp_path)[3:]] == ["0001.mp4", "new.mp4"]
 
 
-def test_file_that_is_gone_is_missing_though_the_journal_knows_it(video, tmp_path):
+def test_deleted_file_is_missing_even_if_the_journal_knows_it(video, tmp_path):
     (path,) = copies(video, tmp_path / "videos", 1)
     scan(listing([path]), 1, tmp_path)
     path.unlink()
     assert scan(listing([path]), 1, tmp_path).status.tolist() == ["missing"]
 
 
-def test_path_that_is_listed_twice_is_opened_once_and_has_two_rows(video, tmp_path):
+def test_path_listed_twice_is_opened_once_and_has_two_rows(video, tmp_path):
     rows = [(video, 0, "train"), (video, 1, "val")]
     table = scan(Listing(rows, ["a", "b"]), 2, tmp_path)
     assert table[["label", "class_name", "split", "num_frames"]].values.tolist() == [[0, "a", "train", 6], [1, "b", "val", 6]]
     assert len(journal_rows(tmp_path)) == 1
 
 
-def test_names_no_file_can_have_are_rows(tmp_path):
+def test_names_that_no_file_can_have_are_rows(tmp_path):
     table = scan(listing([tmp_path / ("long" * 100 + ".mp4"), tmp_path / "zero\0byte.mp4"]), 1, tmp_path)
     assert table.status.tolist() == ["cannot be opened: File name too long", "missing"]
 
 
 def test_two_thousand_files_are_opened_in_a_few_seconds(video, tmp_path):
-    """Some 3 s with two children; the limit is there to catch a loop over all rows for every row."""
+    """About 3 s with two children; the limit catches a loop over all rows for every row."""
     paths = copies(video, tmp_path / "videos", 2000)
     start = time.perf_counter()
     table = scan(listing(paths), 2, tmp_path)
@@ -105,22 +102,8 @@ def test_two_thousand_files_are_opened_in_a_few_seconds(video, tmp_path):
     assert first < 60
 
 
-def slow_video(path: Path) -> None:
-    """Small file, long decoding: one picture of 16 megapixels, two hundred times, in a file that does not say how long it is."""
-    with av.open(str(path), "w", format="matroska", options={"live": "1"}) as output:
-        stream = output.add_stream("ffv1", rate=25)
-        stream.width = stream.height = 4096
-        stream.pix_fmt = "gray"
-        (packet,) = stream.encode(av.VideoFrame.from_ndarray(np.zeros((4096, 4096), np.uint8), format="gray"))
-        data = bytes(packet)
-        for number in range(200):
-            again = av.Packet(data)
-            again.stream, again.pts, again.dts, again.time_base, again.is_keyframe = stream, number, number, Fraction(1, 25), True
-            output.mux(again)
-
-
-def test_file_that_keeps_the_decoder_busy_ends_in_a_status_and_is_tried_again_another_day(video, tmp_path):
-    slow_video(tmp_path / "slow.mkv")
+def test_file_that_keeps_the_decoder_busy_gets_a_status_and_is_not_in_the_journal(video, tmp_path):
+    slow_video(tmp_path / "slow.mkv", 200)
     files = [tmp_path / "slow.mkv", video]
     table = scan(listing(files), 1, tmp_path, limit_s=0.5)
     assert table.status.tolist() == ["took more than 0.5 s", "ok"]
@@ -131,13 +114,13 @@ def test_file_that_keeps_the_decoder_busy_ends_in_a_status_and_is_tried_again_an
 
 
 def hear_ctrl_c() -> None:
-    """A test run in the background ignores Ctrl-C, and its children would too."""
+    """Undo that a test run in the background ignores Ctrl-C, as its children then would."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_prepare_that_is_stopped_goes_on_where_it_was(workspace, video, stop):
-    """A process of its own, stopped once the first files are in its journal: about 5 s."""
+def test_prepare_continues_where_it_was_stopped(workspace, video, stop):
+    """A separate process, stopped once the first files are in its journal: about 5 s."""
     root, folder = workspace / "many", workspace / "prepared"
     for name in ("left", "right"):
         copies(video, root / name, 400)
@@ -155,8 +138,10 @@ def test_prepare_that_is_stopped_goes_on_where_it_was(workspace, video, stop):
     assert process.returncode == (-signal.SIGKILL if stop == signal.SIGKILL else 130), out
     assert "Traceback" not in out, out
     said = [line.split(":")[0] for line in out.splitlines()]
-    assert said == ["labels", "texts", "manifest"] + ([] if stop == signal.SIGKILL else ["m2clip"])
-    assert stop == signal.SIGKILL or out.endswith("m2clip: interrupted\n")
+    assert said[:3] == ["labels", "texts", "manifest"]
+    if stop == signal.SIGINT:  # after SIGKILL Python itself reports the semaphores that it cleans up
+        assert said[3:] == ["m2clip"]
+        assert out.endswith("m2clip: interrupted\n")
     done = len(journal_rows(folder))
     assert 20 <= done < 800
     assert not (folder / "manifest.parquet").exists()

@@ -114,7 +114,7 @@ def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(sco
     assert pd.read_csv(run.tables / "accuracy.csv").prompt.tolist() == ["see {} | {} here"]
     assert pd.read_csv(run.tables / "per_class.csv").class_name.tolist() == names
     assert pd.read_csv(run.tables / "confusion.csv").drop(columns="true_class").to_numpy().sum() == 12
-    assert zero_shot_note(run) == "zero-shot: 1 of the 12 classes were classes of the training too ('Moving Left')"
+    assert zero_shot_note(run) == "zero-shot: 1 of the 12 classes were also training classes ('Moving Left')"
 
     about = json.loads((run.predictions / "test.json").read_text())
     assert (about["class_names"], about["shared_classes"]) == (names, ["Moving Left"])

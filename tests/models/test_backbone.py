@@ -69,7 +69,7 @@ def test_a_foreign_torchscript_archive_is_not_opened_unless_trusted(tmp_path):
     with warnings.catch_warnings():  # torch calls its own archive format outdated
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
-    with pytest.raises(UserError, match="TorchScript archive that is none of OpenAI's"):
+    with pytest.raises(UserError, match="TorchScript archive that is not one of OpenAI's"):
         load_backbone(tmp_path / "model.pt")
     with pytest.raises(UserError, match="not a CLIP with a ViT"):  # opened now, and found to be something else
         load_backbone(tmp_path / "model.pt", trust_torchscript=True)
@@ -155,7 +155,7 @@ def test_an_open_clip_file_needs_its_architecture_and_takes_it_by_name_or_from_t
     assert backbone.clip.visual.transformer.resblocks[0].attn.num_heads == 2  # 160 / 80: not to be read off the tensors
     assert not backbone.quick_gelu
     assert backbone.mean == (0.5, 0.5, 0.5)
-    with pytest.raises(UserError, match=r"tensor positional_embedding is \(16, 32\), \(77, 512\) was expected"):
+    with pytest.raises(UserError, match=r"tensor positional_embedding is \(16, 32\), expected \(77, 512\)"):
         load_backbone(tmp_path / "open_clip_model.safetensors", model_name="ViT-B-16")
     with pytest.raises(UserError, match="no such architecture"):
         load_backbone(tmp_path / "open_clip_model.safetensors", model_name="ViT-Z")

@@ -106,7 +106,7 @@ def test_the_wrong_backbone_is_named_by_its_first_differing_tensor(tmp_path):
     content = torch.load(files["replicate"], weights_only=True)
     content["model_state_dict"]["visual.proj"] += 1.0
     torch.save(content, tmp_path / "bent.pt")
-    with pytest.raises(UserError, match=r"tensor visual\.proj \(64, 64\) holds other values than backbone"):
+    with pytest.raises(UserError, match=r"tensor visual\.proj \(64, 64\) differs in its values from backbone"):
         M2CLIP.from_checkpoint(tmp_path / "bent.pt", load_backbone(files["clip"]))
 
 

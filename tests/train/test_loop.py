@@ -1,4 +1,4 @@
-"""Training: the same seeds give the same bits; what the optimizer gets; the schedule; the files it leaves."""
+"""Training: the same seeds give the same bits; the optimizer's parameters; the schedule; the files written."""
 
 import json
 import math
@@ -38,11 +38,11 @@ def prepared(tmp_path_factory, clip_file, video_folder):
 
 
 def quiet(line: str) -> None:
-    """A report that nobody reads."""
+    """A report that discards its lines."""
 
 
 def whole_epoch(steps: TrainingSteps) -> None:
-    """The first epoch, and nothing else."""
+    """Run the first epoch."""
     assert list(steps.epoch(1, 0, Tally(torch.zeros(len(TERMS))))) == [1, 2, 3]
 
 
@@ -79,7 +79,7 @@ def test_a_step_does_not_depend_on_what_drew_random_numbers_before_it(prepared):
 
 
 def test_loader_workers_change_no_bit_of_the_weights(prepared):
-    """Starts two loader processes for training and two for validation: each imports torch."""
+    """Slow: starts two loader processes for training and two for validation, and each imports torch."""
     _, best, last = train_tiny("workers", "data.cache_frames=false", "data.workers=0")
     _, best_two, last_two = train_tiny("workers", "data.cache_frames=false", "data.workers=2")
     assert best == best_two
@@ -98,7 +98,7 @@ def test_frozen_and_dead_parameters_stay_and_all_others_move(prepared):
     assert moved == expected
 
 
-def test_parameter_groups_hold_exactly_the_living_names(workspace, backbone):
+def test_parameter_groups_hold_exactly_the_live_parameters(workspace, backbone):
     experiment = load_experiment("tiny", ["model.vision_adapter_layers=1", "model.text_adapter_layers=1"])
     model = build_model(experiment, backbone, ["moving left", "growing"])
     groups = parameter_groups(model, lr=1e-3, weight_decay=0.01)
@@ -116,6 +116,18 @@ def test_parameter_groups_hold_exactly_the_living_names(workspace, backbone):
     }
 
 
+def test_loss_weights_of_an_override_reach_the_loss(prepared):
+    experiment = load_experiment("tiny", ['train.loss_weights={"mlm": 0, "classification": 2}'])
+    manifest, backbone = load_manifest(experiment), open_backbone(experiment)
+    tally = Tally(torch.zeros(len(TERMS)))
+    model = build_model(experiment, backbone, manifest.class_names)
+    list(TrainingSteps(experiment, manifest, backbone, model, Processes()).epoch(1, 0, tally))
+    means = tally.means()
+    assert means["mlm"] > 0
+    total = (means["contrastive"] + means["cross_modal"]) / 2 + 2 * means["classification"]
+    assert means["total"] == pytest.approx(total, rel=1e-5)
+
+
 def test_learning_rate_warms_up_linearly_then_falls_as_a_cosine():
     # 20 steps, 10 % warm-up = 2 steps: 1/3, 2/3, peak; half way through the other 18 it is 1/2.
     assert lr_factor(0, 20, 0.1) == pytest.approx(1 / 3)
@@ -127,7 +139,7 @@ def test_learning_rate_warms_up_linearly_then_falls_as_a_cosine():
     assert lr_factor(0, 20, 0.0) == 1.0
 
 
-def test_metrics_file_has_one_row_an_epoch_and_adds_up(prepared):
+def test_metrics_file_has_one_row_per_epoch_and_adds_up(prepared):
     result, _, _ = train_tiny("metrics", "train.epochs=2")
     table = pd.read_csv(result.metrics)
     assert result.metrics == paths.RESULTS / "metrics" / "metrics.csv"
@@ -172,9 +184,9 @@ def test_a_video_that_broke_since_prepare_is_skipped_and_counted(prepared):
     assert metrics.skipped.tolist() == [1, 1]
     skipped = pd.read_csv(result.metrics.parent / "tables" / "skipped.csv")
     assert [Path(path).name for path in skipped.path] == ["gone.mp4"]
-    told = [line for line in lines if line.startswith("skipped: ")]  # once, not every epoch
-    assert told[0] == f"skipped: {skipped.path[0]}: {skipped.reason[0]}"
-    assert len(told) == 2
+    reported = [line for line in lines if line.startswith("skipped: ")]  # once, not every epoch
+    assert reported[0] == f"skipped: {skipped.path[0]}: {skipped.reason[0]}"
+    assert len(reported) == 2
     train(experiment, manifest, "broken", report=quiet)  # a run that starts over forgets it
     assert not (result.metrics.parent / "tables" / "skipped.csv").exists()
 

@@ -1,9 +1,12 @@
-"""The demonstration's own CLIP: a recipe, a file, and how it is found again."""
+"""The demonstration's own CLIP: its recipe, its file, and how the file is found again."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from filelock import FileLock
 
 from m2clip_lib import paths
 from m2clip_lib.models import load_backbone
@@ -15,7 +18,7 @@ SHORT = PretrainConfig(steps=3, batch_size=8, warmup_steps=1)
 
 @pytest.fixture
 def trained_clip(workspace):
-    """Three steps of a small batch, on one thread: bits agree only at the same number, and so little work gains nothing from more."""
+    """Three steps of a small batch on one thread: bits agree only at the same number of threads."""
     torch.set_num_threads(1)
     path, trained = train_demo_clip(SHORT, report=lambda line: None)
     assert trained
@@ -26,7 +29,23 @@ def test_a_finished_recipe_is_not_trained_again(trained_clip):
     before = trained_clip.stat().st_mtime_ns
     assert train_demo_clip(SHORT) == (trained_clip, False)
     assert trained_clip.stat().st_mtime_ns == before
-    assert not [file for file in trained_clip.parent.iterdir() if file.suffix not in {".safetensors", ".json"}]
+    visible = {file.suffix for file in trained_clip.parent.iterdir() if not file.name.startswith(".")}  # the lock file is hidden
+    assert visible == {".safetensors", ".json"}
+
+
+def test_a_process_waits_for_another_that_trains_the_same_clip(workspace):
+    path, lines = demo_clip_path(SHORT), []
+    path.parent.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(path.with_name(f".{path.stem}.lock")):
+            waiting = pool.submit(train_demo_clip, SHORT, lines.append)
+            while not lines and not waiting.done():
+                time.sleep(0.01)
+            path.write_bytes(b"the other process's file")
+        assert waiting.result() == (path, False)
+    assert len(lines) == 1
+    assert "another process is training it; waiting for" in lines[0]
+    assert find_demo_clip("0" * 64) is None  # the lock file is not mistaken for a backbone
 
 
 def test_the_file_loads_as_a_backbone_and_is_found_by_its_digest(trained_clip):

@@ -7,7 +7,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.train.record import idle_adapters, idle_warning, starved_warning
 
 
-def test_waiting_for_clips_is_told_from_a_third_on_with_what_helps():
+def test_waiting_for_clips_is_reported_above_thirty_percent_with_remedies():
     assert starved_warning(waited=29, seconds=100, workers=4) == ""
     line = starved_warning(waited=60, seconds=100, workers=4)
     assert all(part in line for part in ("60 %", "data.workers (now 4)", "transcode", "data.cache_frames"))
@@ -22,8 +22,8 @@ def test_an_adapter_is_idle_when_none_of_its_parameters_has_a_gradient():
 
 
 def test_a_killed_loader_process_is_one_clear_line():
-    told = r"a loader process died \(DataLoader worker .*Killed\); most often memory ran out"
-    with pytest.raises(UserError, match=told), worker_deaths_explained():
+    message = r"a loader process died \(DataLoader worker .*Killed\); most often memory ran out"
+    with pytest.raises(UserError, match=message), worker_deaths_explained():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")
     with pytest.raises(RuntimeError, match="another"), worker_deaths_explained():
         raise RuntimeError("another")

@@ -1,4 +1,4 @@
-"""A training that is killed, stopped or hit by a damaged file ends as if nothing had happened; a taken name is refused."""
+"""A training that is killed, stopped or meets a damaged file ends with the same result; a taken run name is refused."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.train import loop as engine
 from m2clip_lib.train.record import EpochMetrics
-from m2clip_lib.train.resume import STATUS, Progress, Stopped, load_state, save_state, state_files
+from m2clip_lib.train.resume import STATUS, Progress, Stopped, check_name, identity, load_state, save_state, state_files
 
 pytestmark = pytest.mark.xdist_group("train")
-SETTINGS = ("train.epochs=3", "train.batch_size=4", "train.save_minutes=0")  # 6 updates an epoch, saved after each
+SETTINGS = ("train.epochs=3", "train.batch_size=4", "train.save_minutes=0")  # 6 updates per epoch, saved after each
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def prepared(tmp_path_factory, clip_file, video_folder):
 
 @pytest.fixture(scope="module")
 def whole(prepared):
-    """The files of the training that nothing disturbed."""
+    """The outcome of the same training without any disturbance."""
     train_tiny("whole")
     return outcome("whole")
 
@@ -56,7 +56,7 @@ def train_tiny(run: str, *overrides: str, resume: str = "auto", lines: list[str]
 
 
 def outcome(run: str) -> dict:
-    """What a training leaves, apart from times and the run's own name."""
+    """The files of a training, without times and the run's own name."""
     folder = paths.CHECKPOINTS / run
     metrics = pd.read_csv(paths.RESULTS / run / "metrics.csv").drop(columns="seconds")
     weights = {f"{file} {name}": value for file in ("last", "best") for name, value in load_file(folder / f"{file}.safetensors").items()}
@@ -101,7 +101,7 @@ def kill_often(nursery, run: str, kills: int, rng: random.Random) -> int:
         else:
             until = time.monotonic() + rng.uniform(0.1, 1.5)
             hit = wait_until(pid, lambda until=until: time.monotonic() > until)
-        if not hit:  # it was faster than the kill: begin anew
+        if not hit:  # the training ended before the kill: start over
             assert status(nursery) == 0
             for path in folder.iterdir():
                 path.unlink()
@@ -142,7 +142,7 @@ def test_a_signal_saves_and_ends_with_a_status_of_its_own(nursery, whole, number
     assert_equal(outcome(run), whole)
 
 
-def test_a_stop_in_the_middle_of_an_epoch_goes_on_with_the_very_next_batch(prepared, whole, monkeypatch):
+def test_a_stop_in_the_middle_of_an_epoch_continues_with_the_next_batch(prepared, whole, monkeypatch):
     lines = []
     stop_after(monkeypatch, 8)
     with pytest.raises(Stopped, match="stopped at epoch 2, update 2; state saved: the same command continues"):
@@ -154,7 +154,7 @@ def test_a_stop_in_the_middle_of_an_epoch_goes_on_with_the_very_next_batch(prepa
 
 
 def stop_after(monkeypatch, updates: int) -> None:
-    """As if a signal came during this update."""
+    """Send a signal during this update."""
     update = engine.TrainingSteps.update
 
     def update_and_stop(self, parts, epoch, step, tally=None):
@@ -191,7 +191,7 @@ def stop_in_the_second_epoch(monkeypatch, run: str) -> None:
     monkeypatch.undo()
 
 
-def test_a_damaged_newest_state_is_told_and_the_one_before_taken(prepared, whole, monkeypatch):
+def test_a_damaged_newest_state_is_reported_and_the_previous_one_is_used(prepared, whole, monkeypatch):
     stop_in_the_second_epoch(monkeypatch, "damaged")
     newest, before = state_files(paths.CHECKPOINTS / "damaged")
     content = bytearray(newest.read_bytes())
@@ -199,15 +199,15 @@ def test_a_damaged_newest_state_is_told_and_the_one_before_taken(prepared, whole
     newest.write_bytes(content)
     lines = []
     train_tiny("damaged", lines=lines)
-    told = [line for line in lines if "is damaged" in line]
-    assert len(told) == 1
-    assert newest.name in told[0]
+    reported = [line for line in lines if "is damaged" in line]
+    assert len(reported) == 1
+    assert newest.name in reported[0]
     assert before.name == "state-000000007.safetensors"
     assert_equal(outcome("damaged"), whole)
 
 
-def test_a_flipped_byte_in_the_header_is_damage_and_no_other_training(prepared, whole, monkeypatch):
-    """The name of a setting changes: only the seal tells that no other training has taken the name."""
+def test_a_flipped_byte_in_the_header_is_damage_and_not_another_training(prepared, whole, monkeypatch):
+    """The name of a setting changes: only the seal shows that this is not another training's state."""
     stop_in_the_second_epoch(monkeypatch, "header")
     newest, _ = state_files(paths.CHECKPOINTS / "header")
     newest.write_bytes(newest.read_bytes().replace(b"train.epochs", b"train.epodhs", 1))
@@ -259,7 +259,7 @@ def test_states_that_are_all_damaged_are_an_error_that_says_what_to_do(prepared,
         load_state(tmp_path, lambda line: None)
 
 
-def test_the_last_two_states_are_kept_and_come_back_as_they_were(tmp_path):
+def test_the_last_two_states_are_kept_and_load_unchanged(tmp_path):
     row = EpochMetrics(1, 6, 0.1, *[1 / 3] * 8, clips=24, skipped=0, seconds=1.5)
     for step in (1, 2, 30):
         progress = Progress({"train.epochs": 3}, "code", epoch=2, updates=step, best=(50.0, 1), rows=[row], tally={"clips": 4})
@@ -293,8 +293,18 @@ def test_a_name_taken_by_other_settings_is_refused_with_the_fields(prepared):
     assert len(pd.read_csv(paths.RESULTS / "taken" / "metrics.csv")) == 2
 
 
+def test_a_state_of_a_version_without_a_field_counts_as_trained_with_its_default(prepared, tmp_path):
+    wanted = identity(load_experiment("tiny"), {}, 1)
+    older = {name: value for name, value in wanted.items() if name != "train.loss_weights"}
+    save_state(tmp_path, 1, {}, Progress(older, ""))
+    assert check_name(tmp_path, "older", wanted).identity == older
+    changed = identity(load_experiment("tiny", ['train.loss_weights={"mlm": 0}']), {}, 1)
+    with pytest.raises(UserError, match=r"train\.loss_weights = .*'mlm': 0\.0} \(there: .*'mlm': 0\.1}\)"):
+        check_name(tmp_path, "older", changed)
+
+
 def test_replacing_continues_what_was_interrupted_unless_the_code_has_changed(prepared, whole, monkeypatch):
-    for code, told in (("", True), ("other", False)):
+    for code, continued in (("", True), ("other", False)):
         stop_after(monkeypatch, 8)
         with pytest.raises(Stopped):
             train_tiny("replaced", resume="replace")
@@ -304,7 +314,7 @@ def test_replacing_continues_what_was_interrupted_unless_the_code_has_changed(pr
         lines = []
         train_tiny("replaced", resume="replace", lines=lines)
         monkeypatch.undo()
-        assert any("continuing run" in line for line in lines) == told
+        assert any("continuing run" in line for line in lines) == continued
         assert_equal(outcome("replaced"), whole)
 
 
@@ -317,7 +327,7 @@ def test_what_a_killed_process_left_half_written_is_removed(prepared, whole):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_full_disk_is_told_and_the_former_state_is_whole(tmp_path):
+def test_a_full_disk_is_reported_and_the_previous_state_stays_intact(tmp_path):
     """A real file system of 256 KiB, where this user may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -333,7 +343,7 @@ def test_a_full_disk_is_told_and_the_former_state_is_whole(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_run_on_a_full_disk_ends_with_one_line_and_goes_on_later(prepared, whole, monkeypatch):
+def test_a_run_on_a_full_disk_ends_with_one_line_and_continues_later(prepared, whole, monkeypatch):
     write, writes = Path.write_bytes, []
 
     def full(self, content):

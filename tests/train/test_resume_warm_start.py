@@ -1,4 +1,4 @@
-"""Starting from a checkpoint of another label set: what fits is copied, what does not is made anew and named."""
+"""Starting from a checkpoint of another label set: tensors that fit are copied, the others are reinitialised and named."""
 
 import dataclasses
 
@@ -35,17 +35,17 @@ HEADS = {"classifier.weight", "classifier.bias", "mlm_head.decoder.weight", "mlm
 
 @pytest.mark.parametrize("names", [("swim", "dive", "row"), ("swim", "dive")])
 def test_another_label_set_gets_new_heads_named_in_the_log(backbone, tmp_path, names):
-    """Also one of the same size: its rows would mean other classes."""
+    """Also a label set of the same size: its rows mean other classes."""
     source, model = model_of(backbone, 0), model_of(backbone, 1, class_names=names, vocabulary=names)
     source.save(tmp_path / "a.safetensors")
     lines = []
     warm_start(model, tmp_path / "a.safetensors", lines.append)
     assert copied(model, source) == set(model.trainable_state()) - HEADS
     assert all(name in lines[1] for name in HEADS)
-    assert "made anew" in lines[1]
+    assert "reinitialised" in lines[1]
 
 
-def test_the_same_label_set_is_taken_over_whole(backbone, tmp_path):
+def test_the_same_label_set_is_copied_completely(backbone, tmp_path):
     source, model = model_of(backbone, 0), model_of(backbone, 1)
     source.save(tmp_path / "a.safetensors")
     lines = []
@@ -54,7 +54,7 @@ def test_the_same_label_set_is_taken_over_whole(backbone, tmp_path):
     assert len(lines) == 1
 
 
-def test_the_official_file_is_taken_too_and_what_it_does_not_say_is_told(backbone, tmp_path):
+def test_the_official_file_is_copied_and_its_unnamed_classes_are_reported(backbone, tmp_path):
     source, model = model_of(backbone, 0), model_of(backbone, 1)
     source.export_official(tmp_path / "a.pth")
     lines = []
@@ -64,7 +64,7 @@ def test_the_official_file_is_taken_too_and_what_it_does_not_say_is_told(backbon
 
 
 def test_a_state_with_a_masked_word_block_of_its_own_stays_one_with_it(workspace):
-    """Such a block comes with a warm start; lost on resume, the next state would be without it."""
+    """Such a block comes from a warm start; if resuming lost it, the next state would lack it."""
     experiment = load_experiment("tiny")
     prepare_data(experiment, report=lambda line: None)
     manifest, backbone = load_manifest(experiment), open_backbone(experiment)
@@ -81,9 +81,9 @@ def test_a_state_with_a_masked_word_block_of_its_own_stays_one_with_it(workspace
     assert torch.equal(second.model.mlm_block.ln_1.bias, first.model.mlm_block.ln_1.bias)
 
 
-def test_fewer_adapters_leave_tensors_without_a_place(backbone, tmp_path):
+def test_fewer_adapters_leave_tensors_unused_and_named(backbone, tmp_path):
     source, model = model_of(backbone, 0, vision_adapter_layers=2), model_of(backbone, 1)
     source.save(tmp_path / "a.safetensors")
     lines = []
     warm_start(model, tmp_path / "a.safetensors", lines.append)
-    assert any("without a place here: visual_adapters.2.pre_mlp" in line for line in lines)
+    assert any("this model has no such tensor): visual_adapters.2.pre_mlp" in line for line in lines)

@@ -1,4 +1,4 @@
-"""A run ready to be explored: what is surest, what is live, what is missing."""
+"""Clips, edits, scores and maps of a trained run, and the messages when a part of the run is missing."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,7 +62,7 @@ def test_ranking_shows_every_readout_best_first(explorer):
     assert table.ensemble[1] == f"{explorer.predictions.class_names[best]}  {100 * scores[best]:.1f} %"
 
 
-def test_surest_mistake_and_hit_are_what_they_say(explorer):
+def test_surest_mistake_and_hit_have_the_highest_scores(explorer):
     scores, labels = explorer.predictions.readout("ensemble"), explorer.predictions.labels
     sure, wrong = scores.max(axis=1), scores.argmax(axis=1) != labels
     assert wrong.any()  # one epoch on random weights
@@ -105,10 +105,10 @@ def test_exploring_before_evaluating_says_what_is_missing(run, workspace, monkey
         Explorer.open(run, manifest)
 
 
-def test_typed_names_are_cleaned_and_one_alone_is_refused():
+def test_typed_names_are_cleaned_and_a_single_name_is_refused():
     assert parse_names("") == parse_names(" , ,") == []
     assert parse_names(" run ,walk,run, ") == ["run", "walk"]
-    with pytest.raises(UserError, match="“run” alone has nothing to be compared with"):
+    with pytest.raises(UserError, match="“run” alone cannot be ranked"):
         parse_names("run, run")
 
 
@@ -138,7 +138,7 @@ def test_a_clip_is_read_as_evaluation_reads_it(video_folder):
     assert found.truth == "moving left"
 
 
-def test_a_file_that_is_no_video_says_so(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path):
     (tmp_path / "note.mp4").write_text("hello")
     with pytest.raises(UserError, match=r"note.mp4: cannot be opened"):
         read_clip(tmp_path / "note.mp4", Protocol("test", 4, 0), 64)

@@ -1,4 +1,4 @@
-"""Curves that grow: a picture in words and bytes after every epoch, drawn by the training itself."""
+"""The explorer's controls and what they show, and the training curves that are redrawn after every epoch."""
 
 import base64
 import re
@@ -133,7 +133,7 @@ def test_typed_labels_are_ranked_at_once_and_taken_back(panel):
     assert labels(panel) == own
 
 
-def test_one_label_alone_is_a_message_and_the_picture_stays(panel):
+def test_a_single_label_is_a_message_and_the_picture_stays(panel):
     before = picture(panel)
     panel.labels.value = "running"
     assert "type two or more" in panel.message.value
@@ -161,7 +161,7 @@ def test_hidden_patches_are_the_chosen_rows_and_columns(panel):
     assert "patches of rows 2 to 3 and columns 1 to 4 hidden" in alt(panel)
 
 
-def test_two_checkpoints_stand_side_by_side(panel, explorer):
+def test_two_checkpoints_are_shown_side_by_side(panel, explorer):
     own, last, *_ = explorer.checkpoints
     assert own.endswith("best.safetensors")
     assert last.endswith("last.safetensors")
@@ -172,7 +172,7 @@ def test_two_checkpoints_stand_side_by_side(panel, explorer):
     assert "last.safetensors" in alt(panel)
 
 
-def test_a_checkpoint_that_is_not_there_is_a_message(panel):
+def test_a_missing_checkpoint_is_a_message(panel):
     panel.other.value = "/nowhere/best.safetensors"
     assert "/nowhere/best.safetensors" in panel.message.value
 
@@ -217,7 +217,7 @@ def test_explore_is_the_box_of_a_panel(explorer):
     assert explore(explorer).children
 
 
-def test_what_led_before_stays_in_the_ranking_however_far_it_falls():
+def test_the_label_that_led_before_an_edit_stays_in_the_ranking():
     names = [f"class {i}" for i in range(10)]
     before = pd.DataFrame({"ensemble": np.linspace(90, 1, 10)}, index=names)
     after = pd.DataFrame({"ensemble": np.linspace(80, 2, 10)}, index=[*names[1:], names[0]])

@@ -73,7 +73,7 @@ def test_cost_of_one_model_goes_from_the_cheapest_to_the_best(ax):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["4", "8", "16"]
 
 
-def test_published_numbers_stand_beside_ours_and_unknown_costs_are_left_out(ax):
+def test_published_numbers_are_beside_ours_and_unknown_costs_are_left_out(ax):
     others = costs(model=["A", "B", "C"], top1=[81.0, 83.0, 85.0], gflops=[100.0, 900.0, np.nan])
     plots.plot_cost(ax, costs(top1=[82.0], gflops=[500.0]), others, "gflops")
     assert title(ax) == "1 of 2 published models are above this run's 82.0 %"
@@ -82,7 +82,7 @@ def test_published_numbers_stand_beside_ours_and_unknown_costs_are_left_out(ax):
     assert tuple(np.round(mpl.colors.to_rgba(ax.lines[0].get_color()), 3)) not in colours
 
 
-def test_labels_of_published_numbers_do_not_lie_on_one_another(ax):
+def test_labels_of_published_numbers_do_not_overlap(ax):
     others = costs(model=list("ABCD"), top1=[83.0, 83.0, 83.1, 90.0], frames=[8, 8, 8, 8])
     plots.plot_cost(ax, costs(top1=[]), others, "frames")
     assert title(ax) == "Best: D with 90.0 %"
@@ -100,7 +100,7 @@ def test_timeline_names_who_leads_and_frames_the_best(ax):
     assert boxes == [(0.0, 0, 2.5), (2.5, 1, 1.0)]  # one frame for a run of windows
 
 
-def test_a_timeline_of_which_nothing_could_be_read_says_so(ax):
+def test_a_timeline_without_a_readable_window_says_so(ax):
     plots.plot_timeline(ax, np.array([0.0]), np.array([2.0]), np.full((1, 2), np.nan), ["a", "b"])
     assert title(ax) == "No window could be read"
 

@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, honest about what it was given."""
+"""The report: one self-contained page that says what it was made from."""
 
 import html
 import json
@@ -38,7 +38,7 @@ def text(page: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished run's folder, as far as the report reads it."""
+    """The files of a finished run that the report reads."""
     for name in ("tables", "figures", "executed"):
         (tmp_path / name).mkdir()
     (tmp_path / "run.json").write_text(json.dumps(RUN))
@@ -76,7 +76,7 @@ def test_where_the_numbers_come_from_is_on_the_page(folder):
     shown = text(write_report(folder).read_text())
     for expected in ("tiny", "abc123", "torch 2.9", "manifest 0123456789abcdef", "12 s for all steps (01_data 12 s)", "2024-05-01T10:05"):
         assert expected in shown
-    assert "gpu" not in shown  # there was none
+    assert "gpu" not in shown  # the run had none
 
 
 def test_a_run_with_nothing_but_provenance_still_has_a_page(tmp_path):
@@ -108,10 +108,10 @@ def test_numbers_have_one_decimal_and_thousands_are_separated():
     assert ">61.2</td>" in page
     assert ">–</td>" in page  # no number, rather than nan
     assert ">1,234,567</td>" in page
-    assert page.count("<tr class=strong>") == 1  # the ensemble's row
+    assert page.count('<tr class="strong">') == 1  # the ensemble's row
 
 
-def test_what_was_accepted_stands_at_the_top_in_red(folder):
+def test_an_accepted_warning_is_at_the_top_in_red(folder):
     (folder / "02_backbone_check.json").write_text(json.dumps({"warning": "ACCEPTED ALTHOUGH names < permuted"}))
     page = write_report(folder).read_text()
     assert '<p class="warning">ACCEPTED ALTHOUGH names &lt; permuted</p>' in page
@@ -120,7 +120,7 @@ def test_what_was_accepted_stands_at_the_top_in_red(folder):
     assert 'class="warning"' not in write_report(folder).read_text()
 
 
-def test_a_figure_says_its_finding_in_words(folder):
+def test_a_figure_has_its_finding_as_text(folder):
     page = write_report(folder).read_text()
     assert "Up < down & “left” wins" in text(page)
     assert 'alt="Up &lt; down &amp; “left” wins. What each model gets right' in page

@@ -1,4 +1,4 @@
-"""Figures as bytes and as HTML: closed after use, with words, and nothing in them is markup that came from outside."""
+"""Figures as bytes and as HTML: they are closed after use, have alternative text, and escape everything they are given."""
 
 import base64
 import re
@@ -22,7 +22,7 @@ def test_a_figure_becomes_a_picture_and_is_closed():
 
 
 def test_words_in_a_picture_are_never_markup():
-    assert image_html(b"", 'a "<b>quoted</b>" name').startswith('<img alt="a &quot;&lt;b&gt;quoted&lt;/b&gt;&quot; name"')
+    assert image_html(b"", 'a "<b>quoted</b>" name').startswith('<img alt="a &#34;&lt;b&gt;quoted&lt;/b&gt;&#34; name"')
 
 
 def test_the_size_of_a_picture_follows_its_resolution():

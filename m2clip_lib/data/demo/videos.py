@@ -6,9 +6,8 @@ random phase, so that no single frame, and no bag of frames, tells a class from 
 
 import hashlib
 import json
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from m2clip_lib.data.demo import scenes
 from m2clip_lib.data.demo.scenes import SHAPES, Scenes, random_looks, render
+from m2clip_lib.data.workers import LIMIT_S, Failure, alone, call_in_children
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_json
 
@@ -120,33 +120,43 @@ def recipe_hash(config: SyntheticConfig) -> str:
     return hashlib.sha256(json.dumps(asdict(config)).encode() + code).hexdigest()
 
 
-def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
-    """Write root/<split>/<class name>/<number>.mp4, unless the same recipe has been written there before.
+def make_videos(root: Path, config: SyntheticConfig, processes: int, report: Callable[[str], None] = print) -> bool:
+    """Write root/<split>/<class name>/<number>.mp4, unless the same recipe was written there before.
 
-    The splits draw from separate random streams. An unfinished earlier try is started afresh.
+    The splits are drawn from separate random streams. An unfinished earlier attempt is started again from the beginning.
     Returns: whether anything was written.
-    Raises: UserError when the counts do not divide by the classes, or root holds files of another origin.
+    Raises: UserError if the counts are not multiples of the number of classes, root holds files of another origin, or encoding crashes.
     """
     done = root / "recipe.json"
     digest = recipe_hash(config)
-    if done.is_file() and json.loads(done.read_text()).get("sha256") == digest:
+    if _recipe(done) == digest:
         return False
-    for split in SPLITS:
-        if getattr(config, f"{split}_videos") % len(CLASS_NAMES):
-            raise UserError(f"data.{split}_videos = {getattr(config, f'{split}_videos')}: must divide by the {len(CLASS_NAMES)} classes")
-    if root.is_dir() and any(root.iterdir()) and not done.is_file():
-        raise UserError(f"videos: {root} holds files that this workbook did not write; move them away or set data.prepared")
-    shutil.rmtree(root, ignore_errors=True)
-    write_json(done, {"sha256": "unfinished"})
-    jobs = []
-    for split in SPLITS:
-        total = getattr(config, f"{split}_videos")
-        for label in range(len(CLASS_NAMES)):
-            jobs += [(root, config, split, label, number) for number in range(total // len(CLASS_NAMES))]
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_make_one, jobs, chunksize=40))
-    write_json(done, {"sha256": digest, "config": asdict(config)})
+    counts = {split: getattr(config, f"{split}_videos") for split in SPLITS}
+    for split, count in counts.items():
+        if count % len(CLASS_NAMES):
+            raise UserError(f"data.{split}_videos = {count}: must divide by the {len(CLASS_NAMES)} classes")
+    with alone(root.with_name(f".{root.name}.lock"), "videos", report):
+        if _recipe(done) == digest:  # by another process in the meantime
+            return False
+        if root.is_dir() and any(root.iterdir()) and not done.is_file():
+            raise UserError(f"videos: {root} holds files that this workbook did not write; move them away or set data.prepared")
+        shutil.rmtree(root, ignore_errors=True)
+        write_json(done, {"sha256": "unfinished"})
+        jobs = [
+            (root, config, split, label, number)
+            for split, count in counts.items()
+            for label in range(len(CLASS_NAMES))
+            for number in range(count // len(CLASS_NAMES))
+        ]
+        for place, result in call_in_children(_make_one, jobs, processes, LIMIT_S):
+            if isinstance(result, Failure):
+                raise UserError(f"videos: number {place} of {len(jobs)} cannot be written to {root}: {result.reason}")
+        write_json(done, {"sha256": digest, "config": asdict(config)})
     return True
+
+
+def _recipe(done: Path) -> str | None:
+    return json.loads(done.read_text()).get("sha256") if done.is_file() else None
 
 
 def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:

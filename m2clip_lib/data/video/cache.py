@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
-from m2clip_lib.data.workers import LIMIT_S, PASSING, Failure, call_in_children
+from m2clip_lib.data.workers import LIMIT_S, PASSING, Failure, alone, call_in_children
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space, write_atomically, write_json
 
@@ -18,68 +18,81 @@ LIMIT_BYTES = 8 * 2**30
 
 
 class CachedReader:
-    """Reads frames from the cache; the same call as VideoReader. Frames are at the cache's short side only."""
+    """Reads frames from the cache; called like VideoReader, but only for the cache's short side."""
 
     def __init__(self, file: Path, shapes: list[tuple[int, int, int]], errors: list[str], short_side: int):
         self.file, self.shapes, self.errors, self.short_side = file, shapes, errors, short_side
-        self.starts = np.concatenate([[0], np.cumsum([t * h * w * 3 for t, h, w in shapes])]).astype(np.int64)
+        self.starts = _starts(shapes)
         self._pixels: np.memmap | None = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_pixels": None}  # workers open the file themselves
+        return self.__dict__ | {"_pixels": None}  # worker processes open the file themselves
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
         """See FrameReader in dataset.py."""
         if short_side != self.short_side:
-            raise ValueError(f"the frame cache holds short side {self.short_side}, {short_side} was asked for")
+            raise ValueError(f"the frame cache holds short side {self.short_side}, not {short_side}")
         if self.errors[row]:
             raise VideoError(self.errors[row])
         if self._pixels is None:
             self._pixels = np.memmap(self.file, np.uint8, mode="r")
-        t, h, w = self.shapes[row]
-        frames = self._pixels[self.starts[row] : self.starts[row + 1]].reshape(t, h, w, 3)
+        frames = self._pixels[self.starts[row] : self.starts[row + 1]].reshape(*self.shapes[row], 3)
         return frames[np.asarray(indices)], "frame cache"
 
 
 def cached_reader(
-    table: pd.DataFrame, folder: Path, short_side: int, decoder: str, processes: int, limit_s: float = LIMIT_S
+    table: pd.DataFrame,
+    folder: Path,
+    short_side: int,
+    decoder: str,
+    processes: int,
+    limit_s: float = LIMIT_S,
+    report: Callable[[str], None] = print,
 ) -> CachedReader:
-    """Open the cache of these rows, making it first where there is none.
+    """Open the cache of these rows, filling it first if necessary.
 
-    Args:
-        limit_s: seconds for one file; one that takes longer, or crashes the decoder, is a video that cannot be read.
-    Raises: UserError when the frames would take more than LIMIT_BYTES.
+    limit_s: seconds per file; a file that takes longer, or crashes the decoder, counts as one that cannot be read.
+    Raises: UserError if the frames would take more than LIMIT_BYTES.
     """
-    shapes = [
-        (int(n), *reversed(fit_short_side(w, h, short_side))) for n, w, h in zip(table.num_frames, table.width, table.height, strict=True)
-    ]
-    total = sum(t * h * w * 3 for t, h, w in shapes)
+    sizes = zip(table.num_frames, table.width, table.height, strict=True)
+    shapes = [(int(count), *reversed(fit_short_side(w, h, short_side))) for count, w, h in sizes]
+    total = _starts(shapes)[-1]
     if total > LIMIT_BYTES:
         raise UserError(
             f"data.cache_frames: the frames would take {total / 2**30:.0f} GiB, more than {LIMIT_BYTES / 2**30:.0f}; set it to false"
         )
     digest = hashlib.sha256(f"{short_side}|{decoder}".encode())
     for path, shape in zip(table.path, shapes, strict=True):
-        file = Path(path)
-        stat = file.stat() if file.exists() else None
+        stat = Path(path).stat() if Path(path).exists() else None
         digest.update(f"{path}|{shape}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     file = folder / f"frames-{digest.hexdigest()[:16]}.u8"
     side_file = file.with_suffix(".json")
-    known = json.loads(side_file.read_text())["errors"] if file.is_file() and side_file.is_file() else None
-    if known is None or any(reason.startswith(PASSING) for reason in known.values()):
+
+    def finished() -> bool:
+        if not (file.is_file() and side_file.is_file()):
+            return False
+        return not any(reason.startswith(PASSING) for reason in json.loads(side_file.read_text())["errors"].values())
+
+    if not finished():
         check_space(folder, total, "data.cache_frames")
-        jobs = list(zip(table.path, shapes, [decoder] * len(table), map(bool, table.decord), map(int, table.num_frames), strict=True))
-        errors = _fill(file, jobs, processes, limit_s)
-        write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
+        with alone(folder / ".lock", "data.cache_frames", report):
+            if not finished():  # by another process in the meantime
+                videos = zip(table.path, shapes, table.decord, table.num_frames, strict=True)
+                errors = _fill(file, [(decoder, *video) for video in videos], processes, limit_s)
+                write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
     errors = json.loads(side_file.read_text())["errors"]
     return CachedReader(file, shapes, [errors.get(str(row), "") for row in range(len(shapes))], short_side)
 
 
+def _starts(shapes: list[tuple[int, int, int]]) -> list[int]:
+    """Return where the frames of each video begin in the file, and where the last ones end."""
+    return np.cumsum([0, *(t * h * w * 3 for t, h, w in shapes)]).tolist()
+
+
 def _fill(file: Path, jobs: list[tuple], processes: int, limit_s: float) -> dict[str, str]:
-    """Returns: row -> reason, of the videos whose frames stay black because they cannot be read."""
+    """Decode all videos into the file. Returns: row -> reason, for videos that cannot be read and whose frames stay black."""
     errors: dict[str, str] = {}
-    sizes = [t * h * w * 3 for _, (t, h, w), *_ in jobs]
-    starts = np.cumsum([0, *sizes]).tolist()
+    starts = _starts([shape for _, _, shape, *_ in jobs])
 
     def write(target: Path) -> None:
         with target.open("wb") as out:
@@ -95,9 +108,9 @@ def _fill(file: Path, jobs: list[tuple], processes: int, limit_s: float) -> dict
     return dict(sorted(errors.items(), key=lambda item: int(item[0])))
 
 
-def _decode_all(job: tuple[str, tuple[int, int, int], str, bool, int]) -> np.ndarray | str:
-    """All frames of a video, or why not."""
-    path, (t, h, w), decoder, decord, num_frames = job
+def _decode_all(job: tuple[str, str, tuple[int, int, int], bool, int]) -> np.ndarray | str:
+    """Return all frames of a video, or why it cannot be read."""
+    decoder, path, (t, h, w), decord, num_frames = job
     try:
         return read_frames(path, range(t), (w, h), decoder, decord, num_frames)[0]
     except VideoError as error:

@@ -1,8 +1,9 @@
-"""What is in a video file: looks, decodes as little as it can, changes nothing. Imports no torch: a scan's children start fast."""
+"""What a video file contains, found by decoding as little as possible. Imports no torch: a scan's children start fast."""
 
 import math
 from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 import av
@@ -13,30 +14,30 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from m2clip_lib.data.video.container import (
-    ONE_FRAME_A_PACKET,
-    Timeline,
+    ONE_FRAME_PER_PACKET,
+    FrameTable,
     VideoError,
     lost_its_end,
     open_video,
     packets,
-    read_timeline,
+    read_frame_table,
     video_stream,
 )
 
-# For these decord's frames were found to be the ones asked for (tests/test_video.py). With mpeg4, and with open groups of pictures, its
-# seeking lands elsewhere, silently; other pixel formats and rotated files come out wrong or sideways; of two streams it may take the other.
+# decord was found to return the requested frames for these (tests/data/video). For mpeg4 and open groups of pictures it silently returns
+# others; other pixel formats and rotated files come out wrong or sideways; of two streams it may pick the other one.
 EXACT_IN_DECORD = {"h264", "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9"}
 PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
 
-# Decoders that can be told, packet by packet, not to decode a picture that no other one is predicted from.
+# Decoders that can skip, packet by packet, a picture from which no other one is predicted.
 SKIPS_FRAMES = {"h264", "hevc"}
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What prepare writes down of a readable video. Sizes in pixels as shown (rotation applied), duration in seconds.
+    """What the manifest holds about a readable video. Sizes in pixels as shown (rotation applied), duration in seconds.
 
-    decord: whether decord returns the frames that are asked for: by codec, pixel format, rotation and timestamps.
+    decord: whether decord returns the requested frames, judged by codec, pixel format, rotation and timestamps.
     """
 
     num_frames: int
@@ -52,24 +53,32 @@ EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, code
 
 
 def bad_row(status: str) -> dict:
-    """The row of a file that cannot be used."""
+    """Return the manifest's fields for a file that cannot be used."""
     return asdict(EMPTY) | {"status": status}
+
+
+def probe_row(path: str) -> dict:
+    """Return the manifest's fields for one file."""
+    try:
+        return asdict(probe(path)) | {"status": "ok"}
+    except VideoError as error:
+        return bad_row(str(error))
+    except OSError as error:
+        return bad_row(f"cannot be opened: {error.strerror}")
 
 
 def probe(path: str | Path) -> VideoInfo:
     """Count the frames that can be decoded, and measure the first.
 
-    Packets are counted where header and packets agree on their number and the first can be decoded; anything odd is decoded to its end.
+    Packets are counted if the header agrees with their number and the first frame can be decoded; other files are decoded to the end.
     Raises: VideoError with the reason.
     """
     path = check_file(path)
     try:
         with open_video(path) as container:
             stream = video_stream(container)
-            timeline = read_timeline(container, stream)
-            honest = (
-                timeline.whole_start and not timeline.cut_off and not lost_its_end(path) and _header_agrees(container, stream, timeline)
-            )
+            table = read_frame_table(container, stream)
+            honest = table.whole_start and not table.cut_off and not lost_its_end(path) and _header_agrees(container, stream, table)
             alone = len(container.streams.video) == 1
         with open_video(path) as container:
             stream = video_stream(container)
@@ -78,20 +87,20 @@ def probe(path: str | Path) -> VideoInfo:
             first = next(frames, None)
             if first is None:
                 raise VideoError("no frame can be decoded")
-            honest = honest and (not timeline.timed or first.pts == timeline.stamps[0])
-            count = timeline.count if honest and codec in ONE_FRAME_A_PACKET else 1 + sum(1 for _ in frames)
-            fps, duration = _times(stream, count, timeline.stamps)
-            width, height = (first.height, first.width) if orientation(first).sideways else (first.width, first.height)
-            plain = first.format.name in PLAIN_PIXELS and orientation(first) == AS_STORED
-            found = timeline.timed and timeline.closed and honest and alone and count == timeline.count
-            decord = codec in EXACT_IN_DECORD and plain and found
+            honest = honest and (not table.timed or first.pts == table.stamps[0])
+            count = table.count if honest and codec in ONE_FRAME_PER_PACKET else 1 + sum(1 for _ in frames)
+            fps, duration = _times(stream, count, table.stamps)
+            shown = orientation(first)
+            width, height = shown.size(first.width, first.height)
+            plain = codec in EXACT_IN_DECORD and first.format.name in PLAIN_PIXELS and shown == AS_STORED
+            decord = plain and table.timed and table.closed and honest and alone and count == table.count
             return VideoInfo(count, fps, duration, width, height, codec, decord)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise VideoError(f"cannot be opened: {reason(error)}") from error
 
 
 def check_file(path: str | Path) -> Path:
-    """Raises: VideoError for what is no file, or an empty one."""
+    """Return the path. Raises: VideoError if it is not a file, or an empty one."""
     path = Path(path)
     if not path.exists():
         raise VideoError("missing (dangling link)" if path.is_symlink() else "missing")
@@ -103,9 +112,9 @@ def check_file(path: str | Path) -> Path:
 
 
 def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Set[int] | None = None) -> Iterator[VideoFrame]:
-    """Frames in the order they are shown; damaged packets are stepped over. Frame number n of a video is the n-th of these.
+    """Yield frames in the order they are shown, skipping damaged packets. Frame number n of a video is the n-th of these.
 
-    wanted: timestamps; frames with others may be left out, and are where nothing else is predicted from them.
+    wanted: timestamps; other frames are left out where nothing else is predicted from them.
     """
     may_skip = wanted is not None and stream.codec_context.name in SKIPS_FRAMES
     for packet in packets(container, stream):
@@ -120,20 +129,18 @@ def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Set
 def frames_from(container: InputContainer, stream: VideoStream, stamp: int, wanted: Set[int]) -> Iterator[VideoFrame]:
     """Seek to the keyframe shown at `stamp` and decode from there; wanted: see decodable_frames.
 
-    Gives nothing where a decoder cannot begin there: "keyframes" of intra refresh hold a part of the picture, the rest may come out green.
+    Yields nothing if decoding cannot start there: "keyframes" of intra refresh hold only part of the picture, the rest may come out green.
     """
     try:
         container.seek(stamp, stream=stream)
     except av.FFmpegError:
         return
-    begun = False
-    for frame in decodable_frames(container, stream, wanted | {stamp}):
-        if not begun and (frame.pts is None or frame.pts >= stamp):  # earlier ones belong to the group before
-            if frame.pts != stamp:
-                return
-            begun = True
-        if begun:
-            yield frame
+    frames = decodable_frames(container, stream, wanted | {stamp})
+    frames = dropwhile(lambda frame: frame.pts is not None and frame.pts < stamp, frames)  # those of the previous group
+    first = next(frames, None)
+    if first is not None and first.pts == stamp:
+        yield first
+        yield from frames
 
 
 @dataclass(frozen=True)
@@ -143,10 +150,9 @@ class Orientation:
     mirrored: bool = False
     turns: int = 0
 
-    @property
-    def sideways(self) -> bool:
-        """Whether width and height change places."""
-        return self.turns % 2 == 1
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) as shown from those as stored, or the reverse."""
+        return (height, width) if self.turns % 2 else (width, height)
 
     def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(h, w, 3) as stored -> as shown."""
@@ -157,7 +163,7 @@ AS_STORED = Orientation()
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """From the display matrix that a phone writes: x' = a x + c y, y' = b x + d y, y downwards (ISO 14496-12, 6.2.2)."""
+    """Read the display matrix that a phone writes: x' = a x + c y, y' = b x + d y, y downwards (ISO 14496-12, 6.2.2)."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return AS_STORED
@@ -168,27 +174,27 @@ def orientation(frame: VideoFrame) -> Orientation:
 
 
 def reason(error: Exception) -> str:
-    """FFmpeg's words for an error, without its numbers and paths."""
+    """Return FFmpeg's words for an error, without its numbers and paths."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _header_agrees(container: InputContainer, stream: VideoStream, timeline: Timeline) -> bool:
-    """Whether the header promises what the file holds. Silence is no promise."""
-    stamps = timeline.stamps
+def _header_agrees(container: InputContainer, stream: VideoStream, table: FrameTable) -> bool:
+    """Return whether the header promises what the file holds; a header without figures promises nothing."""
+    stamps = table.stamps
     if stream.frames:
-        return stream.frames == timeline.count
+        return stream.frames == table.count
     if container.duration is None or len(stamps) < 2:
         return False
-    start = container.start_time or 0  # microseconds, as the duration
+    start = container.start_time or 0  # microseconds, like the duration
     end = float(stamps[-1] * stream.time_base) * 1e6
     frame = (end - float(stamps[0] * stream.time_base) * 1e6) / (len(stamps) - 1)
     return abs(start + container.duration - end) < 2.5 * frame
 
 
 def _times(stream: VideoStream, count: int, stamps: list[int]) -> tuple[float, float]:
-    """(frames per second, duration in seconds), from the timestamps where there are any."""
-    said = float(stream.average_rate or stream.guessed_rate or 0)
+    """Return (frames per second, duration in seconds), from the timestamps if there are any."""
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
     span = float((stamps[-1] - stamps[0]) * stream.time_base) if len(stamps) > 1 else 0.0
     if span > 0:
-        return said or (len(stamps) - 1) / span, span * count / (len(stamps) - 1)
-    return said, count / said if said else 0.0
+        return rate or (len(stamps) - 1) / span, span * count / (len(stamps) - 1)
+    return rate, count / rate if rate else 0.0

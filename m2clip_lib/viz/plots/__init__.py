@@ -14,28 +14,3 @@ from m2clip_lib.viz.plots.evaluation import (
     plot_per_class,
 )
 from m2clip_lib.viz.plots.training import plot_losses, plot_validation
-
-__all__ = [
-    "plot_ablation",
-    "plot_backwards",
-    "plot_class_balance",
-    "plot_clip_grid",
-    "plot_confusion",
-    "plot_cost",
-    "plot_durations",
-    "plot_embedding",
-    "plot_focus",
-    "plot_gain",
-    "plot_losses",
-    "plot_models",
-    "plot_per_class",
-    "plot_relabelling",
-    "plot_status",
-    "plot_stills",
-    "plot_text_similarity",
-    "plot_timeline",
-    "plot_validation",
-    "plot_walk",
-    "plot_word_attention",
-    "plot_zero_shot",
-]

@@ -1,41 +1,34 @@
 """Figures of the training step: the losses and the validation accuracy over epochs."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from m2clip_lib.viz.style import BLUE, GREEN, ORANGE, READOUT_COLOURS, RED, chance_line
 
-TERM_NAMES = {"contrastive": "contrastive", "cross_modal": "cross-modal", "classification": "classification", "mlm": "masked words"}
-TERM_STYLES = {"contrastive": (BLUE, "-"), "cross_modal": (ORANGE, "--"), "classification": (GREEN, "-."), "mlm": (RED, ":")}
+LOSSES = {"contrastive": "contrastive", "cross_modal": "cross-modal", "classification": "classification", "mlm": "masked words"}
 
 
 def plot_losses(ax: Axes, metrics: pd.DataFrame) -> Axes:
     """The four loss terms over epochs (metrics.csv), unweighted."""
-    for term, (colour, line) in TERM_STYLES.items():
-        ax.plot(metrics.epoch, metrics[term], color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=TERM_NAMES[term])
+    _curves(ax, metrics, LOSSES, (BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":"))
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    _epoch_axis(ax)
-    ax.set_ylabel("training loss, nats (log scale)")
     first, last = metrics.total.iloc[0], metrics.total.iloc[-1]
-    ax.set_title(f"Total loss: {first:.1f} → {last:.2f}")
+    ax.set(ylabel="training loss, nats (log scale)", title=f"Total loss: {first:.1f} → {last:.2f}")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
     return ax
 
 
 def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
     """Validation top-1 of the read-outs over epochs (metrics.csv), percent."""
-    for (name, colour), line in zip(READOUT_COLOURS.items(), ("--", ":", "-"), strict=True):
-        ax.plot(
-            metrics.epoch, metrics[f"val_top1_{name}"], color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name
-        )
+    _curves(ax, metrics, {f"val_top1_{name}": name for name in READOUT_COLOURS}, READOUT_COLOURS.values(), ("--", ":", "-"))
     chance_line(ax, chance, vertical=False)
-    ax.set_ylim(0, 100)
-    _epoch_axis(ax)
-    ax.set_ylabel("validation top-1, %")
+    ax.set(ylim=(0, 100), ylabel="validation top-1, %")
     if metrics.val_top1_ensemble.isna().all():
         ax.set_title("No validation split: the last epoch counts as the best")
         return ax
@@ -45,7 +38,9 @@ def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
     return ax
 
 
-def _epoch_axis(ax: Axes) -> None:
+def _curves(ax: Axes, metrics: pd.DataFrame, names: dict[str, str], colours: Iterable[str], lines: Iterable[str]) -> None:
+    for (column, name), colour, line in zip(names.items(), colours, lines, strict=True):
+        ax.plot(metrics.epoch, metrics[column], color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = ax.get_xlim()
     if high - low < 1:  # one epoch

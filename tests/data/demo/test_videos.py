@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2clip_lib.data.demo import videos
 from m2clip_lib.data.demo.scenes import SHAPES, Scenes, render
 from m2clip_lib.data.demo.videos import (
     CLASS_NAMES,
@@ -22,6 +23,7 @@ from m2clip_lib.data.demo.videos import (
     write_video,
 )
 from m2clip_lib.data.video.decode import probe, read_frames
+from m2clip_lib.data.workers import Failure
 from m2clip_lib.errors import UserError
 
 
@@ -274,11 +276,13 @@ def test_unchanged_recipe_writes_nothing_and_another_one_remakes(tmp_path):
     assert not set(first.values()) & set(second.values())
 
 
-def test_unfinished_try_is_started_afresh(tmp_path):
+def test_unfinished_try_is_started_afresh(tmp_path, monkeypatch):
     root = tmp_path / "v"
     config = SyntheticConfig(12, 12, 12, num_frames=2, size=16)
-    with pytest.raises(ValueError, match="max_workers"):
-        make_videos(root, config, processes=0)  # stops where the drawing would begin
+    with monkeypatch.context() as patch:
+        patch.setattr(videos, "call_in_children", lambda *arguments: [(0, Failure("the decoder crashed (SIGKILL)"))])
+        with pytest.raises(UserError, match="videos: number 0 of 36 cannot be written"):
+            make_videos(root, config, processes=1)
     half = root / "train" / "moving left" / "0000.mp4"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"half")

@@ -143,7 +143,7 @@ def test_a_relative_name_with_a_colon_is_a_file(folder, monkeypatch):
 
 
 def test_table_in_the_documentation_says_the_same():
-    """data/README.md lists what prepare says of odd files: a row an outcome."""
+    """data/README.md lists what prepare says about odd files: one row per outcome."""
     lines = (paths.ROOT / "data" / "README.md").read_text(encoding="utf-8").partition("## What prepare says")[2].splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
     said = {name: outcome for names, outcome in rows for name in re.findall("`([^`]+)`", names)}

@@ -25,8 +25,7 @@ from m2clip_lib.data.listing.folders import Listing
 from m2clip_lib.data.manifest import write_manifest
 from m2clip_lib.data.prepare import load_manifest, prepare_data
 from m2clip_lib.data.scan import scan
-from m2clip_lib.data.video import transcode as module
-from m2clip_lib.data.video.container import open_video, read_timeline, video_stream
+from m2clip_lib.data.video.container import open_video, read_frame_table, video_stream
 from m2clip_lib.data.video.decode import read_frames
 from m2clip_lib.data.video.probe import VideoError, probe
 from m2clip_lib.data.video.transcode import copy_path, transcode, transcode_file
@@ -80,10 +79,10 @@ def test_frame_n_of_the_copy_is_frame_n_of_the_original(corpus, tmp_path, name):
 def test_copy_has_a_keyframe_exactly_every_twelve_frames(corpus, tmp_path, name):
     transcode_file(corpus / name, tmp_path / "copy.mp4")
     with open_video(tmp_path / "copy.mp4") as container:
-        timeline = read_timeline(container, video_stream(container))
-    assert timeline.keys == list(range(0, FRAMES, 12))
-    assert timeline.seekable
-    assert timeline.closed
+        table = read_frame_table(container, video_stream(container))
+    assert table.keys == list(range(0, FRAMES, 12))
+    assert table.seekable
+    assert table.closed
 
 
 def test_a_cut_of_the_scene_makes_no_other_keyframe(tmp_path):
@@ -91,7 +90,7 @@ def test_a_cut_of_the_scene_makes_no_other_keyframe(tmp_path):
     encode(tmp_path / "cuts.mp4", frames)
     transcode_file(tmp_path / "cuts.mp4", tmp_path / "copy.mp4")
     with open_video(tmp_path / "copy.mp4") as container:
-        assert read_timeline(container, video_stream(container)).keys == [0, 12, 24]
+        assert read_frame_table(container, video_stream(container)).keys == [0, 12, 24]
 
 
 def test_times_of_the_frames_are_kept(corpus, tmp_path):
@@ -100,7 +99,7 @@ def test_times_of_the_frames_are_kept(corpus, tmp_path):
     for path in (corpus / "uneven frame rate.mkv", tmp_path / "copy.mp4"):
         with open_video(path) as container:
             stream = video_stream(container)
-            stamps.append([float(stamp * stream.time_base) for stamp in read_timeline(container, stream).stamps])
+            stamps.append([float(stamp * stream.time_base) for stamp in read_frame_table(container, stream).stamps])
     np.testing.assert_allclose(np.subtract(stamps[0], stamps[0][0]), np.subtract(stamps[1], stamps[1][0]), atol=1e-3)
 
 
@@ -196,8 +195,9 @@ def test_failure_is_a_reason_and_leaves_no_file(corpus, tmp_path, name):
 
 
 def test_full_disk_is_a_message_about_the_disk_not_about_the_video(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "write_atomically", lambda path, write: write(Path("/dev/full")))
-    with pytest.raises(UserError, match="no space left in"):
+    opened = av.open
+    monkeypatch.setattr(av, "open", lambda file, *mode, **options: opened("/dev/full" if mode else file, *mode, **options))
+    with pytest.raises(UserError, match="the disk is full"):
         transcode_file(corpus / "plain.mp4", tmp_path / "copy.mp4")
 
 
