@@ -19,9 +19,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, force it to disk, then rename it into place.
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
 
-    Raises: UserError when the disk is full; the old file is whole, and no temporary is left.
+    Raises: UserError when the disk is full; the old file is intact, and no temporary file is left.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,32 +31,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _force_to_disk(temporary)
         temporary.replace(path)
         _force_to_disk(path.parent)  # the rename itself
-    except Exception as error:  # safetensors wraps the system's error in one of its own
+    except Exception as error:  # safetensors wraps the system's error in its own
         if not is_disk_full(error):
             raise
         raise UserError(
-            f"{path}: the disk is full; what was there before is untouched; free some space, or keep results and checkpoints "
-            "elsewhere (M2CLIP_RESULTS, M2CLIP_CHECKPOINTS), then give the same command again"
+            f"{path}: the disk is full; the previous file is untouched; free some space, or keep results and checkpoints elsewhere "
+            "(M2CLIP_RESULTS, M2CLIP_CHECKPOINTS), then run the same command again"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Indented, atomic."""
+    """Write indented JSON atomically."""
     write_atomically(path, lambda file: file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Before long work: is there room for `needed` bytes in folder?
-
-    Raises: UserError with both figures.
-    """
+    """Check, before long work, that `needed` bytes fit into the folder. Raises: UserError with both figures."""
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"{what}: needs about {show_bytes(needed)} in {folder}, {show_bytes(free)} are free; make room or choose another place"
+            f"{what}: needs about {show_bytes(needed)} in {folder}, {show_bytes(free)} are free; free some space or choose another folder"
         )
 
 
@@ -70,7 +67,7 @@ def show_bytes(count: float) -> str:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether a write failed for want of space: the system's error, or one that only quotes it."""
+    """Whether a write failed because the disk is full: the system's error, or one that only quotes it."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in DISK_FULL
     return any(os.strerror(number) in str(error) for number in DISK_FULL)
@@ -89,11 +86,11 @@ _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 class DamagedFile(Exception):  # noqa: N818 (it says what happened)
-    """The bytes are not those that were written."""
+    """The bytes differ from those that were written."""
 
 
 def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file whose metadata carries the SHA-256 of all its bytes (counted with zeros in the digest's place)."""
+    """Make a safetensors file whose metadata carries the SHA-256 of all its bytes (hashed with zeros in place of the digest)."""
     content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata | {"sha256": "0" * 64})
     content = _in_order(content)
     digest = hashlib.sha256(content).hexdigest().encode()
@@ -101,7 +98,7 @@ def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def check_seal(content: bytes) -> None:
-    """Raises: DamagedFile unless these are the bytes that were sealed."""
+    """Check a sealed file. Raises: DamagedFile when the bytes differ from those that were sealed."""
     found = _SEAL.search(_header(content))
     if found is None:
         raise DamagedFile("its header holds no digest")
@@ -111,7 +108,7 @@ def check_seal(content: bytes) -> None:
 
 
 def open_sealed(path: Path) -> tuple[dict[str, Tensor], bytes]:
-    """Tensors and bytes of a sealed file. Raises: DamagedFile."""
+    """Read the tensors and the bytes of a sealed file. Raises: DamagedFile."""
     content = Path(path).read_bytes()
     check_seal(content)
     try:
@@ -121,7 +118,7 @@ def open_sealed(path: Path) -> tuple[dict[str, Tensor], bytes]:
 
 
 def _in_order(content: bytes) -> bytes:
-    """The header's keys sorted: safetensors writes them in an order that changes from call to call, and the same state is the same file."""
+    """Sort the header's keys: safetensors writes them in an order that changes from call to call, and equal states must be equal files."""
     old = _header(content)
     header = json.dumps(json.loads(old[8:]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -138,9 +135,9 @@ NOT_INPUTS = (  # code that cannot change a step's result
 
 
 def code_digest(core: bool = False) -> str:
-    """Digest of the library's code that results depend on: after a change of code a run is made again.
+    """Hash the library's code that results depend on: when it changes, finished steps are run again.
 
-    core: only what decides numbers, without the figures: what a long training hangs on.
+    core: only the code that decides numbers, without figures and maps; finished trainings depend on this alone.
     """
     root = Path(__file__).parent
     files = [file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}]
@@ -150,7 +147,7 @@ def code_digest(core: bool = False) -> str:
 
 
 def hash_texts(*parts: str) -> str:
-    """SHA-256 of several texts."""
+    """Hash several texts with SHA-256."""
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
@@ -158,16 +155,13 @@ BLANKS = " \t"  # not str.strip's own set: a no-break space may belong to a file
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
-    """The lines that say something, each with its number from 1, without blanks at either end.
-
-    Raises: UserError when the file is missing or is not UTF-8.
-    """
+    """Return the non-blank lines, stripped, each with its number counted from 1. Raises: UserError as read_text."""
     lines = [(number, line.strip(BLANKS)) for number, line in enumerate(read_text(file).split("\n"), start=1)]
     return [(number, line) for number, line in lines if line]
 
 
 def read_text(file: Path) -> str:
-    """The whole file, lines ending in "\\n". Raises: UserError when the file is missing or is not UTF-8."""
+    """Read a text file as UTF-8, with or without byte order mark. Raises: UserError when it is missing or not UTF-8."""
     if not file.is_file():
         raise UserError(f"annotations: no such file: {file}; set its path in the data section of the experiment")
     try:
@@ -177,7 +171,7 @@ def read_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> object:
-    """Raises: UserError naming the line that is not JSON."""
+    """Parse a JSON file. Raises: UserError naming the line that is not JSON."""
     try:
         return json.loads(read_text(file))
     except json.JSONDecodeError as error:
@@ -185,10 +179,10 @@ def read_json(file: Path) -> object:
 
 
 def file_sha256(file: Path) -> str:
-    """Digest of the bytes."""
+    """Hash the bytes of a file with SHA-256."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def is_number(text: str) -> bool:
-    """Whether the text is a whole number in plain digits."""
+    """Whether the text is an integer in ASCII digits."""
     return text.isascii() and text.isdigit()

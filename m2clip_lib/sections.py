@@ -112,7 +112,7 @@ class DataSection(Section):
     rand_augment: bool = False
     """RandAugment, 4 operations of magnitude 7 (SSv2 recipe)."""
     mirror: bool | Literal["force"] = False
-    """Flip half of the training clips. Refused for class names that speak of left or right, unless "force"."""
+    """Flip half of the training clips. Refused for class names that name left or right, unless "force"."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     """auto: decord where it is installed, PyAV for files that decord reads wrongly. `m2clip bench data` shows which is faster."""
     resize: Literal["fast", "exact"] = "fast"

@@ -1,4 +1,4 @@
-"""Does relevance fall on the moving object? Counted on the demonstration's videos, whose objects' boxes are known."""
+"""Does relevance fall on the moving object? Measured on the demonstration's videos, whose objects have known boxes."""
 
 from collections.abc import Mapping
 
@@ -20,16 +20,16 @@ from m2clip_lib.models.text import text_features
 
 
 def mass_inside(values: np.ndarray, inside: np.ndarray) -> float:
-    """Share of a map's sum that lies in the boxes, each patch's value spread evenly over its area (no interpolation).
+    """Share of a map's sum that lies in the boxes, each patch's value spread evenly over its area; NaN for a map of zeros.
 
-    values: (t, rows, columns), >= 0. inside: share of each patch in the boxes, the same shape. A map of zeros has NaN.
+    values: (t, rows, columns), >= 0. inside: share of each patch that the boxes cover, same shape.
     """
     total = values.sum()
     return float((values * inside).sum() / total) if total else float("nan")
 
 
 def focus_models(model: M2CLIP, experiment: Experiment) -> dict[str, M2CLIP]:
-    """A trained model and its two controls: adapters as they start on the same CLIP, and nothing trained at all."""
+    """A trained model and its two controls: the same CLIP with untrained adapters, and random weights everywhere."""
     names, device = list(model.config.class_names), model.clip.logit_scale.device
     return {
         "this run": model,
@@ -39,10 +39,10 @@ def focus_models(model: M2CLIP, experiment: Experiment) -> dict[str, M2CLIP]:
 
 
 def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: Manifest, videos: int, readout: str) -> pd.DataFrame:
-    """Relevance for the TRUE class on the first `videos` evaluation videos of every class.
+    """Relevance for the true class on the first `videos` evaluation videos of every class.
 
-    Returns: one row a model and class: inside (mean share of relevance mass in the boxes) and area (mean share of the picture that
-        the boxes cover; what a map that knows nothing would hold), percent; ratio: inside / area; videos.
+    Returns: one row per model and class: inside (mean share of relevance in the boxes) and area (mean share of the picture that the
+        boxes cover: the share expected of an uninformed map), percent; videos; ratio: inside / area.
     """
     protocol = Protocol.of_experiment(experiment).one_view()
     table = manifest.split(protocol.split)
@@ -58,8 +58,6 @@ def focus_table(models: Mapping[str, M2CLIP], experiment: Experiment, manifest: 
                 indices = test_indices(table.num_frames[row], protocol.frames, protocol.stride)[0]
                 inside = box_shares(video_scenes(table.path[row], synthetic_config(experiment)), values.shape[1:])[indices]
                 rows.append((name, table.class_name[row], 100 * mass_inside(values, inside), 100 * inside.mean()))
-    found = pd.DataFrame(rows, columns=["model", "class_name", "inside", "area"])
-    summary = found.groupby(["model", "class_name"], sort=False).agg(
-        inside=("inside", "mean"), area=("area", "mean"), videos=("area", "size")
-    )
+    groups = pd.DataFrame(rows, columns=["model", "class_name", "inside", "area"]).groupby(["model", "class_name"], sort=False)
+    summary = groups.agg(inside=("inside", "mean"), area=("area", "mean"), videos=("area", "size"))
     return summary.assign(ratio=summary.inside / summary.area).reset_index()

@@ -1,4 +1,7 @@
-"""One door to all maps over a clip: choose a method, get a number a patch and frame, and words that say what it is."""
+"""Maps over a clip: one number per patch and frame. patch_map computes any of them by its method's name, with a title and a unit.
+
+The maps of adapter branches and of attention rollout are defined here; those of attention and relevance in record and relevance.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from m2clip_lib.attention.record import AttentionRecorder, check_block, cls_attention, to_shares
-from m2clip_lib.attention.relevance import relevance
+from m2clip_lib.attention.relevance import propagate, relevance
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.blocks import listen
@@ -21,6 +24,7 @@ METHODS = {  # name -> unit of the colour bar
     "enhancement": "length of what the enhancement branch adds",
     "difference": "length of what the difference branch adds",
 }
+BRANCHES = ("enhancement", "difference")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class PatchMap:
 
 @dataclass(frozen=True)
 class MapChoice:
-    """What to look at. block and head are counted from 0; head None is the mean; readout and label matter to relevance alone."""
+    """Which map to compute. block and head are counted from 0; head None is the mean; only relevance reads readout and label."""
 
     method: str = "attention"
     block: int = 0
@@ -49,7 +53,7 @@ def patch_map(
     """Compute a map of one clip.
 
     Args:
-        video: normalised. texts: features (length 1) of the class texts, and names: their names; only relevance reads them.
+        video: normalised. texts, names: of the classes; texts are features of length 1. Only relevance reads them.
     Raises: UserError, ValueError: as the method's own function.
     """
     block = f"Block {choice.block + 1}"
@@ -64,78 +68,65 @@ def patch_map(
             whose = f"“{names[choice.label]}” by {choice.readout}"
         case _:
             found, whose = branch_norms(model, video, choice.block, choice.method), block
-    values = found[0].float().cpu().numpy()
-    finding = f"{whose}: {_finding(values, choice.method)}"
-    return PatchMap(100 * values if METHODS[choice.method].startswith("%") else values, finding, METHODS[choice.method])
+    values, unit = found[0].float().cpu().numpy(), METHODS[choice.method]
+    return PatchMap(100 * values if unit.startswith("%") else values, f"{whose}: {_finding(values, choice.method)}", unit)
 
 
 def _finding(values: np.ndarray, method: str) -> str:
     if not values.any():
         return "nothing"
-    even = 100 / values[0].size
     if method in ("attention", "rollout"):
-        return f"the strongest patch holds {100 * values.max(axis=(1, 2)).mean():.0f} % of a frame's attention (even: {even:.0f} %)"
+        share, even = 100 * values.max(axis=(1, 2)).mean(), 100 / values[0].size
+        return f"the strongest patch holds {share:.0f} % of a frame's attention (even: {even:.0f} %)"
     frame = int(values.sum(axis=(1, 2)).argmax())
     share = 100 * values[frame].sum() / values.sum()
     what = "of the relevance" if method == "relevance" else f"of what the {method} branch adds"
     return f"frame {frame + 1} holds {share:.0f} % {what} (even: {100 / len(values):.0f} %)"
 
 
-BRANCHES = ("enhancement", "difference")
-
-
 def blocks_with_branch(model: M2CLIP, branch: str) -> list[int]:
-    """Blocks (counted from 0) in which this branch adds something to patches that anything later reads."""
+    """Blocks (counted from 0) in which this branch adds something to patches that a later layer reads."""
     return [i for i in range(len(model.visual_adapters)) if _modules(model, i, branch)]
 
 
-@torch.inference_mode()
-def branch_norms(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, branch: str) -> Float[Tensor, "b t r c"]:
-    """Length of the vector that a branch adds to every patch; a block with two adapters gives the sum of both lengths.
-
-    Args:
-        block: counted from 0. branch: "enhancement" or "difference".
-    Raises: UserError for a block without this branch, and for the last block's pre-MLP adapter, which only passes CLS on.
-    """
-    check_block(model, block)
-    modules = _modules(model, block, branch)
-    if not modules:
-        there = [i + 1 for i in blocks_with_branch(model, branch)]
-        raise UserError(f"{branch}: block {block + 1} adds nothing to patches that is read later; blocks that do: {there or 'none'}")
-    rows, columns = model.clip.visual.grid_size
-    added: list[Tensor] = []
-
-    def hear(_: Tensor, out: Tensor) -> None:
-        added.append(out[:, :, -rows * columns :].norm(dim=-1).float().cpu())  # the enhancement has CLS in front
-
-    with listen((module, hear) for module in modules):
-        model.encode_video(video)
-    return torch.stack(added).sum(0).unflatten(-1, (rows, columns))
-
-
 def _modules(model: M2CLIP, block: int, branch: str) -> list[nn.Module]:
-    last = block == len(model.visual_adapters) - 1
-    adapters = model.visual_adapters[block]
+    """A branch's modules in a block, without the last block's pre-MLP adapter: only CLS is read after it."""
+    last, adapters = block == len(model.visual_adapters) - 1, model.visual_adapters[block]
     found = [getattr(adapters[place], branch) for place in adapters if not (last and place == "pre_mlp")]
     return [module for module in found if module is not None]
 
 
-def rollout(attention: Sequence[Float[Tensor, "b t heads rows n"]]) -> Float[Tensor, "b t n"]:
-    """CLS's row of the product of (A + I) / 2 over blocks, first block first; A is the mean over heads. Rows sum to 1.
+@torch.inference_mode()
+def branch_norms(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, branch: str) -> Float[Tensor, "b t r c"]:
+    """Length of the vector that a branch adds to every patch; summed over the adapters of a block that has two.
 
-    The last entry may hold the row of CLS alone.
+    Args:
+        block: counted from 0. branch: "enhancement" or "difference".
+    Raises: UserError for a block in which this branch adds nothing that is read (see blocks_with_branch).
     """
-    row = None
-    for weights in reversed(attention):
-        mean = weights.mean(dim=2)  # (b, t, rows, n)
-        mixed = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)[: mean.shape[-2]]) / 2
-        row = mixed[:, :, :1] if row is None else row @ mixed
-    return row[:, :, 0]
+    check_block(model, block)
+    modules = _modules(model, block, branch)
+    if not modules:
+        others = [i + 1 for i in blocks_with_branch(model, branch)]
+        raise UserError(f"{branch}: block {block + 1} adds nothing to patches that is read later; blocks that do: {others or 'none'}")
+    grid, added = model.clip.visual.grid_size, []
+
+    def hear(_: Tensor, out: Tensor) -> None:
+        added.append(out[:, :, -grid[0] * grid[1] :].norm(dim=-1).float().cpu())  # the enhancement's first token is CLS
+
+    with listen((module, hear) for module in modules):
+        model.encode_video(video)
+    return torch.stack(added).sum(0).unflatten(-1, tuple(grid))
+
+
+def rollout(attention: Sequence[Float[Tensor, "b t heads rows n"]]) -> Float[Tensor, "b t n"]:
+    """CLS's row of the product of (A + I) / 2 over blocks, first block first; A is the mean over heads. Rows sum to 1."""
+    return propagate([weights.mean(dim=2) for weights in attention]) / 2 ** len(attention)
 
 
 @torch.inference_mode()
 def attention_rollout(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int) -> Float[Tensor, "b t r c"]:
-    """Rollout from the first block to `block` (counted from 0): each frame divided by its sum over patches."""
+    """Rollout from the first block to `block` (counted from 0), as shares of each frame's sum over patches."""
     check_block(model, block)
     with AttentionRecorder(model, range(block + 1)) as recorder:
         model.encode_video(video)

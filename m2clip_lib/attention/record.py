@@ -1,7 +1,8 @@
-"""Attention of the visual blocks, recorded beside the model: what the model itself computes stays the same to the bit."""
+"""Attention of visual blocks, and of a caption's words over frames, recorded while the model runs; its output stays bit-identical."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float
@@ -23,10 +24,10 @@ def check_block(model: M2CLIP, block: int) -> None:
 
 
 class AttentionRecorder:
-    """Context manager: keeps the attention probabilities of chosen visual blocks of the latest encode_video inside it.
+    """Context manager that keeps the attention probabilities of chosen visual blocks during the latest encode_video inside it.
 
-    It listens to each block's first LayerNorm and computes the probabilities a second time, since the model's fused attention never
-    forms them. On exit, also by an error, no hook is left. Outside of it nothing is computed and nothing is slower.
+    The model's fused attention never forms them, so they are computed again from the output of each block's first LayerNorm. No hook
+    is left on exit, also after an error.
 
     Attributes:
         attention: block -> (b, t, heads, rows, n) float32 on the CPU; row and column 0 are CLS. rows is n, or 1 (CLS alone) with
@@ -34,7 +35,7 @@ class AttentionRecorder:
     """
 
     def __init__(self, model: M2CLIP, blocks: Sequence[int], *, only_cls: bool = False, limit_mb: float = LIMIT_MB):
-        """limit_mb: megabytes that may be kept; a recording that would need more stops with an error instead of the machine."""
+        """limit_mb: megabytes that may be kept; a recording that needs more raises UserError instead of filling the memory."""
         for block in blocks:
             check_block(model, block)
         self.model, self.blocks, self.only_cls, self.limit_mb = model, tuple(dict.fromkeys(blocks)), only_cls, limit_mb
@@ -53,42 +54,38 @@ class AttentionRecorder:
         self._listening.__exit__(*error)
         self._listening = None
 
-    def _listener(self, index: int):
-        block = self.model.clip.visual.transformer.resblocks[index]
+    def _listener(self, index: int) -> Callable[[Tensor, Tensor], None]:
+        attn = self.model.clip.visual.transformer.resblocks[index].attn
         last = index == len(self.model.visual_adapters) - 1
 
         @torch.no_grad()
         def hear(_: Tensor, normed: Tensor) -> None:
-            self.attention.pop(index, None)  # of an earlier clip
+            self.attention.pop(index, None)  # from an earlier clip
             queries = normed[..., :1, :] if self.only_cls or (last and self.model.shortcuts) else normed
-            self._check_size(normed.shape[:2].numel() * block.attn.num_heads * queries.shape[-2] * normed.shape[-2])
-            weights = attention_weights(block.attn, queries, normed)
-            self.attention[index] = weights.unflatten(0, normed.shape[:2]).float().cpu()
+            numbers = normed.shape[:2].numel() * attn.num_heads * queries.shape[-2] * normed.shape[-2]
+            if 4e-6 * (numbers + sum(kept.numel() for kept in self.attention.values())) > self.limit_mb:
+                raise UserError(
+                    f"attention: recording blocks {[i + 1 for i in self.blocks]} needs more than {self.limit_mb:g} MB; "
+                    "record fewer blocks, fewer clips at a time, or the rows of CLS only"
+                )
+            self.attention[index] = attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float().cpu()
 
         return hear
-
-    def _check_size(self, numbers: int) -> None:
-        needed = 4e-6 * (numbers + sum(kept.numel() for kept in self.attention.values()))
-        if needed > self.limit_mb:
-            raise UserError(
-                f"attention: recording blocks {[i + 1 for i in self.blocks]} needs more than {self.limit_mb:g} MB; "
-                "record fewer blocks, fewer clips at a time, or the rows of CLS only"
-            )
 
 
 def attention_weights(
     attn: torch.nn.MultiheadAttention, queries: Float[Tensor, "*batch q c"], keys: Float[Tensor, "*batch n c"]
 ) -> Float[Tensor, "batch heads q n"]:
-    """softmax(q k / sqrt(d)) of every head; all leading axes become one."""
+    """softmax(q k / sqrt(d)) of every head; all leading axes are flattened into one."""
     q, k = project_heads(queries, attn, 0), project_heads(keys, attn, 1)
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
 
 
 @torch.inference_mode()
 def cls_attention(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, head: int | None = None) -> Float[Tensor, "b t r c"]:
-    """Attention from CLS to every patch in one block: each frame divided by its sum over patches.
+    """Attention from CLS to every patch in one block, as shares of each frame's sum over patches.
 
-    head: one head, counted from 0; None is the mean over heads.
+    head: counted from 0; None: the mean over heads.
     """
     with AttentionRecorder(model, [block], only_cls=True) as recorder:
         model.encode_video(video)
@@ -98,38 +95,37 @@ def cls_attention(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, 
     return to_shares(attention.mean(dim=2) if head is None else attention[:, :, head], model.clip.visual.grid_size)
 
 
-def to_shares(patches: Float[Tensor, "b t n"], grid: tuple[int, int]) -> Float[Tensor, "b t r c"]:
-    """Values >= 0 a patch -> shares of the frame's sum, on the patch grid; a frame of zeros stays zeros."""
-    total = patches.sum(dim=-1, keepdim=True)
+def to_shares(patches: Float[Tensor, "b t n"], grid: tuple[int, int], over: int | tuple[int, ...] = -1) -> Float[Tensor, "b t r c"]:
+    """Values >= 0 -> shares of their sum over a frame's patches (over=(1, 2): over the clip), on the patch grid; zeros stay zeros."""
+    total = patches.sum(dim=over, keepdim=True)
     return (patches / torch.where(total > 0, total, 1.0)).unflatten(-1, tuple(grid))
 
 
 @torch.inference_mode()
 def word_attention(model: M2CLIP, frame_features: Float[Tensor, "1 t e"], caption: str) -> tuple[list[str], Float[Tensor, "l t"]]:
-    """Attention of every word of a caption over the frames, mean over heads; rows sum to 1.
+    """Attention of each word of a caption over the frames, mean over heads; rows sum to 1.
 
     Args:
-        frame_features: encode_video's, of one clip. caption: a prompt; the word "mask" stands for a hidden one.
-    Returns: the words (start and end of text left out), and a row for each: the mean over its tokens.
+        frame_features: of one clip, from encode_video. caption: a prompt; the word "mask" stands for a hidden word.
+    Returns: the words (without start and end of text), and one row per word: the mean over its tokens.
     """
     block, heard = model.mlm_block, []
     with listen([(block.ln_1, lambda _, out: heard.append(out))]):  # first the words, then the frames
         _mlm_logits(model, frame_features, caption)
     weights = attention_weights(block.attn, *heard).mean(dim=1)[0].cpu()  # (l, t)
     words = caption.lower().split()
-    places = _word_places(model, words)
-    return words, torch.stack([weights[place].mean(dim=0) for place in places])
+    return words, torch.stack([weights[place].mean(dim=0) for place in _word_places(model, words)])
 
 
 @torch.inference_mode()
 def guess_words(model: M2CLIP, frame_features: Float[Tensor, "1 t e"], caption: str, top: int = 3) -> list[list[tuple[str, float]]]:
-    """For every "mask" in the caption the likeliest words of the vocabulary, with scores in [0, 1], best first."""
+    """The most likely words of the vocabulary for each "mask" in the caption, with scores in [0, 1], best first."""
     words = caption.lower().split()
     scores = _mlm_logits(model, frame_features, caption)[0].softmax(-1).cpu()
     found = []
     for word, place in zip(words, _word_places(model, words), strict=True):
         if word == MASK_WORD:
-            values, ids = scores[place[0]].topk(min(top, scores.shape[-1]))
+            values, ids = scores[place.start].topk(min(top, scores.shape[-1]))
             found.append([(model.config.vocabulary[i], float(v)) for v, i in zip(values, ids, strict=True)])
     return found
 
@@ -141,11 +137,7 @@ def _mlm_logits(model: M2CLIP, frame_features: Tensor, caption: str) -> Tensor:
     return model.mlm_logits(model.encode_text(tokens).text_hidden, frame_features)
 
 
-def _word_places(model: M2CLIP, words: list[str]) -> list[list[int]]:
-    """Positions of each word's tokens; position 0 is the start of the text."""
-    places, position = [], 1
-    for word in words:
-        count = len(model.backbone.tokenizer.encode(word))
-        places.append(list(range(position, position + count)))
-        position += count
-    return places
+def _word_places(model: M2CLIP, words: list[str]) -> list[slice]:
+    """The positions of each word's tokens; position 0 is the start of the text."""
+    counts = (len(model.backbone.tokenizer.encode(word)) for word in words)
+    return [slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=1))]

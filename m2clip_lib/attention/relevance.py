@@ -1,7 +1,7 @@
 """Gradient-weighted relevance: which patches speak for a chosen class, not only where attention goes.
 
 Source: Chefer et al. (ICCV 2021), the rule for self-attention. The TED-Adapters mix frames and neighbouring patches between the blocks;
-the rule leaves every token in its place there, so relevance is sharp to about one patch and one frame.
+the rule ignores that, so relevance is accurate to about one patch and one frame.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2clip_lib.attention.record import attention_weights
+from m2clip_lib.attention.record import attention_weights, to_shares
 from m2clip_lib.evaluate.predictions import class_logits
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.blocks import listen, project_heads
@@ -21,7 +21,7 @@ from m2clip_lib.models.m2clip import VideoOutput
 def log_odds(seen: VideoOutput, texts: Float[Tensor, "k e"], classes: Int[Tensor, "b"], readout: str) -> Float[Tensor, "b"]:
     """log p - log(1 - p) of each clip's class in a read-out ("similarity", "classifier" or "ensemble").
 
-    Odds rather than the score: they still have a gradient where p rounds to 1, and they weigh the class against the others.
+    Unlike the score, the odds still have a gradient where p rounds to 1, and they weigh the class against the others.
     texts: features of all class texts, of length 1.
     """
     logits = class_logits(seen, texts, own=readout != "similarity")
@@ -32,9 +32,9 @@ def log_odds(seen: VideoOutput, texts: Float[Tensor, "k e"], classes: Int[Tensor
 
 
 def propagate(weighted: Sequence[Float[Tensor, "b t rows n"]]) -> Float[Tensor, "b t n"]:
-    """R <- R + A R from the first block to the last, R = I at the start; returns CLS's row.
+    """CLS's row of the product of (A + I) over the blocks, first block first: the rule R <- R + A R, starting from R = I.
 
-    weighted: per block the mean over heads of (gradient x attention), negatives cut to 0; the last may hold CLS's row alone.
+    weighted: A per block, with rows of all tokens or, in the last block, of CLS alone.
     """
     row = None
     for update in reversed(weighted):
@@ -46,22 +46,23 @@ def propagate(weighted: Sequence[Float[Tensor, "b t rows n"]]) -> Float[Tensor, 
 def relevance(
     model: M2CLIP, video: Float[Tensor, "b 3 t h w"], texts: Float[Tensor, "k e"], classes: Int[Tensor, "b"], readout: str = "ensemble"
 ) -> Float[Tensor, "b t r c"]:
-    """Relevance of every patch for one class a clip, as shares of the WHOLE clip: frames that matter more hold more.
+    """Relevance of every patch for one class per clip, as shares of the clip's sum: frames that matter more hold more.
 
     Args:
         video: normalised. texts: features of all class texts, of length 1. classes: the class asked about, per clip.
-        readout: "similarity", "classifier" or "ensemble"; with texts that are not the model's own classes only "similarity" fits.
+        readout: "similarity", "classifier" or "ensemble"; only "similarity" fits texts other than the model's own classes.
     Source: see the module. The gradient of the fused attention's hidden probabilities is dL/dA = dL/d(A V) V^T.
     """
     blocks = model.clip.visual.transformer.resblocks
     normed, mixed = [], []  # per block: what attention reads (b, t, n, c), and A V of all heads (b * t, rows, c)
     hooks = [(block.ln_1, lambda _, out: normed.append(out)) for block in blocks]
     hooks += [(block.attn.out_proj, lambda heads, _: mixed.append(heads)) for block in blocks]
-    with listen(hooks), torch.enable_grad():  # the input asks for a gradient, so that frozen blocks below the first adapter have one too
+    with listen(hooks), torch.enable_grad():
+        # The input requires a gradient, so that the frozen blocks below the first adapter have one too.
         seen = model.encode_video(video.detach().clone().requires_grad_())
-        score = log_odds(seen, texts.clone(), classes, readout).sum()  # clips do not meet: one sum, a gradient each
+        score = log_odds(seen, texts.clone(), classes, readout).sum()  # clips do not interact: one sum gives each its own gradient
         gradients = torch.autograd.grad(score, mixed)
-    weighted = []
+    weighted = []  # per block: the mean over heads of gradient x attention, negatives set to 0
     with torch.no_grad():
         for block, x, gradient in zip(blocks, normed, gradients, strict=True):
             attn = block.attn
@@ -70,6 +71,4 @@ def relevance(
             slope = by_head @ project_heads(x, attn, 2).transpose(-1, -2)  # (b * t, heads, rows, n)
             probabilities = attention_weights(attn, x[..., : gradient.shape[-2], :], x)
             weighted.append((slope * probabilities).clamp(min=0).mean(dim=1).unflatten(0, x.shape[:2]))
-        patches = propagate(weighted)[..., 1:]  # (b, t, patches)
-        total = patches.sum(dim=(1, 2), keepdim=True)
-        return (patches / torch.where(total > 0, total, 1.0)).unflatten(-1, tuple(model.clip.visual.grid_size))
+        return to_shares(propagate(weighted)[..., 1:], model.clip.visual.grid_size, over=(1, 2))

@@ -1,4 +1,4 @@
-"""Clips for training and evaluation. All randomness of an item is f(seed, epoch, index): workers and their number do not matter."""
+"""Clips for training, and the loader of all clips. The randomness of an item is a function of (seed, epoch, index) alone."""
 
 import dataclasses
 import logging
@@ -23,13 +23,13 @@ from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# (row, frame indices, short side in pixels or None for the video's own) -> (t, h, w, 3) uint8, and the name of what read them
+# (row, frame indices, short side in pixels or None for the video's own) -> (t, h, w, 3) uint8, and the name of the decoder
 FrameReader = Callable[[int, Sequence[int], int | None], tuple[np.ndarray, str]]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One video's clip or views; `error` is set, and the clip None, when it could not be read."""
+    """One video's clip or views; when it could not be read, the clip is None and `error` is set."""
 
     index: int
     label: int
@@ -43,7 +43,7 @@ class Batch:
     """clips: training (b, t, 3, s, s), evaluation (b, v, t, 3, s, s), uint8 RGB, or float and normalised (data.resize "exact").
 
     indices: rows of the table. failed: (row, reason) of the videos of this batch that could not be read; they are not in clips.
-    decoders: how many clips were read by which decoder.
+    decoders: number of clips by decoder.
     """
 
     clips: UInt8[Tensor, "b ..."] | Float[Tensor, "b ..."]
@@ -53,12 +53,12 @@ class Batch:
     decoders: Counter[str]
 
     def pin_memory(self) -> "Batch":
-        """Called by the loader where there is a GPU: page-locked memory is copied while the GPU computes."""
+        """Called by the loader if there is a GPU: page-locked memory is copied while the GPU computes."""
         return dataclasses.replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
 
 class VideoReader:
-    """Reads frames of a manifest's rows from their files."""
+    """Reads frames of a manifest's rows from the video files."""
 
     def __init__(self, table: pd.DataFrame, decoder: str):
         self.paths, self.decoder = table.path.tolist(), decoder
@@ -67,13 +67,13 @@ class VideoReader:
         self.sizes = list(zip(table.width, table.height, strict=True))
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
-        """See FrameReader above."""
+        """Read frames; see FrameReader above."""
         size = None if short_side is None else fit_short_side(*self.sizes[row], short_side)
         return read_frames(self.paths[row], indices, size, self.decoder, self.exact_in_decord[row], self.num_frames[row])
 
 
 class TrainClips(Dataset):
-    """One random clip a video; indexed by (epoch, row)."""
+    """One random clip per video, indexed by (epoch, row)."""
 
     def __init__(
         self, table: pd.DataFrame, reader: FrameReader, clip_len: int, stride: int, side: int, augmentation: Augmentation, seed: int
@@ -99,10 +99,10 @@ class TrainClips(Dataset):
 
 
 class EpochSampler(Sampler):
-    """The order of one epoch, a function of (seed, epoch) alone, in updates; yields one process' batches as [(epoch, row), ...].
+    """The batches of one process in one epoch, as [(epoch, row), ...]; the order is a function of (seed, epoch) alone.
 
-    An update takes the next batch_size * accumulate * processes rows, whatever these three are; the last one of an epoch is shared out
-    evenly, and a batch of it may be empty. Set `epoch`, and `start` to the updates of this epoch that are done already.
+    An update takes the next batch_size * accumulate * processes rows; the last one of an epoch is divided evenly, so that a batch of it
+    may be empty. Set `epoch`, and `start` to the number of updates of this epoch that are already done.
     """
 
     def __init__(self, num_rows: int, seed: int, batch_size: int, accumulate: int = 1, rank: int = 0, processes: int = 1):
@@ -112,7 +112,7 @@ class EpochSampler(Sampler):
 
     @property
     def updates(self) -> int:
-        """Updates an epoch."""
+        """Updates per epoch."""
         return -(-self.num_rows // (self.batch_size * self.accumulate * self.processes))
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ class EpochSampler(Sampler):
 
 
 def collate(items: list[Item]) -> Batch:
-    """Stack what could be read; name what could not."""
+    """Stack the clips that could be read, and list the videos that could not."""
     good = [item for item in items if item.clip is not None]
     failed = [(item.index, item.error) for item in items if item.clip is None]
     clips = torch.stack([item.clip for item in good]) if good else torch.empty(0, dtype=torch.uint8)
@@ -138,7 +138,7 @@ def collate(items: list[Item]) -> Batch:
 
 
 def make_loader(dataset: Dataset, batches: Iterable[Sequence], workers: int) -> DataLoader:
-    """A loader whose batches do not depend on the number of workers (0 = this process). batches: the keys of each."""
+    """Make a loader whose batches do not depend on the number of workers (0: this process). batches: the keys of each batch."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -152,23 +152,20 @@ def make_loader(dataset: Dataset, batches: Iterable[Sequence], workers: int) -> 
 
 
 def in_order(num_rows: int, batch_size: int, rank: int = 0, processes: int = 1) -> list[list[int]]:
-    """The batches of a pass over all rows that fall to one process: every row once, whole batches dealt out in turn."""
+    """Deal the batches of a pass over all rows to one process: every row once, batches in turn."""
     starts = range(rank * batch_size, num_rows, processes * batch_size)
     return [list(range(start, min(start + batch_size, num_rows))) for start in starts]
 
 
 def batches(loader: DataLoader) -> Iterator[Batch]:
-    """What a loader gives. Raises: UserError when one of its processes was killed."""
+    """Iterate over a loader. Raises: UserError when one of its processes was killed."""
     with worker_deaths_explained():
         yield from loader
 
 
 @contextmanager
 def worker_deaths_explained() -> Iterator[None]:
-    """Torch raises the death of a loader process wherever the main process happens to be: put this around all that a loader feeds.
-
-    Raises: UserError in one line instead.
-    """
+    """Turn the death of a loader process into a UserError; torch raises it wherever the main process happens to be."""
     try:
         yield
     except RuntimeError as error:
@@ -181,5 +178,5 @@ def worker_deaths_explained() -> Iterator[None]:
 
 
 def _leave_interrupts_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the loader must live until the trainer has finished its step and saved."""
+    """Ignore Ctrl-C, which reaches every process of a terminal: the loader must live until the trainer has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not SIGTERM: with it torch ends its workers

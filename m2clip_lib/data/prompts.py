@@ -1,4 +1,4 @@
-"""Several prompts a class: templates, or sentences of one's own; and which of them a training step reads."""
+"""The texts of an experiment: prompts (templates, or sentences from a file), which of them a training step reads, and the vocabulary."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import numpy as np
 
 from m2clip_lib import paths
 from m2clip_lib.config import DataSection
-from m2clip_lib.data.classes import build_prompts, build_vocabulary
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines
 
@@ -18,22 +17,32 @@ PUNCTUATION = ".,;:!?\"'()"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and the places among its whitespace words where the class name stands; none: the name was not found."""
+    """A text, and the positions of the class name among its whitespace words (empty: the name was not found)."""
 
     text: str
     name_words: range = range(0)
 
 
+def build_prompts(class_names: Sequence[str], template: str) -> list[str]:
+    """Fill a template with one {}: one prompt per class, in the order of the names."""
+    return [template.format(name) for name in class_names]
+
+
+def build_vocabulary(prompts: Sequence[str]) -> list[str]:
+    """The lower-cased whitespace words of all prompts, sorted; a word's index is its position (as in the published code)."""
+    return sorted({word for prompt in prompts for word in prompt.lower().split()})
+
+
 def templates(prompt: str | Sequence[str]) -> tuple[str, ...]:
-    """data.prompt as a tuple of one or more templates."""
+    """Return data.prompt as a tuple of one or more templates."""
     return (prompt,) if isinstance(prompt, str) else tuple(prompt)
 
 
 def class_prompts(class_names: Sequence[str], prompt: str | Sequence[str], own: Sequence[Sequence[str]] = ()) -> list[tuple[Prompt, ...]]:
-    """The prompts of every class.
+    """Return the prompts of every class.
 
     Args:
-        prompt: template or templates with one {}. own: sentences a class, in the order of the names; they stand in for the templates.
+        prompt: template or templates with one {}. own: sentences of each class, in the order of the names, in place of the templates.
     """
     if own:
         return [tuple(_locate(name, text) for text in texts) for name, texts in zip(class_names, own, strict=True)]
@@ -41,31 +50,31 @@ def class_prompts(class_names: Sequence[str], prompt: str | Sequence[str], own: 
 
 
 def prompt_texts(prompts: Sequence[Sequence[Prompt]]) -> list[str]:
-    """All texts, class by class."""
+    """Return all texts, class by class."""
     return [prompt.text for of_class in prompts for prompt in of_class]
 
 
 def nth_prompts(prompts: Sequence[Sequence[Prompt]], number: int) -> list[Prompt]:
-    """One prompt a class: number j, or j modulo as many as the class has."""
+    """Pick one prompt per class: number j modulo the number of prompts of the class."""
     return [of_class[number % len(of_class)] for of_class in prompts]
 
 
 def prompt_number(seed: int, step: int, prompts: int) -> int:
-    """Which of `prompts` prompts a training step reads: f(seed, step)."""
+    """Draw which of `prompts` prompts a training step reads: a function of (seed, step)."""
     return int(np.random.default_rng([seed, step, prompts]).integers(prompts))
 
 
 def read_prompts_file(file: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """JSON {class name: [prompt, ...]} -> the prompts of every class, in the order of the names.
+    """Read JSON {class name: [prompt, ...]}; returns the prompts of every class, in the order of the names.
 
-    Raises: UserError for a class without prompts, and for one that is none of the dataset's.
+    Raises: UserError for a class without prompts, and for a class that the dataset does not have.
     """
     content = read_json(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected an object: class name -> list of prompts")
     for name, texts in content.items():
         if name not in class_names:
-            raise UserError(f"{file}: {name!r} is none of the {len(class_names)} classes ({class_names[0]!r}, ...); take it out or mend it")
+            raise UserError(f"{file}: {name!r} is not one of the {len(class_names)} classes ({class_names[0]!r}, ...); correct it")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise UserError(f"{file}: class {name!r}: expected a list of one or more prompts")
     missing = [name for name in class_names if name not in content]
@@ -75,9 +84,9 @@ def read_prompts_file(file: Path, class_names: Sequence[str]) -> tuple[tuple[str
 
 
 def read_vocabulary(file: Path) -> list[str]:
-    """`<word> <index>` a line, indices 0 to n-1 once each, in any order -> the words in the order of their indices.
+    """Read `<word> <index>` per line, indices 0 to n-1 once each in any order; returns the words in the order of their indices.
 
-    Raises: UserError naming the line that is of another form, or stands for a word or an index that was there before.
+    Raises: UserError naming the line that has another form, or that repeats a word or an index.
     """
     words: dict[int, str] = {}
     lines = read_lines(file)
@@ -86,15 +95,15 @@ def read_vocabulary(file: Path) -> list[str]:
         if not found or int(found[2]) >= len(lines):
             raise UserError(f"{file}:{number}: {line!r}: expected '<word> <index>' with an index from 0 to {len(lines) - 1}")
         if int(found[2]) in words or found[1] in words.values():
-            raise UserError(f"{file}:{number}: {line!r}: this word or index stands there twice; each belongs to one line")
+            raise UserError(f"{file}:{number}: {line!r}: this word or index appears twice; each belongs on one line")
         words[int(found[2])] = found[1]
     if not words:
-        raise UserError(f"{file}: no words in it; expected '<word> <index>' a line")
+        raise UserError(f"{file}: no words in it; expected '<word> <index>' per line")
     return [words[i] for i in range(len(words))]
 
 
 def names_without_word(prompts: Sequence[Sequence[Prompt]], vocabulary: Sequence[str]) -> int:
-    """Classes of which the masked-word head learns nothing: no word of the name, in any prompt, is in the vocabulary."""
+    """Count the classes that the masked-word head cannot learn: no word of the name, in any prompt, is in the vocabulary."""
     known = set(vocabulary)
     return sum(not any(p.text.lower().split()[i] in known for p in of_class for i in p.name_words) for of_class in prompts)
 
@@ -107,7 +116,7 @@ def _fill(name: str, template: str) -> Prompt:
 
 
 def _locate(name: str, text: str) -> Prompt:
-    """Find the words of the name as a run in a sentence, whatever their case and the punctuation around them."""
+    """Find the words of the name as a run in a sentence, ignoring case and punctuation."""
     wanted, words = ([word.strip(PUNCTUATION) for word in x.lower().split()] for x in (name, text))
     starts = [i for i in range(len(words) - len(wanted) + 1) if words[i : i + len(wanted)] == wanted]
     return Prompt(text, range(starts[0], starts[0] + len(wanted)) if starts and wanted else range(0))
@@ -115,14 +124,14 @@ def _locate(name: str, text: str) -> Prompt:
 
 @dataclass(frozen=True)
 class Texts:
-    """prompts: of every class. own: the sentences of data.prompts_file, () without. vocabulary: words of the masked-word head."""
+    """prompts: of every class. own: the sentences of data.prompts_file, or (). vocabulary: words of the masked-word head."""
 
     prompts: list[tuple[Prompt, ...]]
     own: tuple[tuple[str, ...], ...]
     vocabulary: list[str]
 
     def summary(self) -> str:
-        """One line: classes, prompts, vocabulary, and the classes that have no word in it."""
+        """Describe in one line: classes, prompts, vocabulary, and the classes that have no word in it."""
         each = sorted({len(of_class) for of_class in self.prompts})
         count = f"{each[0]} to {each[-1]}" if len(each) > 1 else str(each[0])
         text = f"{len(self.prompts)} classes, {count} prompt(s) each ({self.prompts[0][0].text!r}, ...)"
@@ -132,7 +141,7 @@ class Texts:
 
 
 def experiment_texts(data: DataSection, class_names: Sequence[str]) -> Texts:
-    """Prompts from the templates or the prompts file; vocabulary from the prompts (their words) or the vocabulary file."""
+    """Make the prompts from the templates or the prompts file, and the vocabulary from their words or the vocabulary file."""
     own = read_prompts_file(paths.resolve(data.prompts_file), class_names) if data.prompts_file else ()
     prompts = class_prompts(class_names, data.prompt, own)
     file = data.vocabulary_file

@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip: pure integers, apart from decoding.
+"""Which frames of a video make a clip: integers only, no decoding.
 
-T frames a clip, stride r (frames between picks; 0 = spread over the whole video), N frames in the video.
-Source: the published recipes of M2-CLIP; test-time indices are held by 400 golden cases in tests/.
+T frames per clip, stride r (frames between picks; 0: spread over the whole video), N frames in the video.
+Source: the published recipes of M2-CLIP; test-time indices are checked against 400 golden cases in tests/.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ def _check(**values: int) -> None:
 
 
 def train_indices(num_frames: int, clip_len: int, stride: int, rng: np.random.Generator) -> list[int]:
-    """Draw one training clip.
+    """Draw the frames of one training clip.
 
     Args:
         num_frames: frames in the video (N), >= 1.
@@ -41,11 +41,11 @@ def train_indices(num_frames: int, clip_len: int, stride: int, rng: np.random.Ge
 
 
 def test_indices(num_frames: int, clip_len: int, stride: int, views: int = 1) -> list[list[int]]:
-    """The clips of an evaluation, one a temporal view.
+    """Choose the frames of the clips of an evaluation, one clip per temporal view.
 
     Args:
-        views: temporal views, evenly spread; one view is the middle of the video. Stride 0 covers the video: one view.
-    Returns: per view T indices in [0, N), ascending; a video shorter than the clip repeats its last FRAME.
+        views: temporal views, evenly spread; a single view is the middle of the video. Stride 0 covers the video with one view.
+    Returns: for each view T indices in [0, N), ascending; a video shorter than the clip repeats its last FRAME.
     Raises: ValueError naming the argument that is too small.
     """
     _check(num_frames=num_frames, clip_len=clip_len, stride=stride, views=views)
@@ -60,7 +60,7 @@ def test_indices(num_frames: int, clip_len: int, stride: int, views: int = 1) ->
 
 
 def spatial_offsets(height: int, width: int, side: int, views: int) -> list[tuple[int, int]]:
-    """Top left corners (y, x) of the square crops of an evaluation, pixels.
+    """Return the top left corners (y, x), in pixels, of the square crops of an evaluation.
 
     Args:
         height, width: of the resized frame; the short side equals `side`.

@@ -5,17 +5,17 @@ A decoder written in C that hangs or crashes takes its child process with it and
 
 import contextlib
 import json
-import multiprocessing
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,61 +46,93 @@ def call_in_children(
 
     Args:
         function: from a module, so that a child can import it; an exception it raises is raised here and ends the iteration.
-        jobs: taken as children become free, at most one per child in advance, so that none waits for its next job.
+        jobs: taken one by one as children become free.
         limit_s: seconds one call may take, or a function that returns them for a job.
     Returns: (position of the job, result) in order of completion; a Failure for a call that was killed at its limit or crashed twice.
     """
     end_unguarded_child()
     limit_of = limit_s if callable(limit_s) else lambda job: limit_s
     waiting = enumerate(jobs)
-    todo = list(islice(waiting, 2 * processes))
-    children = min(processes, len(todo))
-    running: dict[Future, tuple[int, Any]] = {}
+    children: list[_Child] = []
+    running: dict[Future, tuple[_Child, int, Any]] = {}
     crashed: set[int] = set()
-    pool = _make_pool(children)
+
+    def start(child: _Child | None, place: int, job: Any) -> None:
+        with _ctrl_c_blocked():  # inherited by whatever starts here: Ctrl-C is for the parent alone, from a child's first moment
+            if child is None or not child.active:  # it was killed before it had this job
+                children.append(child := _Child())
+            running[child.schedule(function, args=(job,), timeout=limit_of(job))] = child, place, job
+
     try:
-        while todo or running:
-            with _ctrl_c_blocked():  # inherited by whatever starts here: Ctrl-C is for the parent alone, from a child's first moment
-                if not pool.active:  # broken: a child was killed between two jobs, or none can start
-                    pool.join()
-                    _check_that_children_start()
-                    pool = _make_pool(children)
-                    todo += running.values()
-                    running.clear()
-                for place, job in todo:
-                    running[pool.schedule(function, args=(job,), timeout=limit_of(job))] = place, job
-                todo.clear()
-            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)  # a job given to a pool as it breaks is never done
-            if not done:
+        for place, job in islice(waiting, processes):
+            start(None, place, job)
+        while running:
+            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            future = next((future for future, (child, *_) in running.items() if future in done or not child.active), None)
+            if future is None:
                 continue
-            future = next(future for future in running if future in done)  # the one that has waited longest
-            place, job = running.pop(future)
+            child, place, job = running.pop(future)
+            future.cancel()  # changes nothing unless the job was lost on its way to a child that died
             try:
                 result = future.result()
-            except BrokenProcessPool:
-                todo.append((place, job))
-                continue
-            except ProcessExpired as death:
-                if place not in crashed:  # the machine may have killed it for its memory: try once more
-                    crashed.add(place)
-                    todo.append((place, job))
-                    continue
-                code = death.exitcode
-                result = Failure(f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit {code}'})")
             except TimeoutError:
                 result = Failure(f"took more than {limit_of(job):g} s")
+            except (ProcessExpired, BrokenProcessPool, CancelledError) as death:
+                reason = child.why_it_died(isinstance(death, ProcessExpired))
+                if place not in crashed:  # the machine may have killed it for its memory: try once more
+                    crashed.add(place)
+                    start(child, place, job)
+                    continue
+                result = Failure(f"the decoder crashed ({reason})")
             yield place, result
-            todo.extend(islice(waiting, 1))
+            for following in islice(waiting, 1):
+                start(child, *following)
     finally:
-        pool.stop()
-        pool.join()
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join()
 
 
-def _make_pool(children: int) -> ProcessPool:
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it must not start together with the first child
-    # By default SIGTERM ends a child only when its C code returns to Python.
-    ends_at_once = (signal.SIGTERM, signal.SIG_DFL)
-    return ProcessPool(children, initializer=signal.signal, initargs=ends_at_once, context=multiprocessing.get_context("spawn"))
+class _Child(ProcessPool):
+    """One child process, and the one that pebble starts in its place after a crash.
+
+    A pool of several does not always know which job a child died of: it reads their messages in one thread and their deaths in another.
+    """
+
+    def __init__(self) -> None:
+        resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it must not start together with the first child
+        self.started = _Started()
+        # SIGTERM as the kernel knows it: pebble's handler would wait until a decoder's C code returns to Python.
+        super().__init__(1, initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL), context=self.started)
+
+    def kill(self) -> None:
+        self.stop()
+        for process in self.started.processes:
+            if process.is_alive():
+                process.kill()  # before join() closes what a process that is still starting would look for
+
+    def why_it_died(self, at_work: bool) -> str:
+        """Raises: SystemExit or UserError if it never came to work."""
+        code = next((code for process in reversed(self.started.processes) if (code := process.exitcode)), 0)
+        if code == UNGUARDED:
+            script = getattr(sys.modules["__main__"], "__file__", "the script")
+            advice = 'put the call under: if __name__ == "__main__":'
+            raise SystemExit(f"m2clip: {script}: starts processes while it is being imported; {advice}")
+        if code == 1 and not at_work:  # Python's own code after a traceback
+            raise UserError("child processes end as soon as they start; see the messages above")
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+class _Started(SpawnContext):
+    """Starts processes as "spawn" does, and remembers them."""
+
+    def __init__(self) -> None:
+        self.processes: list[SpawnProcess] = []
+
+    def Process(self, **settings: object) -> SpawnProcess:  # noqa: N802 (multiprocessing's name)
+        self.processes.append(SpawnProcess(**settings))
+        return self.processes[-1]
 
 
 @contextlib.contextmanager
@@ -110,19 +142,6 @@ def _ctrl_c_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _check_that_children_start() -> None:
-    """Raises: SystemExit if children end because the user's script is unguarded; UserError if they end for another reason."""
-    child = multiprocessing.get_context("spawn").Process(target=int)
-    child.start()
-    child.join()
-    if child.exitcode == UNGUARDED:
-        script = getattr(sys.modules["__main__"], "__file__", "the script")
-        advice = 'put the call under: if __name__ == "__main__":'
-        raise SystemExit(f"m2clip: {script}: starts processes while it is being imported; {advice}")
-    if child.exitcode:
-        raise UserError(f"child processes end as soon as they start (exit code {child.exitcode}); see the messages above")
 
 
 def end_unguarded_child() -> None:

@@ -40,7 +40,7 @@ def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backb
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
     has_val = (manifest.table.split == "val").any()
     features = {}
-    for split in {"train", *(["val"] if has_val else []), protocol.split}:
+    for split in sorted({"train", *(["val"] if has_val else []), protocol.split}):
         views = evaluation_views(experiment, manifest, backbone, dataclasses.replace(protocol, split=split))
         features[split] = clip_features(model, views, experiment, device)
     mean, std = features["train"][0].mean(0), features["train"][0].std(0) + 1e-6

@@ -96,7 +96,7 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         raise UserError(f"backbone weights: no such file: {path.absolute()}; give the path of a CLIP file or an open_clip tag")
     else:
         clip, mean, std = from_tag(str(source))
-    _check_pooling(clip, str(source))
+    _check_towers(clip, str(source))
     clip.eval().requires_grad_(False)
     tokenizer = SimpleTokenizer(context_length=clip.positional_embedding.shape[0])
     backbone = Backbone(clip, tokenizer, str(source), state_sha256(clip.state_dict()), int(clip.visual.image_size[0]), mean, std)
@@ -114,7 +114,7 @@ def state_sha256(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_pooling(clip: nn.Module, source: str) -> None:
+def _check_towers(clip: nn.Module, source: str) -> None:
     from open_clip.model import CLIP
     from open_clip.transformer import VisionTransformer
 

@@ -60,15 +60,9 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
     if header.get("format") not in (FORMAT, UNSEALED):
         raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header); give another file")
     try:
-        return CheckpointInfo(
-            format=header["format"],
-            config=M2CLIPConfig(**{key: _as_tuple(value) for key, value in header["config"].items()}),
-            prompts=header["prompts"],
-            backbone_source=header["backbone"]["source"],
-            backbone_sha256=header["backbone"]["sha256"],
-            preprocessing=header["preprocessing"],
-            extra=header["extra"],
-        )
+        config = M2CLIPConfig(**{key: _as_tuple(value) for key, value in header["config"].items()})
+        backbone = [header["backbone"][key] for key in ("source", "sha256")]
+        return CheckpointInfo(header["format"], config, header["prompts"], *backbone, header["preprocessing"], header["extra"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged (missing or invalid in its header: {error}); copy it again, or train again") from error
 

@@ -84,7 +84,7 @@ def multi_task_loss(
         class_features: text features of class_tokens, if already computed.
         part: this batch's share of a larger update; the terms are then shares that add up to the update's terms.
     """
-    weights, part = weights or LossWeights(), part or PartOfUpdate()
+    w, part = weights or LossWeights(), part or PartOfUpdate()
     seen = model.encode_video(video)
     classes = model.encode_text(class_tokens, fixed=True).text_features if class_features is None else class_features
     captions = classes[labels] if caption_tokens is None else model.encode_text(caption_tokens).text_features
@@ -107,9 +107,7 @@ def multi_task_loss(
         targets = masked_targets[:, :length].to(video.device, non_blocking=True)
         mlm = part.word_share * masked_word_loss(model.mlm_logits(hidden, seen.frame_features), targets)
 
-    total = (
-        weights.contrastive * contrastive + weights.cross_modal * cross_modal + weights.classification * classification + weights.mlm * mlm
-    )
+    total = w.contrastive * contrastive + w.cross_modal * cross_modal + w.classification * classification + w.mlm * mlm
     return MultiTaskLoss(total, contrastive, cross_modal, classification, mlm)
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from m2clip_lib.errors import UserError
@@ -67,7 +68,7 @@ def from_file(path: Path, model_name: str, trust_torchscript: bool) -> Loaded:
 
 
 def refuse_unfit(config: dict, name: str) -> None:
-    """Raises: UserError naming the tower when the adapters do not fit it."""
+    """Reject architectures that the adapters do not fit. Raises: UserError naming the tower."""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     if vision.get("timm_model_name"):
         reason = f"a timm vision tower ({vision['timm_model_name']})"
@@ -85,13 +86,11 @@ def refuse_unfit(config: dict, name: str) -> None:
 def read_state(path: Path, trust_torchscript: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read named tensors, and the header (safetensors only). Raises: UserError; no code in the file is run."""
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+            raise UserError(f"{path}: not a readable safetensors file ({error}); download or copy it again") from error
     if is_torchscript(path):
         return _read_torchscript(path, trust_torchscript), {}
     state = load_weights_only(path, "state_dict")
@@ -163,9 +162,7 @@ def config_from_tensors(path: Path, state: dict[str, Tensor]) -> dict:
     needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "text_projection", "token_embedding.weight")
     for name in (*needed, "positional_embedding", "ln_final.weight"):
         if name not in state:
-            raise UserError(
-                f"{path}: not a CLIP with a ViT in OpenAI's layout (no tensor {name!r}); give another file, or backbone.model_name"
-            )
+            raise UserError(f"{path}: not a CLIP with a ViT in OpenAI's layout (no tensor {name!r}); set backbone.model_name")
     width, _, _, patch = state["visual.conv1.weight"].shape
     grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     text_width = state["ln_final.weight"].shape[0]

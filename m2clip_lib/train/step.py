@@ -53,8 +53,7 @@ class TrainingSteps:
         table, side = manifest.split("train"), backbone.image_size
         augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, bool(data.mirror))
         if augmentation.short_side[0] < side:
-            sides = list(augmentation.short_side)
-            raise UserError(f"data.short_side {sides}: below the backbone's input of {side} px; raise its first value to {side}")
+            raise UserError(f"data.short_side {list(augmentation.short_side)}: below the backbone's input of {side} px; raise its minimum")
         reader = make_reader(experiment, table, side)
         self._paths = table.path.tolist()
         self.dataset = TrainClips(table, reader, data.num_frames, data.stride, side, augmentation, settings.seed)

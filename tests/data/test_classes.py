@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.video import R3D_18_Weights
 
-from m2clip_lib.data.classes import build_prompts, build_vocabulary, find_names, labels_sha256, name_from_folder, read_names
+from m2clip_lib.data.classes import find_names, labels_sha256, name_from_folder, read_names
+from m2clip_lib.data.prompts import build_prompts, build_vocabulary
 from m2clip_lib.errors import UserError
 
 
@@ -98,14 +99,14 @@ def test_a_name_may_begin_with_a_number(tmp_path):
 
 @pytest.mark.parametrize("text", ["0 a\n1 b\n3 c\n", "2 a\n3 b\n", "id,name\n0,a\n0,b\n", "id,name\nx,a\n1,b\n"])
 def test_numbers_with_gaps_are_refused_rather_than_guessed(tmp_path, text):
-    with pytest.raises(UserError, match=r"names\.txt: \d lines begin with a number, but not with 0 to \d"):
+    with pytest.raises(UserError, match=r"names\.txt: \d lines begin with a number, but these are not 0 to \d"):
         names_of(tmp_path, text)
 
 
 def test_empty_file_and_double_name_are_messages(tmp_path):
     with pytest.raises(UserError, match="no class names"):
         names_of(tmp_path, "\n \n")
-    with pytest.raises(UserError, match="'ski' stands there twice"):
+    with pytest.raises(UserError, match="'ski' appears twice"):
         names_of(tmp_path, "ski\nrun\nski\n")
 
 

@@ -2,7 +2,11 @@
 
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from hashlib import sha256
 
 import pytest
@@ -253,7 +257,7 @@ def test_validation_is_held_out_where_lists_bring_none(own_folder, workspace):
 def test_video_of_two_lists_is_refused(own_folder, workspace):
     root, at_root = own_folder
     lines = all_lines(root)
-    with pytest.raises(UserError, match="2 of 12 videos stand in two splits"):
+    with pytest.raises(UserError, match="2 of 12 videos are in two splits"):
         prepare("folder", at_root, *list_fields(workspace, "".join(lines), lines[0] + lines[7]))
     assert not (workspace / "data" / "folder").exists()
 
@@ -341,3 +345,42 @@ def test_zero_shot_dataset_is_for_evaluation_only(own_folder, workspace):
     assert set(manifest.table.split) == {"test"}
     with pytest.raises(UserError, match=r"evaluation only: set data\.test_list"):
         prepare("folder", at_root, *zero_shot, lists[1])
+
+
+# --- scripts and several processes ---
+
+
+def script(workspace, name: str, guard: str) -> list[str]:
+    """Write a script that prepares an experiment. Returns: the command that runs it."""
+    file = workspace / "my script.py"
+    file.write_text(
+        "from m2clip_lib.config import load_experiment\n"
+        "from m2clip_lib.data.prepare import prepare_data\n"
+        f"{guard}prepare_data(load_experiment({name!r}), lambda line: print(line, flush=True))\n"
+    )
+    return [sys.executable, str(file)]
+
+
+@pytest.mark.parametrize("name", ["folder", "tiny"])
+def test_script_without_a_guard_ends_with_one_line(workspace, name):
+    """Starts three processes that import the library: about 10 s."""
+    done = subprocess.run(script(workspace, name, ""), capture_output=True, text=True, timeout=200)
+    advice = 'starts processes while it is being imported; put the call under: if __name__ == "__main__":'
+    assert (done.stderr, done.returncode) == (f"m2clip: {workspace / 'my script.py'}: {advice}\n", 1)
+
+
+def test_two_processes_prepare_a_folder_once(workspace):
+    """Two scripts with a guard; the first is held up while it has the lock, so that the second has to wait: about 10 s."""
+    command = script(workspace, "folder", 'if __name__ == "__main__":\n    ')
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = [first.stdout.readline() for _ in range(3)]
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    waiting = [second.stdout.readline() for _ in range(3)]
+    first.send_signal(signal.SIGCONT)
+    outputs = [process.communicate(timeout=100) for process in (first, second)]
+    assert [(process.returncode, stderr) for process, (_, stderr) in zip((first, second), outputs, strict=True)] == [(0, ""), (0, "")]
+    assert started[-1] == "manifest: opening 12 videos of 2 classes\n"
+    assert outputs[0][0].startswith("manifest: 12 videos ok, 0 not usable")
+    assert waiting[-1] == "manifest: another process is working on it; waiting\n"
+    assert re.fullmatch(r"manifest: .* is up to date \(12 videos\)\n", outputs[1][0])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2clip_lib.data.classes import build_vocabulary
 from m2clip_lib.data.prompts import (
+    build_vocabulary,
     class_prompts,
     names_without_word,
     nth_prompts,
@@ -96,7 +96,7 @@ def test_prompts_file_is_read_in_the_order_of_the_names(tmp_path):
     ("content", "message"),
     [
         ({"ski": ["x"]}, r"no prompts for class 'run' \(1 of 2"),
-        ({"ski": ["x"], "run": ["y"], "swim": ["z"]}, r"'swim' is none of the 2 classes"),
+        ({"ski": ["x"], "run": ["y"], "swim": ["z"]}, r"'swim' is not one of the 2 classes"),
         ({"ski": [], "run": ["y"]}, "class 'ski': expected a list"),
         ({"ski": "x", "run": ["y"]}, "class 'ski': expected a list"),
         ({"ski": ["x", " "], "run": ["y"]}, "class 'ski': expected a list"),

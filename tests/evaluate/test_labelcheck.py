@@ -110,7 +110,7 @@ def test_permuted_list_stops_with_counts_and_three_examples():
     with pytest.raises(UserError) as error:
         stop_if_permuted(check, flat(permuted[TRUTH]), accept=False)
     text = str(error.value)
-    assert "0.0 % of 40 videos right with the list as it is and 100.0 % with names exchanged (10 of 10 classes clearly)" in text
+    assert "0.0 % of 40 videos with the names as listed and 100.0 % with names exchanged (10 of 10 classes clearly)" in text
     assert text.count("look like") == 3
     assert "videos labelled 'class 1' look like 'class 0'" in text
     assert "ACCEPT_PERMUTED_LABELS" in text

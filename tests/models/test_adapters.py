@@ -1,4 +1,4 @@
-"""Each trainable module alone, against the published modules' outputs (golden/micro) and by hand arithmetic."""
+"""Each trainable module alone, checked against the published modules' outputs (golden/micro) and by hand arithmetic."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def load_published(module: nn.Module, prefix: str, rename: dict[str, str]) -> nn
 
 
 def frames_apart(x: torch.Tensor) -> torch.Tensor:
-    """(b * t, n, c) as the published modules take it -> (b, t, n, c)."""
+    """The published modules' (b * t, n, c) -> (b, t, n, c)."""
     return x.unflatten(0, (CLIPS, FRAMES))
 
 
@@ -53,7 +53,7 @@ def test_difference_branch_equals_the_published_module():
 
 
 def test_frame_adapter_equals_the_published_module():
-    adapter = FrameAdapter(2 * BOTTLENECK)  # the golden module's bottleneck is not half its width: put layers of its sizes in
+    adapter = FrameAdapter(2 * BOTTLENECK)  # the golden module's bottleneck is not half its width: insert layers of its sizes
     adapter.enhancement.fc1, adapter.enhancement.fc2 = nn.Linear(WIDTH, BOTTLENECK), nn.Linear(BOTTLENECK, WIDTH)
     load_published(adapter, "Adapter1", {"enhancement.": ""})
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_difference_of_the_first_frame_is_zero():
 
 
 @pytest.mark.parametrize("branches", [(True, True), (True, False), (False, True)])
-def test_new_ted_adapter_is_the_identity_to_the_bit(branches):
+def test_new_ted_adapter_is_bitwise_the_identity(branches):
     adapter = TEDAdapter(WIDTH, BOTTLENECK, enhancement=branches[0], difference=branches[1])
     x = torch.randn(1, 3, 10, WIDTH)
     assert torch.equal(adapter(x, GRID), x)
@@ -101,7 +101,7 @@ def test_new_text_adapter_is_not_the_identity():
     assert not torch.allclose(TextAdapter(WIDTH, BOTTLENECK)(x), x)
 
 
-def test_cls_alone_gets_what_it_gets_among_patches():
+def test_cls_alone_gets_the_same_result_as_among_patches():
     adapter = load_published(TEDAdapter(WIDTH, BOTTLENECK), "Adapter2", {"difference.": "offset_adapter.", "enhancement.": ""})
     x = frames_apart(MICRO["Adapter2.in"])
     with torch.no_grad():

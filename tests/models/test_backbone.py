@@ -46,7 +46,7 @@ def test_openai_state_dict_loads_with_its_sizes_read_off_the_tensors(openai_file
     assert not any(p.requires_grad for p in backbone.clip.parameters())
 
 
-def test_digest_tells_weights_apart_and_nothing_else(openai_file, tmp_path):
+def test_digest_depends_on_the_weights_and_nothing_else(openai_file, tmp_path):
     state = torch.load(openai_file, weights_only=True)
     torch.save(dict(reversed(state.items())), tmp_path / "reordered.pt")
     state["visual.proj"] = state["visual.proj"] + 1
@@ -66,12 +66,12 @@ def test_a_malicious_pickle_runs_no_code_and_is_refused(tmp_path):
 
 
 def test_a_foreign_torchscript_archive_is_not_opened_unless_trusted(tmp_path):
-    with warnings.catch_warnings():  # torch calls its own archive format outdated
+    with warnings.catch_warnings():  # torch deprecates its own archive format
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
     with pytest.raises(UserError, match="TorchScript archive that is not one of OpenAI's"):
         load_backbone(tmp_path / "model.pt")
-    with pytest.raises(UserError, match="not a CLIP with a ViT"):  # opened now, and found to be something else
+    with pytest.raises(UserError, match="not a CLIP with a ViT"):  # opened now, but not a CLIP
         load_backbone(tmp_path / "model.pt", trust_torchscript=True)
 
 
@@ -91,7 +91,7 @@ def test_safetensors_without_a_model_config_are_refused(tmp_path):
         load_backbone(tmp_path / "other.safetensors")
 
 
-def test_a_missing_file_and_unknown_tags_say_what_to_give():
+def test_missing_files_and_unknown_tags_are_refused_with_advice():
     with pytest.raises(UserError, match=r"no such file: /nowhere/clip\.pt"):
         load_backbone("/nowhere/clip.pt")
     with pytest.raises(UserError, match="neither a file nor an open_clip tag"):
@@ -116,7 +116,7 @@ def test_towers_the_adapters_do_not_fit_are_refused_by_name_before_any_download(
 
 @pytest.fixture
 def zoo(monkeypatch):
-    """open_clip's zoo without its network: the small model is handed out for every tag, and what was asked for is written down."""
+    """open_clip's zoo without a network: every tag yields the small model, and the request is recorded."""
     import open_clip
 
     asked = {}
@@ -130,21 +130,21 @@ def zoo(monkeypatch):
     return asked
 
 
-def test_openai_tags_get_quick_gelu_and_it_is_said(zoo, caplog):
+def test_openai_tags_get_quick_gelu_with_a_warning(zoo, caplog):
     assert load_backbone("ViT-B-16/openai").quick_gelu
     assert zoo == {"name": "ViT-B-16", "quick": True}
     assert "using QuickGELU" in caplog.text
     assert not load_backbone("ViT-B-16/laion2b_s34b_b88k").quick_gelu
 
 
-def test_missing_weights_without_a_network_are_told_in_one_line(monkeypatch):
+def test_missing_weights_without_a_network_are_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(sources, "_hub_answers", lambda: False)
     monkeypatch.setattr(sources, "_is_cached", lambda config: False)
     with pytest.raises(UserError, match="not in the local cache, and there is no network"):
         load_backbone("ViT-B-32-quickgelu/openai")
 
 
-def test_an_open_clip_file_needs_its_architecture_and_takes_it_by_name_or_from_the_side_file(tmp_path):
+def test_an_open_clip_file_takes_its_architecture_by_name_or_from_the_side_file(tmp_path):
     architecture = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 160, "head_width": 80, "patch_size": 16}}
     architecture["text_cfg"] = {"context_length": 16, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
     clip = CLIP(**architecture)
@@ -152,7 +152,7 @@ def test_an_open_clip_file_needs_its_architecture_and_takes_it_by_name_or_from_t
     side = {"model_cfg": architecture, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(side))
     backbone = load_backbone(tmp_path / "open_clip_model.safetensors")
-    assert backbone.clip.visual.transformer.resblocks[0].attn.num_heads == 2  # 160 / 80: not to be read off the tensors
+    assert backbone.clip.visual.transformer.resblocks[0].attn.num_heads == 2  # 160 / 80: cannot be inferred from the tensors
     assert not backbone.quick_gelu
     assert backbone.mean == (0.5, 0.5, 0.5)
     with pytest.raises(UserError, match=r"tensor positional_embedding is \(16, 32\), expected \(77, 512\)"):
@@ -161,7 +161,7 @@ def test_an_open_clip_file_needs_its_architecture_and_takes_it_by_name_or_from_t
         load_backbone(tmp_path / "open_clip_model.safetensors", model_name="ViT-Z")
 
 
-def test_fp32_weights_are_not_rounded_on_the_way(openai_file, tmp_path):
+def test_fp32_weights_are_not_rounded(openai_file, tmp_path):
     state = {name: value.float() * 1.0001 for name, value in torch.load(openai_file, weights_only=True).items()}
     torch.save(state, tmp_path / "fp32.pt")
     assert torch.equal(load_backbone(tmp_path / "fp32.pt").clip.visual.proj, state["visual.proj"])

@@ -1,4 +1,4 @@
-"""Our checkpoint file: what goes in comes out, and what does not fit is refused with the tensor or the file named."""
+"""Our checkpoint file: what is saved is restored, and a misfit is refused with the name of the tensor or file."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def saved(backbone, tmp_path):
     return model, tmp_path / "best.safetensors"
 
 
-def test_a_saved_model_comes_back_to_the_bit(saved, backbone):
+def test_a_saved_model_is_restored_bit_for_bit(saved, backbone):
     model, path = saved
     loaded = M2CLIP.from_checkpoint(path, backbone)
     assert loaded.config == model.config
@@ -42,7 +42,7 @@ def test_only_trainable_tensors_are_in_the_file(saved):
         assert set(file.keys()) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_the_file_says_what_it_is_without_a_backbone(saved):
+def test_the_header_is_readable_without_a_backbone(saved):
     _, path = saved
     info = read_checkpoint_info(path)
     assert info.config.class_names == CONFIG.class_names
@@ -52,7 +52,7 @@ def test_the_file_says_what_it_is_without_a_backbone(saved):
     assert json.loads(path.with_suffix(".json").read_text())["config"]["num_frames"] == 5
 
 
-def test_another_clip_length_can_be_asked_for(saved, backbone):
+def test_the_clip_length_can_be_overridden(saved, backbone):
     assert M2CLIP.from_checkpoint(saved[1], backbone, num_frames=16).config.num_frames == 16
 
 
@@ -65,7 +65,7 @@ def test_another_backbone_is_refused_with_both_digests(saved, backbone):
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(saved, backbone, tmp_path):
     model, path = saved
     with safe_open(path, framework="pt") as file:
-        header = {"m2clip": file.metadata()["m2clip"].replace("workbook/2", "workbook/1")}  # the seal would be the first to notice
+        header = {"m2clip": file.metadata()["m2clip"].replace("workbook/2", "workbook/1")}  # otherwise the seal would fail first
     tensors = model.trainable_state() | {"classifier.weight": torch.zeros(7, 96)}
     save_file(tensors, tmp_path / "bent.safetensors", metadata=header)
     with pytest.raises(UserError, match=r"classifier.weight is \(7, 96\) in the file and \(2, 96\)"):
@@ -83,7 +83,7 @@ def test_missing_foreign_and_damaged_files_are_refused(saved, backbone, tmp_path
         M2CLIP.from_checkpoint(tmp_path / "cut.safetensors", backbone)
 
 
-def test_prompts_and_vocabulary_of_ones_own_come_back(backbone, tmp_path):
+def test_own_prompts_are_restored(backbone, tmp_path):
     config = dataclasses.replace(CONFIG, prompt=("see {}", "{} is seen"), own_prompts=(("it goes left", "left"), ("a café",)))
     M2CLIP(backbone, config).save(tmp_path / "own.safetensors")
     info = read_checkpoint_info(tmp_path / "own.safetensors")
@@ -91,7 +91,7 @@ def test_prompts_and_vocabulary_of_ones_own_come_back(backbone, tmp_path):
     assert info.prompts == ["it goes left", "left", "a café"]
 
 
-def test_a_file_from_before_there_were_several_prompts_still_loads(saved, backbone, tmp_path):
+def test_a_file_from_before_several_prompts_were_supported_still_loads(saved, backbone, tmp_path):
     model, path = saved
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["m2clip"])
@@ -102,8 +102,8 @@ def test_a_file_from_before_there_were_several_prompts_still_loads(saved, backbo
     assert M2CLIP.from_checkpoint(tmp_path / "old.safetensors", backbone).config == model.config
 
 
-def test_a_flipped_byte_of_the_header_is_one_line_whichever_it_is(saved, backbone):
-    """Of every byte one bit; in the tensors' own names and places too, and in the seal."""
+def test_a_flipped_bit_anywhere_in_the_header_is_a_user_error(saved, backbone):
+    """One bit in every seventh byte, including tensor names, offsets and the seal."""
     _, path = saved
     content = path.read_bytes()
     for place in range(0, 8 + int.from_bytes(content[:8], "little"), 7):
@@ -114,7 +114,7 @@ def test_a_flipped_byte_of_the_header_is_one_line_whichever_it_is(saved, backbon
             M2CLIP.from_checkpoint(path, backbone)
 
 
-def test_a_flipped_byte_among_the_weights_is_noticed(saved, backbone):
+def test_a_flipped_bit_in_the_weights_is_detected(saved, backbone):
     _, path = saved
     content = bytearray(path.read_bytes())
     content[-5] ^= 4

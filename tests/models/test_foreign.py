@@ -1,4 +1,4 @@
-"""Files of others: read off the tensors, computed as published, refused where they do not fit, written so that they come back."""
+"""Third-party files: inferred from the tensors, computed as published, refused when they do not fit, and exported losslessly."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ from m2clip_lib.models import M2CLIP, load_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS = ("image_features", "frame_features", "fc_logits", "text_features", "text_hidden", "logits_per_image", "mlm_logits")
-CASES = {"a_12style": 3, "d_12b32": 3, "e_mixed": 2}  # CLIP's text blocks
+CASES = {"a_12style": 3, "d_12b32": 3, "e_mixed": 2}  # number of CLIP's text blocks
 
 
 def state_of(case: str) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_a_full_file_keeps_its_own_masked_word_block(tmp_path):
         model.export_official(tmp_path / "official.pth")
 
 
-def test_export_and_reading_back_is_the_identity_on_all_tensors(tmp_path):
+def test_exporting_and_reading_back_preserves_all_tensors(tmp_path):
     files = files_of("e_mixed", tmp_path)
     backbone = load_backbone(files["clip"])
     model = M2CLIP.from_checkpoint(files["replicate"], backbone)
@@ -75,10 +75,10 @@ def test_export_and_reading_back_is_the_identity_on_all_tensors(tmp_path):
     assert again.config == model.config
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     written = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
-    assert set(written) == {name for name in state_of("e_mixed") if is_adapter(name)}  # their names, and nothing else
+    assert set(written) == {name for name in state_of("e_mixed") if is_adapter(name)}  # exactly their names
 
 
-def test_a_model_their_format_cannot_hold_is_not_exported(tmp_path):
+def test_a_model_that_their_format_cannot_represent_is_not_exported(tmp_path):
     files = files_of("a_12style", tmp_path)
     backbone = load_backbone(files["clip"])
     config = dataclasses.replace(M2CLIP.from_checkpoint(files["official"], backbone).config, difference=False)
@@ -87,7 +87,7 @@ def test_a_model_their_format_cannot_hold_is_not_exported(tmp_path):
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_a_file_of_others_gets_eight_frames_unless_told_and_says_so(tmp_path, caplog):
+def test_a_third_party_file_defaults_to_eight_frames_with_a_warning(tmp_path, caplog):
     files = files_of("a_12style", tmp_path)
     backbone = load_backbone(files["clip"])
     with caplog.at_level(logging.WARNING):

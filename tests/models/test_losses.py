@@ -1,4 +1,4 @@
-"""The losses by hand arithmetic."""
+"""The losses, checked by hand arithmetic."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_contrastive_loss_is_zero_where_scores_equal_the_targets():
     assert contrastive_loss(scores, scores, torch.tensor([3, 5])).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_clips_of_one_class_are_no_negatives():
+def test_clips_of_one_class_are_not_negatives():
     flat = torch.zeros(2, 2)
     assert contrastive_loss(flat, flat, torch.tensor([4, 4])).item() == pytest.approx(0, abs=1e-6)
 

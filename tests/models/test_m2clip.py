@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 
 
 def golden_model(case: str) -> tuple[M2CLIP, dict, dict]:
-    """Build a case's model from its state; also its json and its inputs and outputs."""
+    """Build a case's model from its state; also return its json and its inputs and outputs."""
     about = json.loads((GOLDEN / f"{case}.json").read_text())
     sizes = about["config"]
     text_blocks = sizes["transformer_layers"] - 1  # the published count includes the MLM block
@@ -112,7 +112,7 @@ def random_video(clips: int = 2, frames: int = 3) -> torch.Tensor:
     return torch.randn(clips, 3, frames, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def test_untrained_visual_adapters_change_no_bit(backbone):
+def test_untrained_visual_adapters_change_nothing(backbone):
     with_adapters = M2CLIP(backbone, CONFIG).eval()
     without = M2CLIP(backbone, dataclasses.replace(CONFIG, vision_adapter_layers=0, frame_adapter=False)).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Counts and shapes as tables."""
+"""Tables of parameter counts and shapes."""
 
 import torch
 
@@ -17,7 +17,7 @@ def test_counts_add_up_to_the_model(backbone):
     assert table.part.str.contains("dead").sum() == 1
 
 
-def test_shapes_on_the_way_are_those_of_the_model(backbone):
+def test_traced_shapes_are_those_of_the_model(backbone):
     model = M2CLIP(backbone, CONFIG).eval()
     table = trace_shapes(model, torch.zeros(2, 3, 5, 64, 64), backbone.tokenizer(["one", "two"])).set_index("step")
     assert table.loc["clip.visual.conv1", "shape"] == (10, 96, 4, 4)

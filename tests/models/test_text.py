@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from m2clip_lib.data.classes import build_prompts, build_vocabulary
-from m2clip_lib.data.prompts import class_prompts
+from m2clip_lib.data.prompts import build_prompts, build_vocabulary, class_prompts
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.text import MASK_WORD, NOT_A_TARGET, build_captions, mask_caption, text_length, tokenize
 

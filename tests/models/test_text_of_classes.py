@@ -1,4 +1,4 @@
-"""Several prompts a class: one a step in training, the mean of all in evaluation; with one prompt nothing changes."""
+"""Several prompts per class: one per step in training, the mean of all in evaluation; with one prompt nothing changes."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def normal(model, text: str) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_one_prompt_gives_its_own_features_to_the_bit(backbone):
+def test_one_prompt_gives_exactly_its_own_features(backbone):
     model = model_of(backbone)
     plain = F.normalize(model.encode_text(backbone.tokenizer([f"A video of {name}" for name in NAMES])).text_features, dim=-1)
     assert torch.equal(class_features(model, model.config.prompts(), CPU), plain)
@@ -65,7 +65,7 @@ def test_a_sentence_without_the_name_is_not_masked(backbone):
 
 
 @pytest.mark.parametrize("sets", [2, 5])
-def test_frozen_text_is_computed_once_a_prompt_set(backbone, sets, monkeypatch):
+def test_frozen_text_is_computed_once_per_prompt_set(backbone, sets, monkeypatch):
     model = model_of(backbone, prompt=tuple(f"{i} {{}}" for i in range(sets)))
     texts, counted, compute = TrainingTexts(model, CPU, seed=0), [], model.text_prefix
     monkeypatch.setattr(model, "text_prefix", lambda *a: counted.append(1) or compute(*a))
@@ -75,7 +75,7 @@ def test_frozen_text_is_computed_once_a_prompt_set(backbone, sets, monkeypatch):
 
 
 @torch.no_grad()
-def test_other_names_get_the_templates_of_a_model_with_sentences_of_its_own(backbone):
+def test_other_names_use_the_templates_when_a_model_has_its_own_sentences(backbone):
     model = model_of(backbone, prompt="see {}", own_prompts=(("x",), ("y",)))
     found = class_features(model, class_prompts(["fading"], model.config.prompt), CPU)
     assert torch.equal(found[0], normal(model, "see fading"))

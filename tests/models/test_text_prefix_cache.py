@@ -1,27 +1,26 @@
-"""The cache of frozen text blocks: exact, and made anew whenever something it depends on changes."""
+"""The cache of frozen text blocks: exact, and recomputed whenever something it depends on changes."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
-from m2clip_lib.models import M2CLIP, M2CLIPConfig
+from m2clip_lib.models import M2CLIP, M2CLIPConfig, text
 
 CONFIG = M2CLIPConfig(("one", "two"), ("a", "one"), 1, 8, text_adapter_layers=2, text_adapter_width=8)
 
 
 @pytest.fixture
 def model(backbone):
-    """With a backbone of its own: the tests write into its weights. One frozen text block below the first adapter."""
-    import dataclasses
-
+    """A model with its own copy of the backbone, as the tests write into its weights. One text block is frozen."""
     torch.manual_seed(0)
     return M2CLIP(dataclasses.replace(backbone, clip=copy.deepcopy(backbone.clip)), CONFIG).eval()
 
 
 @pytest.fixture
 def calls(model, monkeypatch):
-    """Counts how often the prefix is computed."""
+    """One entry per computation of the prefix."""
     counted = []
     compute = model.text_prefix
     monkeypatch.setattr(model, "text_prefix", lambda *a: counted.append(1) or compute(*a))
@@ -50,14 +49,14 @@ def test_the_prefix_is_computed_once_for_the_same_tokens(model, calls):
     assert len(calls) == 1
 
 
-def test_other_tokens_of_the_same_shape_are_computed_anew(model):
+def test_other_tokens_of_the_same_shape_are_recomputed(model):
     first, second = tokens_of(model, "one", "two"), tokens_of(model, "two", "one")
     with torch.no_grad():
         model.encode_text(first, fixed=True)
         assert torch.equal(model.encode_text(second, fixed=True).text_features, model.encode_text(second).text_features)
 
 
-def test_tokens_written_in_place_are_computed_anew(model):
+def test_tokens_written_in_place_are_recomputed(model):
     tokens = tokens_of(model, "one", "two")
     with torch.no_grad():
         model.encode_text(tokens, fixed=True)
@@ -65,7 +64,7 @@ def test_tokens_written_in_place_are_computed_anew(model):
         assert torch.equal(model.encode_text(tokens, fixed=True).text_features, model.encode_text(tokens).text_features)
 
 
-def test_new_weights_are_computed_anew(model):
+def test_new_weights_are_recomputed(model):
     tokens = tokens_of(model, "one", "two")
     with torch.no_grad():
         model.encode_text(tokens, fixed=True)
@@ -73,7 +72,7 @@ def test_new_weights_are_computed_anew(model):
         assert torch.equal(model.encode_text(tokens, fixed=True).text_features, model.encode_text(tokens).text_features)
 
 
-def test_another_dtype_is_computed_anew(model):
+def test_another_dtype_is_recomputed(model):
     tokens = tokens_of(model, "one", "two")
     with torch.no_grad():
         model.encode_text(tokens, fixed=True)
@@ -86,7 +85,7 @@ def test_another_dtype_is_computed_anew(model):
             assert torch.equal(cached, model.encode_text(tokens).text_features)
 
 
-def test_a_prefix_first_asked_for_in_evaluation_serves_training(model):
+def test_a_prefix_first_computed_in_evaluation_serves_training(model):
     tokens = tokens_of(model, "one", "two")
     with torch.inference_mode():
         model.encode_text(tokens, fixed=True)
@@ -103,15 +102,13 @@ def test_trained_adapters_are_not_frozen_into_the_cache(model):
         assert not torch.allclose(model.encode_text(tokens, fixed=True).text_features, before)
 
 
-def test_several_token_tensors_are_kept_and_never_too_many(model, calls, monkeypatch):
-    from m2clip_lib.models import text
-
+def test_a_limited_number_of_token_tensors_is_kept(model, calls, monkeypatch):
     monkeypatch.setattr(text, "LARGEST", 3)
     sets = [tokens_of(model, f"{i}", "two") for i in range(4)]
     for tokens in sets[:3] * 2:
         model.encode_text(tokens, fixed=True)
     assert len(calls) == 3
-    model.encode_text(sets[3], fixed=True)  # the one used longest ago gives way
+    model.encode_text(sets[3], fixed=True)  # evicts the least recently used
     model.encode_text(sets[1], fixed=True)
     assert len(calls) == 4
     model.encode_text(sets[0], fixed=True)

@@ -32,7 +32,7 @@ def test_every_variant_is_trained_with_every_seed(workspace):
 
 
 def test_an_unknown_variant_is_refused_with_those_there_are(workspace):
-    with pytest.raises(UserError, match="no variant 'diference only'; there are: static adapter, enhancement only, difference only, full"):
+    with pytest.raises(UserError, match="no variant 'diference only'; choose from: static adapter, enhancement only, difference only, full"):
         plan(variants=["full", "diference only"])
 
 

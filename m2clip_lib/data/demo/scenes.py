@@ -1,6 +1,6 @@
-"""Drawing simple scenes: coloured shapes on a plain ground, as arrays of numbers in, pixels out.
+"""Scenes of coloured shapes on a plain background: drawn from arrays of numbers, and captioned stills of them.
 
-The videos of the demonstration (synthetic.py) and the captioned stills its small CLIP learns from (stills.py) are drawn here.
+The videos of the demonstration (videos.py) are drawn here too; its small CLIP is trained on the stills, in which nothing moves.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ BACKGROUNDS = ((20, 20, 24), (70, 70, 74), (235, 235, 230), (40, 50, 75))  # RGB
 
 @dataclass(frozen=True)
 class Scenes:
-    """n pictures of o equal objects each. Lengths are shares of the picture's side, (0, 0) is the top left corner.
+    """n pictures of o equal objects each. Lengths are fractions of the picture's side; (0, 0) is the top left corner.
 
     Attributes:
         x, y: centres (n, o); they wrap around at 1.
@@ -91,10 +91,10 @@ ATTRIBUTES = ("x", "y", "radius", "opacity", "separation")
 
 @dataclass(frozen=True)
 class Stills:
-    """A batch: pictures (n, size, size, 3) uint8 RGB, captions, and what is in them.
+    """A batch of pictures (n, size, size, 3) uint8 RGB, their captions, and what they show.
 
     attributes: (n, 5) float32, see ATTRIBUTES; in about [-1, 1], separation to 2.
-    words: per picture its colour, shape, size, place, opacity; no place for a picture of two objects.
+    words: colour, shape, size, place and opacity of each picture; a picture of two objects has no place.
     """
 
     pictures: NDArray[np.uint8]
@@ -104,7 +104,7 @@ class Stills:
 
 
 def draw_stills(rng: np.random.Generator, n: int, size: int) -> Stills:
-    """Draw n pictures: one object in three of four, two equal objects at some distance in the others."""
+    """Draw n pictures: three in four show one object, the others two equal objects at some distance."""
     shape, colour, rgb, background = random_looks(rng, n)
     pair = rng.uniform(size=n) < 0.25
     x, y = rng.uniform(0.1, 0.9, size=(2, n))

@@ -1,4 +1,4 @@
-"""From an experiment's data section to the listing of its videos: which reader, which files, which hold-out."""
+"""The videos and labels of an experiment, before any file is opened: picks the reader of its layout, its files and its hold-out."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from m2clip_lib.errors import UserError
 
 
 def videos_root(experiment: Experiment) -> Path:
-    """Folder of the videos; the synthetic ones live beside their manifest."""
+    """Return the folder of the videos; the synthetic ones are beside their manifest."""
     if experiment.data.layout == "synthetic":
         return experiment.prepared / "videos"
     if not experiment.data.root:
@@ -21,7 +21,7 @@ def videos_root(experiment: Experiment) -> Path:
 
 
 def list_videos(experiment: Experiment) -> Listing:
-    """The dataset's videos and labels, not yet opened; where it has no validation split, with a share of training held out as one."""
+    """List the dataset's videos and labels; without a validation split, a share of the training videos is held out as one."""
     data, root = experiment.data, videos_root(experiment)
     if data.layout == "synthetic":
         rows = [
@@ -64,7 +64,7 @@ def _read_annotations(experiment: Experiment, root: Path) -> Listing:
 
 
 def source_files(data: DataSection) -> list[Path]:
-    """The files that say which video has which label and text, for their digests in the manifest; those that are there."""
+    """Return the files that define labels and texts, whose digests the manifest keeps."""
     files = list(_lists(data).values())
     if data.layout == "ucf101":
         files += annotations.ucf101_files(paths.resolve(data.annotations), data.official_split).values()

@@ -1,4 +1,4 @@
-"""The official annotation files of known datasets -> rows of (path, label, split), before any file is opened."""
+"""Listings from the official annotation files of Kinetics, Something-Something v2, UCF101, HMDB51 and Kinetics-600 zero-shot."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this spli
 
 
 def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
-    """Rows of a Kinetics CSV: (class name, YouTube id, "<start:06d>_<end:06d>", what its column `split` says, "" without one)."""
+    """Read a Kinetics CSV into rows (class name, YouTube id, "<start:06d>_<end:06d>", split; "" without that column)."""
     entries = []
     for number, row in enumerate(csv.DictReader(read_text(file).split("\n")), start=2):
         try:
@@ -27,8 +27,9 @@ def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
 
 
 def list_kinetics(root: Path, tables: dict[str, Path]) -> Listing:
-    """Kinetics CSV (label, youtube_id, time_start, time_end): files of any kind, with or without the times in their names, anywhere
-    below root. Of a table that holds several splits only the rows of its own are taken.
+    """List Kinetics from its CSV: files of any kind, with or without the times in their names, anywhere below root.
+
+    From a table that holds several splits only the rows of the wanted split are taken.
     """
     entries = [(*entry, split) for split, file in tables.items() for entry in _of_split(file, split)]
     class_names = sorted({label for label, *_ in entries})
@@ -44,17 +45,17 @@ def list_kinetics(root: Path, tables: dict[str, Path]) -> Listing:
 def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
     entries = read_kinetics_table(file)
     said = {entry[3] for entry in entries}
-    trusted = len(said) == 1 and not (split == "train" and said & {"val", "test"})  # many evaluate on validation; none train on test
+    trusted = len(said) == 1 and not (split == "train" and said & {"val", "test"})  # many evaluate on validation; nobody trains on test
     mine = [entry[:3] for entry in entries if trusted or entry[3] == split]
     if entries and not mine:
         raise UserError(
-            f"{file}: given for {split!r}, but its column 'split' says {', '.join(map(repr, sorted(said)))}; give a table of it"
+            f"{file}: given for {split!r}, but its column 'split' says {', '.join(map(repr, sorted(said)))}; give a table of that split"
         )
     return mine
 
 
 def _videos_by_stem(root: Path) -> dict[str, list[Path]]:
-    """One walk over the folder: asking for every spelling of 300,000 paths takes longer."""
+    """Walk the folder once: looking up every spelling of 300,000 paths would take longer."""
     found: dict[str, list[Path]] = {}
     for path in videos_below(root):
         found.setdefault(path.stem, []).append(path)
@@ -62,14 +63,14 @@ def _videos_by_stem(root: Path) -> dict[str, list[Path]]:
 
 
 def _misfit(path: Path, name: str, split: str) -> tuple[bool, bool, Path]:
-    """Of several files of one name the one in the folder of its class and split is meant."""
+    """Sort key of files with the same name: the one in the folder of its class and split comes first."""
     folders = {class_key(folder) for folder in path.parent.parts[-3:]}
     splits = {SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS}
     return class_key(name) not in folders, bool(splits) and split not in splits, path
 
 
 def list_ssv2(root: Path, tables: dict[str, Path], labels_file: Path) -> Listing:
-    """Something-Something v2: JSON lists of {id, template with [something]}, labels.json, files <id>.webm."""
+    """List Something-Something v2: JSON lists of {id, template with [something]}, labels.json, files <id>.webm."""
     content = read_json(labels_file)
     if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
         expected = f", 0 to {len(content) - 1} once each" if isinstance(content, dict) else ""
@@ -89,15 +90,15 @@ def list_ssv2(root: Path, tables: dict[str, Path], labels_file: Path) -> Listing
 
 
 def ucf101_files(annotations: Path, official_split: int) -> dict[str, Path]:
-    """The files of one official split of UCF101."""
+    """Return the annotation files of one official split of UCF101."""
     names = {"names": "classInd.txt", "train": f"trainlist{official_split:02d}.txt", "test": f"testlist{official_split:02d}.txt"}
     return {part: annotations / name for part, name in names.items()}
 
 
 def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
-    """UCF101: `Class/v_Class_g01_c01.avi 1` (labels from 1) for training, the same without a label for test, classInd.txt.
+    """List UCF101: `Class/v_Class_g01_c01.avi 1` (labels start at 1) for training, without a label for test, classInd.txt.
 
-    Videos lie in class folders or flat. A test video's label is its folder's.
+    Videos are in class folders or in one folder. The label of a test video is that of its folder.
     """
     files = ucf101_files(annotations, official_split)
     folders = read_names(files["names"])
@@ -119,7 +120,7 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
 
 
 def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
-    """Class folder -> file of one official split of HMDB51. Raises: UserError when a class has files for other splits only."""
+    """Map class folders to the file of one official split of HMDB51. Raises: UserError when a class has files for other splits only."""
     found: dict[str, dict[str, Path]] = {}
     for file in sorted(annotations.glob("*_test_split[123].txt")):
         name, _, split = file.stem.rpartition("_test_split")
@@ -128,12 +129,12 @@ def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
         raise UserError(f"annotations: no <class>_test_split{official_split}.txt in {annotations}; set data.annotations to their folder")
     without = [name for name, files in found.items() if str(official_split) not in files]
     if without:
-        raise UserError(f"annotations: {annotations / without[0]}_test_split{official_split}.txt is missing; the other splits are there")
+        raise UserError(f"annotations: {annotations / without[0]}_test_split{official_split}.txt is missing; the other splits exist")
     return {name: files[str(official_split)] for name, files in found.items()}
 
 
 def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
-    """HMDB51: a file a class, lines `<file> {0,1,2}` (1 train, 2 test, 0 unused); videos in class folders or flat."""
+    """List HMDB51: one file per class, lines `<file> {0,1,2}` (1 train, 2 test, 0 unused); videos in class folders or in one folder."""
     rows = []
     folders = hmdb51_files(annotations, official_split)
     for label, (folder, file) in enumerate(folders.items()):
@@ -147,9 +148,9 @@ def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
 
 
 def list_k600_zero_shot(root: Path, test_list: Path, class_names: list[str]) -> Listing:
-    """Kinetics-600 zero-shot: one list file of a split, for evaluation only.
+    """List Kinetics-600 zero-shot: the list file of one split, for evaluation only.
 
-    Its labels index the names; of a longer names file (all 220 or 600 classes) only the classes that occur are kept, in their order.
+    Labels index the names; of a longer names file (all 220 or 600 classes) only the classes that occur are kept, in order.
     """
     listing = list_files(root, {"test": test_list}, class_names)
     kept = sorted({label for _, label, _ in listing.rows})
@@ -158,5 +159,5 @@ def list_k600_zero_shot(root: Path, test_list: Path, class_names: list[str]) -> 
 
 
 def _first_there(places: list[Path]) -> Path:
-    """The first that exists; else the first: a dead link is a row all the same."""
+    """Return the first path that exists, else the first path: a missing video is still a row."""
     return next((place for place in places if place.exists()), places[0])

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a listing before one video is opened: labels, leaks, mirrored directions."""
+"""Checks of a listing before any video is opened: labels against paths, leaks between splits, mirrored directions."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ DIRECTION = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class KineticsNames:
-    """Class names by video, from a Kinetics CSV: of a clip (YouTube id and times), and of an id all of whose clips have one class."""
+    """Class names from a Kinetics CSV: by clip (YouTube id and times), and by id where all its clips have one class."""
 
     by_clip: dict[tuple[str, str], str]
     by_video: dict[str, str]
 
     def of(self, path: Path) -> str | None:
-        """The class of `<id>_<start>_<end>.mp4` or `<id>.mp4`; None where the table does not say."""
+        """Look up the class of `<id>_<start>_<end>.mp4` or `<id>.mp4`; None if the table does not have it."""
         found = KINETICS_STEM.fullmatch(path.stem)
         if found and found.groups() in self.by_clip:
             return self.by_clip[found.groups()]
@@ -37,7 +37,7 @@ class KineticsNames:
 
 
 def read_kinetics_names(file: Path) -> KineticsNames:
-    """The class names that a Kinetics CSV gives to its videos."""
+    """Read the class names that a Kinetics CSV gives to its videos."""
     entries = read_kinetics_table(file)
     said: dict[str, set[str]] = {}
     for name, video, *_ in entries:
@@ -51,10 +51,10 @@ def read_kinetics_names(file: Path) -> KineticsNames:
 def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) -> int:
     """Compare each label with the class that the video's path carries.
 
-    A path carries a class by its nearest folder named like one, by UCF101's file name (`v_Class_g01_c01`), or by the Kinetics table, where
-    one is given. Folders that hold the videos of several labels all together, and folders named like a split, say nothing.
+    A path carries a class in its nearest folder that is named like one, in UCF101's file name (`v_Class_g01_c01`), or through the Kinetics
+    table if one is given. Folders shared by all videos of several labels, and folders named like a split, are ignored.
     Returns: how many videos could be checked.
-    Raises: UserError with counts and three examples when they disagree: names and list do not belong together.
+    Raises: UserError with counts and three examples when they disagree.
     """
     keys = Counter(class_key(name) for name in listing.class_names)
     labels = {key: i for i, key in enumerate(map(class_key, listing.class_names)) if key and keys[key] == 1}
@@ -70,7 +70,7 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
             carried, given = listing.class_names[said[0]], listing.class_names[label]
             wrong.append(((carried, given), f"{path.parent.name}/{path.name} says {carried!r}, its label {given!r}"))
     if table is not None and listing.rows and not in_table:
-        raise UserError("data.check_csv: not one video of the list is in that table; give the table of the same dataset")
+        raise UserError("data.check_csv: none of the listed videos is in that table; give the table of the same dataset")
     if wrong:
         examples = "; ".join(_of_different_classes(wrong))
         raise UserError(
@@ -81,14 +81,14 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
 
 
 def _of_different_classes(wrong: list[tuple[tuple[str, str], str]], examples: int = 3) -> list[str]:
-    """Examples of different confusions as far as there are any: three videos of one class say less."""
+    """Pick examples of different confusions where there are several: three videos of one class say less."""
     firsts = dict(reversed(wrong))  # (class of the path, class of the label) -> its first video
     others = [text for _, text in wrong if text not in firsts.values()]
     return [*reversed(firsts.values()), *others][:examples]
 
 
 def _shared_folders(listing: Listing) -> set[Path]:
-    """Folders above all videos: with several labels in them their names say nothing of any."""
+    """Folders above all videos: when they hold several labels, their names carry no class."""
     if len({label for _, label, _ in listing.rows}) < 2:
         return set()
     parents = {path.parent.absolute() for path, _, _ in listing.rows}
@@ -97,7 +97,7 @@ def _shared_folders(listing: Listing) -> set[Path]:
 
 
 def _said_by_path(path: Path, labels: dict[str, int], shared: set[Path]) -> list[int | None]:
-    """Labels that the path carries, the nearest first. One that agrees is enough: a class may have a subfolder named like another."""
+    """Labels that the path carries, the nearest first. One match is enough: a class may have a subfolder named like another class."""
     prefix = UCF_STEM.fullmatch(path.stem)
     said = [labels.get(class_key(prefix[1]))] if prefix else []
     for folder in path.absolute().parents:
@@ -109,10 +109,10 @@ def _said_by_path(path: Path, labels: dict[str, int], shared: set[Path]) -> list
 
 
 def check_leaks(listing: Listing) -> int:
-    """A video belongs to one class and one split.
+    """Check that every video belongs to one class and one split.
 
-    Returns: rows that say again what another row has said.
-    Raises: UserError with counts and three examples when a path stands in two splits, or has two labels.
+    Returns: the number of rows that repeat another row.
+    Raises: UserError with counts and three examples when a path is in two splits or has two labels.
     """
     splits: dict[str, list[str]] = {}
     labels: dict[str, list[int]] = {}
@@ -130,21 +130,21 @@ def check_leaks(listing: Listing) -> int:
     if leaks:
         examples = "; ".join(f"{Path(path).name} in {' and '.join(found)}" for path, found in leaks[:3])
         raise UserError(
-            f"lists: {len(leaks)} of {len(splits)} videos stand in two splits: {examples}; "
-            "a model must not be tested on what it was trained on: take them out of one list"
+            f"lists: {len(leaks)} of {len(splits)} videos are in two splits: {examples}; "
+            "a model must not be tested on its training videos: remove them from one list"
         )
     return len(listing.rows) - len(splits)
 
 
 def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:
-    """Refuse to mirror clips whose labels speak of left and right. Raises: UserError naming two such classes, unless forced."""
+    """Refuse to mirror clips whose labels name left or right. Raises: UserError naming two such classes, unless forced."""
     speaking = [name for name in class_names if DIRECTION.search(name_from_folder(name))]
     if not mirror or not speaking:
         return
     named = " and ".join(repr(name) for name in speaking[:2])
     if mirror != "force":
         raise UserError(
-            f"data.mirror: {len(speaking)} of {len(class_names)} classes speak of left or right ({named}): a mirrored clip would carry "
-            'the wrong label; set data.mirror to false, or to "force" if you mean it'
+            f"data.mirror: {len(speaking)} of {len(class_names)} classes name left or right ({named}): a mirrored clip would carry "
+            'the wrong label; set data.mirror to false, or to "force" to mirror anyway'
         )
-    log.warning("data.mirror is forced; %d classes speak of left or right (%s): mirrored clips may be mislabelled", len(speaking), named)
+    log.warning("data.mirror is forced; %d classes name left or right (%s): mirrored clips may be mislabelled", len(speaking), named)

@@ -1,4 +1,4 @@
-"""The plain ways datasets lie on disk -> rows of (path, label, split), before any file is opened: class folders, list files.
+"""Listings from class folders and from list files, and the share of training videos that is held out for validation.
 
 The official annotations of known datasets are read in annotations.py.
 """
@@ -22,21 +22,21 @@ EXTENSIONS = {
 }
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of a class's videos, where a folder comes without splits
+VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of a class's videos, for a folder without split folders
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Videos with labels, not yet opened. rows: (path, label, split); label indexes class_names."""
+    """Videos with labels, not yet opened. rows: (path, label, split); label is an index into class_names."""
 
     rows: list[tuple[Path, int, str]]
     class_names: list[str]
 
 
 def list_folder(root: Path) -> Listing:
-    """root/<class>/* or root/<train|val|test>/<class>/*. Without split folders each class is split by a hash of the file names.
+    """List root/<class>/* or root/<train|val|test>/<class>/*; without split folders each class is split by a hash of the file names.
 
-    Raises: UserError when there is no such folder or no video in class folders.
+    Raises: UserError when the folder is missing, or holds no video in class folders.
     """
     if not root.is_dir():
         raise UserError(f"videos: no such folder: {root}; give the folder that holds one folder per class")
@@ -46,8 +46,8 @@ def list_folder(root: Path) -> Listing:
     if not has_splits and any(any(videos_below(folder)) for p in named for folder in p.iterdir() if folder.is_dir()):
         others = ", ".join(repr(p.name) for p in children if p not in named)
         raise UserError(
-            f"videos: {root} holds folders of splits ({', '.join(p.name for p in named)}) and beside them {others} with videos: "
-            "it is not clear which are classes; keep splits alone there, or classes alone"
+            f"videos: {root} holds split folders ({', '.join(p.name for p in named)}) and beside them {others} with videos: "
+            "it is not clear which are classes; keep only splits there, or only classes"
         )
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for child in children:
@@ -73,9 +73,9 @@ def list_folder(root: Path) -> Listing:
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
-    """The videos below a folder, links followed, each folder once.
+    """Find the videos below a folder; links are followed, each folder is visited once.
 
-    Without what begins with a dot: macOS writes such a twin beside a file, and caches lie in such folders.
+    Names that begin with a dot are skipped: macOS writes such a twin beside a file, and caches are kept in such folders.
     """
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -85,12 +85,12 @@ def videos_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(place, name) for name in [*folders, *files] if not name.startswith(".")):
-            if path.suffix.lower() in EXTENSIONS:  # a folder with such a name is listed too, and gets its status
+            if path.suffix.lower() in EXTENSIONS:  # a folder with such a name is listed too, and gets a status
                 yield path
 
 
 def _split_by_hash(files: list[Path], root: Path) -> list[tuple[Path, str]]:
-    """Order by hash of the relative path, then cut: the same files give the same split on every machine."""
+    """Sort by a hash of the relative path, then cut: the same files give the same split on every machine."""
     ordered = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.relative_to(root))).hexdigest())
     tests = max(1, round(len(files) * TEST_SHARE)) if len(files) >= 2 else 0
     vals = max(1, round(len(files) * VAL_SHARE)) if len(files) >= 3 else 0
@@ -100,9 +100,9 @@ def _split_by_hash(files: list[Path], root: Path) -> list[tuple[Path, str]]:
 
 
 def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Listing:
-    """List files `<path> <label>` or `<path> <frames> <label>`, one a split; labels count from 0 and index the class names.
+    """Read list files, one per split: `<path> <label>` or `<path> <frames> <label>`; labels start at 0 and index the class names.
 
-    Paths are relative to root and may hold spaces: a line is split at its LAST blank.
+    Paths are relative to root and may contain spaces: a line is split at its LAST blank.
     """
     rows = []
     for split, file in lists.items():
@@ -115,12 +115,12 @@ def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Li
 
 
 def _without_frames(path: str) -> str:
-    """Cut the column of frame counts off: a number after what ends like a video's name already."""
+    """Remove the column of frame counts: a number after a complete video file name."""
     found = re.fullmatch(r"(.*\S)[ \t]+[0-9]+", path)
     return found[1] if found and Path(found[1]).suffix.lower() in EXTENSIONS else path
 
 
-# What clips of one recording have in common. Kinetics: the YouTube id. UCF101: class and group. HMDB51: all before the shot's properties.
+# What clips of one recording have in common. UCF101: class and group. HMDB51: all before the shot's properties. Kinetics: the YouTube id.
 SOURCES = (
     re.compile(r"(?P<source>v_.+_g[0-9]+)_c[0-9]+"),
     re.compile(r"(?P<source>.+)_[fhlu]_(?:cm|nm)_np[0-9]+_(?:ba|fr|le|ri)_(?:bad|med|goo)_[0-9]+"),
@@ -129,14 +129,14 @@ SOURCES = (
 
 
 def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False) -> Listing:
-    """Move a share of the training videos to validation, where there is training and no validation.
+    """Move a share of the training videos to validation if there is a training split and no validation split.
 
-    Sources are ordered by a hash of their name and taken until the share is reached: the same on every machine. A source is passed over
-    where a class would be left without a training video.
+    Recordings are sorted by a hash of their name and taken until the share is reached: the same on every machine. A recording is skipped
+    if its class would be left without a training video.
 
     Args:
         share: of the training videos, in [0, 1); 0 leaves the listing as it is.
-        numbered: videos whose names differ in their last number alone are of one source (HMDB51).
+        numbered: videos whose names differ only in their last number belong to one recording (HMDB51).
     """
     splits = {split for _, _, split in listing.rows}
     if not share or "train" not in splits or "val" in splits:
@@ -159,7 +159,7 @@ def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False)
 
 
 def source_of(path: Path, root: Path, numbered: bool = False) -> str:
-    """What stands for the recording that a video was cut from; its own path below root where the name does not tell."""
+    """Name the recording that a video was cut from; its own path below root if the file name does not tell."""
     found = next((match for pattern in SOURCES if (match := pattern.fullmatch(path.stem))), None)
     if found:
         return found["source"]

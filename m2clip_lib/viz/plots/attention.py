@@ -55,13 +55,9 @@ def plot_word_attention(ax: Axes, words: Sequence[str], rows: np.ndarray) -> Axe
 
 
 def plot_timeline(ax: Axes, starts: np.ndarray, ends: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> Axes:
-    """One row per class, one cell per window, the best cells framed.
+    """One cell per class and window, the best framed; the eight classes with the highest score anywhere, ordered by their best time.
 
-    The rows are the eight classes with the highest score anywhere, in the order of their best time.
-
-    Args:
-        starts, ends: of the windows (n,), seconds.
-        scores: (n, k) in [0, 1]; NaN rows could not be read.
+    starts, ends: of the windows (n,), seconds. scores: (n, k) in [0, 1]; NaN rows could not be read.
     """
     read, known = np.isfinite(scores).all(axis=1), np.nan_to_num(scores)
     peak, winners = known.max(axis=0), known.argmax(axis=1)

@@ -51,12 +51,9 @@ def plot_walk(ax: Axes, trace: pd.DataFrame) -> Axes:
     shapes = [" x ".join(map(str, shape)) for shape in trace["shape"]]
     name_rows(ax, names, [(size * 1.3, shape) for size, shape in zip(sizes, shapes, strict=True)], size=11)
     ax.tick_params(axis="y", labelsize=11)
-    ax.set(
-        xscale="log",
-        xlim=(1, sizes.max() * 40),
-        xlabel="numbers in the tensor (log scale); grey: input and frozen CLIP, blue: trained parts and outputs",
-        title=f"From {sizes['video']:,} pixel values to {sizes['image_features']:,} numbers per batch",
-    )
+    finding = f"From {sizes['video']:,} pixel values to {sizes['image_features']:,} numbers per batch"
+    ax.set(xscale="log", xlim=(1, sizes.max() * 40), title=finding)
+    ax.set_xlabel("numbers in the tensor (log scale); grey: input and frozen CLIP, blue: trained parts and outputs")
     return ax
 
 

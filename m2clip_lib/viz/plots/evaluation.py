@@ -58,12 +58,9 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
         ax.scatter(value, y, s=130, color=colour, zorder=3)
     chance_line(ax, chance)
     name_rows(ax, rows.model, [(value + 4, f"{value:.1f}") for value in values])
-    ax.set(
-        xlim=(0, 115),
-        ylim=(last + 0.6, -0.6),
-        xlabel={"top1": "top-1, %", "direction": "direction accuracy, % (true class against its opposite)"}[measure],
-        title=f"{MEASURES[measure]}: {values[-1]:.1f} %, best control without time {values[:-1].max():.1f} %",
-    )
+    finding = f"{MEASURES[measure]}: {values[-1]:.1f} %, best control without time {values[:-1].max():.1f} %"
+    name = {"top1": "top-1, %", "direction": "direction accuracy, % (true class against its opposite)"}[measure]
+    ax.set(xlim=(0, 115), ylim=(last + 0.6, -0.6), xlabel=name, title=finding)
     ax.legend(loc="lower right", fontsize=12)
     return ax
 
@@ -100,11 +97,9 @@ def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str) ->
     name_rows(ax, shown.index, downwards=False)
     ax.axvline(0, color="black", linewidth=1)
     better, worse = (gain > 0).sum(), (gain < 0).sum()
-    ax.set(
-        xlim=(min(0, shown.min()) - 12, max(0, shown.max()) + 12),
-        xlabel=f"top-1 of M2-CLIP minus {name}, percentage points",
-        title=f"{better} of {gain.count()} classes gain, {worse or 'none'} lose{'s' if worse == 1 else ''}",
-    )
+    finding = f"{better} of {gain.count()} classes gain, {worse or 'none'} lose{'s' if worse == 1 else ''}"
+    ax.set(xlim=(min(0, shown.min()) - 12, max(0, shown.max()) + 12), title=finding)
+    ax.set_xlabel(f"top-1 of M2-CLIP minus {name}, percentage points")
     return ax
 
 
@@ -215,10 +210,8 @@ def plot_embedding(ax: Axes, features: np.ndarray, labels: np.ndarray, class_nam
         own = points[labels == label]
         if len(own):
             ax.scatter(*own.T, s=34, color=colour, marker=marker, alpha=0.75, linewidth=0, label=class_names[label])
-    ax.set(
-        xlabel=f"first principal component (both hold {100 * share:.0f} % of the variance)",
-        ylabel="second principal component",
-        title=f"{neighbour_share(features, labels):.0f} % of clips have their nearest neighbour in their own class",
-    )
+    finding = f"{neighbour_share(features, labels):.0f} % of clips have their nearest neighbour in their own class"
+    ax.set(ylabel="second principal component", title=finding)
+    ax.set_xlabel(f"first principal component (both hold {100 * share:.0f} % of the variance)")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=12, markerscale=1.5)
     return ax

@@ -117,7 +117,7 @@ def test_a_table_of_another_dataset_is_no_check(table):
 
 def test_video_in_two_splits_is_refused_with_counts_and_three_examples():
     rows = [(f"{i}.mp4", 0, "train") for i in range(10)] + [(f"./sub/../{i}.mp4", 0, "test") for i in range(4)]
-    with pytest.raises(UserError, match=r"4 of 10 videos stand in two splits: 0\.mp4 in train and test; 1\.mp4 .*; 2\.mp4 [^;]*;") as error:
+    with pytest.raises(UserError, match=r"4 of 10 videos are in two splits: 0\.mp4 in train and test; 1\.mp4 .*; 2\.mp4 [^;]*;") as error:
         check_leaks(listing(["ski"], *rows))
     assert "3.mp4" not in str(error.value)
 
@@ -130,7 +130,7 @@ def test_video_twice_in_one_split_is_no_leak():
 
 
 def test_mirror_is_refused_where_classes_speak_of_left_or_right(caplog):
-    with pytest.raises(UserError, match=r"data\.mirror: 2 of 12 classes speak of left or right \('moving left' and 'moving right'\)"):
+    with pytest.raises(UserError, match=r"data\.mirror: 2 of 12 classes name left or right \('moving left' and 'moving right'\)"):
         check_mirror(CLASS_NAMES, True)
     check_mirror(CLASS_NAMES, False)
     assert not caplog.records

@@ -112,7 +112,7 @@ def test_folders_without_videos_beside_the_splits_are_nothing(tmp_path):
 
 def test_classes_beside_splits_are_refused_by_name(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "extra/3.mp4")
-    with pytest.raises(UserError, match=r"holds folders of splits \(test, train\) and beside them 'extra' with videos"):
+    with pytest.raises(UserError, match=r"holds split folders \(test, train\) and beside them 'extra' with videos"):
         list_folder(tmp_path)
 
 
