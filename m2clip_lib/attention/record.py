@@ -1,7 +1,8 @@
 """Attention of visual blocks, and of a caption's words over frames, recorded while the model runs; its output stays bit-identical."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -46,7 +47,7 @@ class AttentionRecorder:
         if self._listening is not None:
             raise RuntimeError("this recorder is recording already: make another one")
         blocks = self.model.clip.visual.transformer.resblocks
-        self._listening = listen((blocks[i].ln_1, self._listener(i)) for i in self.blocks)
+        self._listening = listen((blocks[i].ln_1, partial(self._hear, i)) for i in self.blocks)
         self._listening.__enter__()
         return self
 
@@ -54,23 +55,18 @@ class AttentionRecorder:
         self._listening.__exit__(*error)
         self._listening = None
 
-    def _listener(self, index: int) -> Callable[[Tensor, Tensor], None]:
-        attn = self.model.clip.visual.transformer.resblocks[index].attn
-        last = index == len(self.model.visual_adapters) - 1
-
-        @torch.no_grad()
-        def hear(_: Tensor, normed: Tensor) -> None:
-            self.attention.pop(index, None)  # from an earlier clip
-            queries = normed[..., :1, :] if self.only_cls or (last and self.model.shortcuts) else normed
-            numbers = normed.shape[:2].numel() * attn.num_heads * queries.shape[-2] * normed.shape[-2]
-            if 4e-6 * (numbers + sum(kept.numel() for kept in self.attention.values())) > self.limit_mb:
-                raise UserError(
-                    f"attention: recording blocks {[i + 1 for i in self.blocks]} needs more than {self.limit_mb:g} MB; "
-                    "record fewer blocks, fewer clips at a time, or the rows of CLS only"
-                )
-            self.attention[index] = attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float().cpu()
-
-        return hear
+    @torch.no_grad()
+    def _hear(self, block: int, _: Tensor, normed: Tensor) -> None:
+        attn, last = self.model.clip.visual.transformer.resblocks[block].attn, block == len(self.model.visual_adapters) - 1
+        self.attention.pop(block, None)  # from an earlier clip
+        queries = normed[..., :1, :] if self.only_cls or (last and self.model.shortcuts) else normed
+        numbers = normed.shape[:2].numel() * attn.num_heads * queries.shape[-2] * normed.shape[-2]
+        if 4e-6 * (numbers + sum(kept.numel() for kept in self.attention.values())) > self.limit_mb:
+            raise UserError(
+                f"attention: recording blocks {[i + 1 for i in self.blocks]} needs more than {self.limit_mb:g} MB; "
+                "record fewer blocks, fewer clips at a time, or the rows of CLS only"
+            )
+        self.attention[block] = attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float().cpu()
 
 
 def attention_weights(
@@ -122,12 +118,9 @@ def guess_words(model: M2CLIP, frame_features: Float[Tensor, "1 t e"], caption: 
     """The most likely words of the vocabulary for each "mask" in the caption, with scores in [0, 1], best first."""
     words = caption.lower().split()
     scores = _mlm_logits(model, frame_features, caption)[0].softmax(-1).cpu()
-    found = []
-    for word, place in zip(words, _word_places(model, words), strict=True):
-        if word == MASK_WORD:
-            values, ids = scores[place.start].topk(min(top, scores.shape[-1]))
-            found.append([(model.config.vocabulary[i], float(v)) for v, i in zip(values, ids, strict=True)])
-    return found
+    masked = [place.start for word, place in zip(words, _word_places(model, words), strict=True) if word == MASK_WORD]
+    best = [scores[position].topk(min(top, scores.shape[-1])) for position in masked]
+    return [[(model.config.vocabulary[i], float(score)) for score, i in zip(*found, strict=True)] for found in best]
 
 
 def _mlm_logits(model: M2CLIP, frame_features: Tensor, caption: str) -> Tensor:

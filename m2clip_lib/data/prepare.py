@@ -56,30 +56,23 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     def copy_all() -> pd.DataFrame:
         return transcode(manifest, root, copies, processes, limit_s, report)
 
-    manifest = _make(folder, "manifest", listing_sha256(listing), open_all, listing.class_names, root, about, report)
+    manifest = _up_to_date(folder, "manifest", listing_sha256(listing), open_all, listing.class_names, root, about, report)
     if not experiment.data.transcode:
         return manifest
     found = f"{manifest.sha256} {made_from(folder)}"  # what the files hold, and their sizes and times
-    return _make(copies, "transcode", found, copy_all, listing.class_names, copies / "videos", about, report)
+    return _up_to_date(copies, "transcode", found, copy_all, listing.class_names, copies / "videos", about, report)
 
 
-def _make(
-    folder: Path,
-    what: str,
-    digest: str,
-    table_of: Callable[[], pd.DataFrame],
-    class_names: list[str],
-    root: Path,
-    about: dict[str, object],
-    report: Callable[[str], None],
+def _up_to_date(
+    folder: Path, what: str, digest: str, make: Callable[[], pd.DataFrame], names: list[str], root: Path, about: dict, report: Callable
 ) -> Manifest:
-    """Return the folder's manifest, after making it from table_of() unless it was made from the same digest before."""
+    """Return the folder's manifest, made by make() unless an earlier one was made from the same digest."""
     manifest, is_new = _finished(folder, digest), False
     if manifest is None:
         with alone(folder / ".lock", what, report):
             manifest = _finished(folder, digest)  # by another process in the meantime
             if manifest is None:
-                manifest, is_new = write_manifest(table_of(), class_names, folder, root, digest), True
+                manifest, is_new = write_manifest(make(), names, folder, root, digest), True
     add_to_manifest(folder, about)
     status = manifest.table.status
     bad = status[status != "ok"].value_counts()

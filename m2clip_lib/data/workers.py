@@ -29,7 +29,7 @@ LIMIT_S = 60.0  # per file, unless the caller sets another limit
 PASSING = ("took more than", "the decoder crashed")  # beginnings of reasons that may be the machine's fault: such files are tried again
 UNGUARDED = 113  # exit code of a child whose import of the user's script starts processes
 # Seconds between pebble's looks at its children, and between its SIGTERM, which only a child that blocks it survives, and SIGKILL.
-CONSTS.sleep_unit, CONSTS.term_timeout = 0.02, 0.2
+CONSTS.sleep_unit, CONSTS.term_timeout = 0.05, 0.2
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,13 @@ def call_in_children(
     crashed: set[int] = set()
 
     def start(child: _Child | None, place: int, job: Any) -> None:
-        with _ctrl_c_blocked():  # inherited by whatever starts here: Ctrl-C is for the parent alone, from a child's first moment
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new child inherits it: Ctrl-C is for the parent alone
+        try:
             if child is None or not child.active:  # it was killed before it had this job
                 children.append(child := _Child())
             running[child.schedule(function, args=(job,), timeout=limit_of(job))] = child, place, job
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:
         for place, job in islice(waiting, processes):
@@ -107,19 +110,20 @@ class _Child(ProcessPool):
         super().__init__(1, initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL), context=self.started)
 
     def kill(self) -> None:
+        """End the process at once; join() then ends the pool."""
         self.stop()
         for process in self.started.processes:
             if process.is_alive():
                 process.kill()  # before join() closes what a process that is still starting would look for
 
-    def why_it_died(self, at_work: bool) -> str:
-        """Raises: SystemExit or UserError if it never came to work."""
+    def why_it_died(self, working: bool) -> str:
+        """Return the signal or exit code of the latest death. Raises: SystemExit or UserError if the process could not start."""
         code = next((code for process in reversed(self.started.processes) if (code := process.exitcode)), 0)
         if code == UNGUARDED:
             script = getattr(sys.modules["__main__"], "__file__", "the script")
             advice = 'put the call under: if __name__ == "__main__":'
             raise SystemExit(f"m2clip: {script}: starts processes while it is being imported; {advice}")
-        if code == 1 and not at_work:  # Python's own code after a traceback
+        if code == 1 and not working:  # Python's own code after a traceback
             raise UserError("child processes end as soon as they start; see the messages above")
         return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
@@ -133,15 +137,6 @@ class _Started(SpawnContext):
     def Process(self, **settings: object) -> SpawnProcess:  # noqa: N802 (multiprocessing's name)
         self.processes.append(SpawnProcess(**settings))
         return self.processes[-1]
-
-
-@contextlib.contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_unguarded_child() -> None:

@@ -93,9 +93,9 @@ def untrained(experiment: Experiment, backbone: Backbone, class_names: list[str]
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if reset is not None:
                 reset()
-            for parameter in module.parameters(recurse=False) if reset is None else ():  # class token, positions, projections
-                if parameter.dim():
-                    nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+                continue
+            for parameter in filter(Tensor.dim, module.parameters(recurse=False)):  # class token, positions, projections
+                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     clip.requires_grad_(False)
     fresh = dataclasses.replace(backbone, clip=clip, source="untrained", sha256=state_sha256(clip.state_dict()))
     return build_model(experiment, fresh, class_names).eval()

@@ -40,8 +40,7 @@ def published_costs(dataset: str) -> pd.DataFrame:
 
 def video_gflops(model: M2CLIP, frames: int) -> float:
     """Operations of encode_video for one view of this many frames, in 1e9; a multiply-add counts as two."""
-    device = next(model.parameters()).device
-    clip = torch.zeros(1, 3, frames, *model.clip.visual.image_size, device=device)
+    clip = torch.zeros(1, 3, frames, *model.clip.visual.image_size, device=model.clip.logit_scale.device)
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter misses some fused attention kernels
         model.encode_video(clip)

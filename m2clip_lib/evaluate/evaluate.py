@@ -64,26 +64,20 @@ def is_own_label_set(trained: list[str], listed: list[str], checkpoint: Path) ->
 
 def decoders_note(run: Run) -> str:
     """How many videos of the evaluation each decoder read, and how many could not be read."""
-    about, file = _saved(run)
-    read = ", ".join(f"{name} {count}" for name, count in sorted(about["decoders"].items()))
-    failed = f"; {len(about['failed'])} could not be read (see {run.predictions.name}/{file})" if about["failed"] else ""
-    return f"videos were read by: {read}{failed}"
+    found = load_predictions(run.predictions, run.experiment.eval.split)
+    read = ", ".join(f"{name} {count}" for name, count in sorted(found.decoders.items()))
+    failed = f"; {len(found.failed)} could not be read (see {run.predictions.name}/{run.experiment.eval.split}.json)"
+    return f"videos were read by: {read}" + (failed if found.failed else "")
 
 
 def zero_shot_note(run: Run) -> str:
     """How many classes of a zero-shot evaluation the checkpoint was trained on; "" for the checkpoint's own classes."""
-    about, _ = _saved(run)
+    about = json.loads((run.predictions / f"{run.experiment.eval.split}.json").read_text())
     shared = about.get("shared_classes")
     if shared is None:
         return ""
     named = f" ({', '.join(map(repr, shared[:3]))})" if shared else ""
     return f"zero-shot: {len(shared)} of the {len(about['class_names'])} classes were also training classes{named}"
-
-
-def _saved(run: Run) -> tuple[dict, str]:
-    """What the predictions of the evaluation split say of themselves, and the file's name."""
-    file = f"{run.experiment.eval.split}.json"
-    return json.loads((run.predictions / file).read_text()), file
 
 
 def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:

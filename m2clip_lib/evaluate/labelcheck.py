@@ -2,8 +2,7 @@
 
 If not, the names may be permuted, or CLIP may not recognise these classes at all. A relabelling fitted on one half of the videos and
 judged on the other half tells the two apart: it restores permuted names, but gains nothing for a CLIP that does not know the classes.
-
-The verdict is kept beside the manifest. `m2clip prepare` and notebook 02 reach one; commands that train require one.
+`m2clip prepare` and notebook 02 write the verdict beside the manifest; commands that train require it.
 """
 
 import json

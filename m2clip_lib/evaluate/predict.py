@@ -62,14 +62,14 @@ class Timeline:
 
     def top(self, count: int) -> list[Best]:
         """The best names of each window; none for a window that could not be read."""
-        return [[] if np.isnan(row).any() else best for row, best in zip(self.scores, _best(self.scores, self.names, count), strict=True)]
+        return _best(self.scores, self.names, count)
 
     def table(self, count: int) -> pd.DataFrame:
         """One row per window: start_s, end_s, then label and score (percent) of the best."""
         table, rows = pd.DataFrame({"start_s": self.starts, "end_s": self.ends}), self.top(count)
         for i in range(min(count, len(self.names))):
-            table[f"label_{i + 1}"] = [best[i][0] if best else None for best in rows]
-            table[f"score_{i + 1}"] = [100 * best[i][1] if best else np.nan for best in rows]
+            found = [best[i] if best else (None, np.nan) for best in rows]
+            table[f"label_{i + 1}"], table[f"score_{i + 1}"] = [name for name, _ in found], [100 * score for _, score in found]
         return table
 
     def as_list(self, count: int) -> list[dict]:
@@ -82,8 +82,9 @@ class Timeline:
 
 
 def _best(scores: np.ndarray, names: Sequence[str], count: int) -> list[Best]:
-    ids = top_ids(scores, count)
-    return [[(names[i], float(row[i])) for i in best] for row, best in zip(scores, ids, strict=True)]
+    """The best names of each row of scores; none for a row of NaN."""
+    rows = zip(scores, top_ids(scores, count), strict=True)
+    return [[(names[i], float(row[i])) for i in ids if np.isfinite(row[i])] for row, ids in rows]
 
 
 def _as_list(best: Best) -> list[dict]:
@@ -91,16 +92,14 @@ def _as_list(best: Best) -> list[dict]:
 
 
 def parse_labels(text: str) -> list[str]:
-    """ "a,b,c", or the path of a file with one name per line -> names; "" -> none. Raises: UserError for fewer than two."""
+    """ "a,b,c", or a file with one name per line -> names; "" -> none. Raises: UserError for fewer than two, or one twice."""
     if not text:
         return []
     file = Path(text).expanduser()
     is_file = os.path.isfile(file)  # noqa: PTH113 (Path.is_file raises when the text is too long for a file name)
     names = read_names(file) if is_file else [name.strip() for name in text.split(",") if name.strip()]
-    if len(names) < 2:
-        raise UserError(f"--labels {text!r}: needs two or more names, as a,b,c or as a file with one name per line")
-    if len(set(names)) < len(names):
-        raise UserError(f"--labels {text!r}: a name appears twice; give each name once")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(f"--labels {text!r}: needs two or more different names, as a,b,c or as a file with one name per line")
     return names
 
 

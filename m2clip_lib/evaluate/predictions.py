@@ -30,7 +30,7 @@ from m2clip_lib.models.losses import SCORE_SCALE
 from m2clip_lib.models.m2clip import VideoOutput
 from m2clip_lib.models.text import class_features
 
-EVALUATE = "evaluate first (m2clip eval, or notebook 04)"
+HOW = "(m2clip eval, or notebook 04)"
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     """Read what save_predictions wrote. Raises: UserError when the files are missing or too old."""
     side = folder / f"{name}.json"
     if not side.is_file():
-        raise UserError(f"predictions: no such file: {side}; {EVALUATE}")
+        raise UserError(f"predictions: no such file: {side}; evaluate first {HOW}")
     about = json.loads(side.read_text())
     if "protocol" not in about:
-        raise UserError(f"predictions: {side} was written by an older version; {EVALUATE}")
+        raise UserError(f"predictions: {side} was written by an older version; evaluate again {HOW}")
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
     scores, rows = (arrays["similarity"], arrays.get("classifier")), arrays["rows"].tolist()

@@ -1,6 +1,6 @@
-"""The processes of one training: which one this is, on which device, and what they tell one another.
+"""The processes that share a training or an evaluation: which one this is, on which device, and how they exchange data.
 
-Started by torchrun or `accelerate launch`, or alone. Only accelerate's PartialState is used: its Accelerator keeps the precision
+Started by torchrun, by `accelerate launch`, or alone. Only accelerate's PartialState is used: its Accelerator keeps one precision
 for the life of a Python process, and a notebook trains more than once.
 """
 
@@ -17,20 +17,20 @@ from m2clip_lib.errors import UserError
 
 
 class Processes:
-    """rank: number of this process; count: how many there are; device: the one of this process."""
+    """rank: number of this process. count: number of processes. device: of this process."""
 
     def __init__(self) -> None:
         state = PartialState(cpu=not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
         self.rank, self.count = state.process_index, state.num_processes
         if self.count != int(os.environ.get("WORLD_SIZE", 1)):
-            raise UserError(f"processes: WORLD_SIZE is {os.environ['WORLD_SIZE']}, yet this process stands alone; start with torchrun")
+            raise UserError(f"processes: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process runs alone; start it with torchrun")
         self.device = state.device if state.device.type == "cuda" else torch.device("cpu")
-        # Counts and flags travel between the hosts' memories: nobody waits for a device to learn them.
+        # Counts and flags are exchanged between the hosts' memories, so that nobody waits for a device.
         self._hosts = distributed.new_group(backend="gloo") if self.count > 1 else None
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes files and reports."""
+        """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def exchange(self, values: Sequence[int]) -> np.ndarray:
@@ -43,7 +43,7 @@ class Processes:
         return torch.stack(rows).numpy()
 
     def gather(self, value: Any) -> list[Any]:
-        """Any object of this process -> those of all, by rank."""
+        """An object of this process -> those of all, by rank."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
@@ -51,15 +51,14 @@ class Processes:
         return found
 
     def from_main(self, value: Any) -> Any:
-        """The main process' object, in all."""
-        if self.count == 1:
-            return value
+        """The main process' object, in every process."""
         box = [value]
-        distributed.broadcast_object_list(box, src=0, group=self._hosts)
+        if self.count > 1:
+            distributed.broadcast_object_list(box, src=0, group=self._hosts)
         return box[0]
 
     def gather_rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Rows (n, e) of this process -> those of all, by rank. sizes: rows of each process."""
+        """Rows (n, e) of this process -> those of all, by rank. sizes: number of rows in each process."""
         if self.count == 1:
             return own
         padded = own.new_zeros(max(sizes), own.shape[1])
@@ -69,10 +68,10 @@ class Processes:
         return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
 
     def add_up(self, parameters: Sequence[nn.Parameter], values: Tensor) -> Tensor:
-        """Sum the gradients over all processes, in place, and `values` with them in one message; returns the sum of values.
+        """Sum the gradients over all processes, in place, and `values` in the same message. Returns: the sum of values.
 
-        A frozen CLIP leaves few gradients: one message after the backward pass is simple and exact, where DistributedDataParallel would
-        average, and would want the same number of clips in every process.
+        The adapters have few gradients, so one message after the backward pass is simple and exact. DistributedDataParallel would
+        average them, and would require the same number of clips in every process.
         """
         if self.count == 1:
             return values

@@ -100,6 +100,7 @@ class Protocol:
         }
 
 
+@dataclass(eq=False)
 class TestViews(Dataset):
     """All views (temporal x spatial) of every video of a table.
 
@@ -109,38 +110,32 @@ class TestViews(Dataset):
 
     __test__ = False  # not a pytest class
 
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        reader: FrameReader,
-        protocol: Protocol,
-        side: int,
-        colours: tuple[Colours, Colours] | None = None,
-        rows: Sequence[int] | None = None,
-    ):
-        self.num_frames, self.labels = table.num_frames.tolist(), table.label.tolist()
-        self.reader, self.protocol, self.side = reader, protocol, side
-        self.colours = colours if protocol.resize == "exact" else None
-        self.rows = range(len(table)) if rows is None else rows
+    table: pd.DataFrame
+    reader: FrameReader
+    protocol: Protocol
+    side: int
+    colours: tuple[Colours, Colours] | None = None
+    rows: Sequence[int] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.table if self.rows is None else self.rows)
 
     def __getitem__(self, place: int) -> Item:
-        row, protocol = self.rows[place], self.protocol
-        views = test_indices(self.num_frames[row], protocol.frames, protocol.stride, protocol.temporal_views)
+        row, protocol = place if self.rows is None else self.rows[place], self.protocol
+        num_frames, label = (int(self.table[column].iloc[row]) for column in ("num_frames", "label"))
+        views = test_indices(num_frames, protocol.frames, protocol.stride, protocol.temporal_views)
         needed = sorted({frame for view in views for frame in view})  # views overlap: decode each frame once
+        colours = self.colours if protocol.resize == "exact" else None
         try:
-            pictures, decoder = self.reader(row, needed, None if self.colours else self.side)
+            pictures, decoder = self.reader(row, needed, None if colours else self.side)
         except VideoError as error:
-            return Item(row, self.labels[row], None, str(error))
+            return Item(row, label, None, str(error))
         frames = frames_to_clip(pictures)
-        if self.colours:
-            frames = exact_resize(frames, self.side, *self.colours)
+        if colours:
+            frames = exact_resize(frames, self.side, *colours)
         position = {frame: i for i, frame in enumerate(needed)}
         clips = [frames[[position[frame] for frame in (reversed(view) if protocol.backwards else view)]] for view in views]
-        crops = torch.cat([test_crops(clip, self.side, protocol.spatial_views) for clip in clips])
-        return Item(row, self.labels[row], crops, decoder=decoder)
+        return Item(row, label, torch.cat([test_crops(clip, self.side, protocol.spatial_views) for clip in clips]), decoder=decoder)
 
 
 def evaluation_views(

@@ -68,12 +68,9 @@ def plan_jobs(
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise UserError(f"ablation: no variant {unknown[0]!r}; choose from: {', '.join(VARIANTS)}")
-    jobs = []
-    for name in variants:
-        for seed in seeds:
-            changed = (*overrides, *VARIANTS[name], f"train.seed={seed}", "train.threads=1", "data.workers=0")
-            jobs.append(Job(experiment.name, run, name, int(seed), changed, "|".join([key, *changed])))
-    return jobs
+    same = ("train.threads=1", "data.workers=0")
+    planned = [(name, int(seed), (*overrides, *VARIANTS[name], f"train.seed={seed}", *same)) for name in variants for seed in seeds]
+    return [Job(experiment.name, run, name, seed, changed, "|".join([key, *changed])) for name, seed, changed in planned]
 
 
 def variant_table(variants: Sequence[str]) -> pd.DataFrame:
@@ -89,8 +86,6 @@ def run_jobs(jobs: Sequence[Job], processes: int, report: Callable[[str], None] 
     waiting = [job for job in jobs if not job.is_done()]
     if len(waiting) < len(jobs):
         report(f"{len(jobs) - len(waiting)} of {len(jobs)} trainings are finished already")
-    if not waiting:
-        return
     processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
     os.environ.update(ONE_THREAD)  # read when a child loads its OpenMP

@@ -1,6 +1,6 @@
-"""Relevance against the object's box: arithmetic by hand, and a model that knows nothing holds no more than the box's share.
+"""Relevance against the object's box: arithmetic by hand, and an untrained model has no more than the box's share.
 
-That a TRAINED model holds more is a claim about the demonstration: notebook 04 measures and records it (relevance_in_box).
+That a trained model has more is a claim about the demonstration: notebook 04 measures and records it (relevance_in_box).
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("trained")
 def test_mass_inside_by_hand():
     inside = np.array([[[0.5, 0.0], [0.25, 0.0]]])
     assert mass_inside(np.array([[[2.0, 1.0], [4.0, 1.0]]]), inside) == (1 + 1) / 8
-    assert mass_inside(np.ones((1, 2, 2)), inside) == inside.mean()  # an even map holds the share of the area
+    assert mass_inside(np.ones((1, 2, 2)), inside) == inside.mean()  # an even map has the boxes' share of the area
     assert np.isnan(mass_inside(np.zeros((1, 2, 2)), inside))
 
 
@@ -27,9 +27,9 @@ def experiment(trained, workspace):
     return load_experiment("tiny", [f"data.prepared={trained[0] / 'data' / 'tiny'}"])
 
 
-def test_a_model_that_knows_nothing_holds_the_share_of_the_area(experiment):
+def test_an_untrained_model_has_the_boxes_share_of_the_area(experiment):
     manifest = load_manifest(experiment)
-    backbone = open_backbone(experiment)  # random: nothing here was ever trained
+    backbone = open_backbone(experiment)  # with random weights: nothing here was ever trained
     model = build_model(experiment, backbone, manifest.class_names).eval()
     table = focus_table(focus_models(model, experiment), experiment, manifest, 1, "ensemble")
     assert list(dict.fromkeys(table.model)) == ["this run", "adapters untrained", "nothing trained"]
@@ -42,7 +42,7 @@ def test_a_model_that_knows_nothing_holds_the_share_of_the_area(experiment):
     np.testing.assert_allclose(table.ratio, table.inside / table.area)
 
 
-def test_nothing_trained_means_nothing_of_the_backbone_is_left(experiment, backbone):
+def test_an_untrained_model_keeps_no_weights_of_the_backbone(experiment, backbone):
     names = load_manifest(experiment).class_names
     fresh, again = (untrained(experiment, backbone, names) for _ in range(2))
     old, new = backbone.clip.state_dict(), fresh.clip.state_dict()

@@ -46,7 +46,7 @@ def test_every_method_gives_the_map_of_its_own_function(model, method):
 
 
 def spot(t: int = 2) -> PatchMap:
-    """Everything on row 1, column 2 of a 4 x 4 grid."""
+    """A map with all its mass on row 1, column 2 of a 4 x 4 grid."""
     values = np.zeros((t, 4, 4), np.float32)
     values[:, 1, 2] = 50
     return PatchMap(values, "a spot", "% of a frame's attention")
@@ -79,7 +79,7 @@ def test_the_picture_says_that_it_is_interpolated_and_when_frames_were_taken():
     plt.close("all")
 
 
-def test_a_film_has_a_frame_for_every_frame_beside_its_map(tmp_path):
+def test_a_film_shows_every_frame_beside_its_map(tmp_path):
     write_film(tmp_path / "film.mp4", np.zeros((5, 64, 64, 3), np.uint8), spot(5))
     info = probe(tmp_path / "film.mp4")
     assert (info.num_frames, info.width, info.height, info.codec) == (5, 512, 256, "h264")

@@ -1,4 +1,4 @@
-"""What the TED branches add: the length of the very vectors that the adapter adds."""
+"""What the TED branches add: the length of the vectors that the adapter adds."""
 
 import pytest
 import torch
@@ -53,13 +53,13 @@ def test_in_a_still_video_the_difference_branch_adds_the_same_at_every_frame(bac
 
 
 def test_blocks_whose_branch_reaches_the_result(backbone):
-    assert blocks_with_branch(make(backbone), "difference") == [1, 2]  # adapters in the last three; the last passes CLS on alone
+    assert blocks_with_branch(make(backbone), "difference") == [1, 2]  # adapters in the last three; the last passes on CLS alone
     assert blocks_with_branch(make(backbone, vision_adapter_pre_attn=True), "difference") == [1, 2, 3]
     assert blocks_with_branch(make(backbone, difference=False), "difference") == []
     assert blocks_with_branch(make(backbone, difference=False), "enhancement") == [1, 2]
 
 
-def test_a_block_without_the_branch_says_where_it_is(backbone):
+def test_a_block_without_the_branch_is_refused_with_those_that_have_it(backbone):
     model = make(backbone)
     with pytest.raises(UserError, match=r"difference: block 4 adds nothing to patches that is read later; blocks that do: \[2, 3\]"):
         branch_norms(model, VIDEO, 3, "difference")
@@ -67,7 +67,7 @@ def test_a_block_without_the_branch_says_where_it_is(backbone):
         branch_norms(model, VIDEO, 4, "difference")
 
 
-def test_looking_leaves_no_hook(backbone):
+def test_computing_norms_leaves_no_hook(backbone):
     model = make(backbone)
     branch_norms(model, VIDEO, 1, "enhancement")
     with pytest.raises(ValueError, match="px"):

@@ -1,4 +1,4 @@
-"""Attention as recorded: equal to softmax(q k) worked out by hand, bounded in memory, and without a trace in the model."""
+"""Attention as recorded: equal to softmax(q k) worked out by hand, bounded in memory, and without a trace left in the model."""
 
 import pytest
 import torch

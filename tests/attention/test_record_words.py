@@ -67,7 +67,7 @@ def test_without_a_hidden_word_there_is_nothing_to_guess(model):
     assert guess_words(model, FRAMES, "a video of moving left") == []
 
 
-def test_looking_leaves_no_hook(model):
+def test_recording_leaves_no_hook(model):
     word_attention(model, FRAMES, "a video")
     assert not model.mlm_block.ln_1._forward_hooks
 

@@ -1,4 +1,4 @@
-"""The manifest: every listed video is a row, what is written is read back, and the digest means the same data on every machine."""
+"""The manifest: one row per listed video, what is written is read back, and the same data has the same digest on every machine."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def test_strange_names_survive_writing_and_reading(tmp_path_factory, rows, class
     assert (read.class_names, read.sha256) == (class_names, written.sha256)
 
 
-def test_split_holds_the_usable_rows_alone_counted_from_zero(tmp_path):
+def test_split_holds_only_the_usable_rows_counted_from_zero(tmp_path):
     manifest = write_manifest(table_of(SMALL), ["ski", "滑雪"], tmp_path, Path("/v"), made_from="")
     assert manifest.split("train").path.tolist() == ["/v/a 1.mp4"]
     assert manifest.split("test").index.tolist() == [0]
@@ -115,7 +115,7 @@ def test_digest_does_not_depend_on_where_the_root_is(tmp_path):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("change", ["a label", "a split", "a status", "a length", "a path", "the names", "their order", "a row less"])
+@pytest.mark.parametrize("change", ["a label", "a split", "a status", "a length", "a path", "the names", "their order", "one row less"])
 def test_digest_sees(change, tmp_path):
     table, class_names = table_of(SMALL), ["ski", "滑雪"]
     before = write_manifest(table.copy(), class_names, tmp_path, Path("/v"), made_from="").sha256
@@ -134,12 +134,12 @@ def test_digest_sees(change, tmp_path):
             class_names = ["skiing", "滑雪"]
         case "their order":
             class_names = ["滑雪", "ski"]
-        case "a row less":
+        case "one row less":
             table = table.iloc[:3]
     assert write_manifest(table, class_names, tmp_path, Path("/v"), made_from="").sha256 != before
 
 
-def test_listing_digest_changes_with_new_gone_and_replaced_videos(video_folder, tmp_path):
+def test_listing_digest_changes_with_new_deleted_and_replaced_videos(video_folder, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(video_folder, root)
     first = listing_sha256(list_folder(root))

@@ -1,4 +1,4 @@
-"""From an experiment to its manifest: every layout, an unchanged dataset left alone, and messages that say what is missing."""
+"""From an experiment to its manifest: every layout, unchanged datasets left alone, and messages that say what is missing."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_synthetic_videos_are_written_once_and_listed(workspace):
     assert again.sha256 == manifest.sha256 == load_manifest(load_experiment("tiny")).sha256
 
 
-def test_number_of_synthetic_videos_that_does_not_divide_is_a_message_and_deletes_nothing(workspace):
+def test_number_of_synthetic_videos_that_does_not_divide_is_an_error_and_deletes_nothing(workspace):
     prepare("tiny")
     with pytest.raises(UserError, match="train_videos"):
         prepare("tiny", "data.train_videos=25")
@@ -62,7 +62,7 @@ def test_synthetic_videos_never_replace_files_they_did_not_write(workspace):
     assert mine.read_bytes() == b"precious"
 
 
-def test_folder_is_listed_with_a_row_for_a_broken_video(own_folder):
+def test_folder_is_listed_with_one_row_per_broken_video(own_folder):
     root, at_root = own_folder
     (root / "moving_left" / "empty.mp4").touch()
     (root / "moving_right" / "text.webm").write_text("no")
@@ -182,7 +182,7 @@ def test_missing_field_or_file_is_named(workspace, overrides, message):
         prepare("folder", *overrides)
 
 
-def test_empty_list_is_a_message(own_folder, workspace):
+def test_empty_list_is_an_error(own_folder, workspace):
     (workspace / "names.txt").write_text("a\nb\n")
     (workspace / "train.txt").write_text("")
     lists = [f"data.train_list={workspace}/train.txt", f"data.names_file={workspace}/names.txt"]
@@ -195,13 +195,13 @@ def test_dataset_without_one_readable_video_is_an_error_every_time(workspace):
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
         (root / name / "1.mp4").touch()
-    for _ in range(2):  # the second time the manifest is up to date, and still of no use
+    for _ in range(2):  # the second time the manifest is up to date and just as useless
         with pytest.raises(UserError, match=r"none of the 2 listed can be read \(most often: empty file\)"):
             prepare("folder", f"data.root={root}")
 
 
-def test_file_name_that_is_not_unicode_is_a_row_or_a_message(own_folder):
-    # copies from old disks have such names: a crash in the digest would name neither the file nor the cause
+def test_file_name_that_is_not_unicode_is_a_row_or_an_error(own_folder):
+    # copies from old disks have such names; a crash in the digest would name neither file nor cause
     root, at_root = own_folder
     strange = os.path.join(os.fsencode(root / "moving_left"), b"caf\xe9.mp4")  # noqa: PTH118 (bytes)
     shutil.copy(root / "moving_left" / "clip 0.mp4", strange)
@@ -217,7 +217,7 @@ def test_manifest_is_not_made_behind_the_users_back(workspace):
         load_manifest(load_experiment("tiny"))
 
 
-def test_manifest_lies_where_the_experiment_says(workspace):
+def test_manifest_is_where_the_experiment_says(workspace):
     experiment = load_experiment("folder", [f"data.prepared={workspace}/elsewhere"])
     manifest = prepare_data(experiment, lambda line: None)
     assert manifest.folder == workspace / "elsewhere"
@@ -254,7 +254,7 @@ def test_validation_is_held_out_where_lists_bring_none(own_folder, workspace):
     assert any("no validation videos; the last epoch" in line for line in lines)
 
 
-def test_video_of_two_lists_is_refused(own_folder, workspace):
+def test_video_in_two_lists_is_refused(own_folder, workspace):
     root, at_root = own_folder
     lines = all_lines(root)
     with pytest.raises(UserError, match="2 of 12 videos are in two splits"):
@@ -269,7 +269,7 @@ def test_mirror_of_left_and_right_is_refused_before_anything_is_opened(own_folde
     assert len(prepare("folder", own_folder[1], "data.mirror=force")[0].table) == 12
 
 
-def test_lists_prompts_and_vocabulary_stand_in_the_side_file(own_folder, workspace):
+def test_lists_prompts_and_vocabulary_are_in_the_side_file(own_folder, workspace):
     root, at_root = own_folder
     fields = list_fields(workspace, "".join(all_lines(root)))
     _, lines = prepare("folder", at_root, *fields)

@@ -1,4 +1,4 @@
-"""Calls in children that can be killed: results keep their places, and what a call does to its child harms no other."""
+"""Calls in children that can be killed: results keep their positions, and a call that ends its child affects no other."""
 
 import json
 import multiprocessing
@@ -10,7 +10,7 @@ from child_functions import crash, double, hang, large, leave, process_id, refus
 
 from m2clip_lib.data.workers import Failure, Journal, call_in_children, fingerprint
 
-LONG = 60.0  # seconds; no call here takes that long
+LONG = 60.0  # seconds; longer than any call here
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def no_child_is_left():
 
 
 @pytest.mark.parametrize(("jobs", "processes"), [(7, 2), (1, 3), (0, 2)])
-def test_every_job_has_its_result_in_its_place(jobs, processes):
+def test_every_job_has_its_result_in_its_position(jobs, processes):
     results = list(call_in_children(double, range(jobs), processes, LONG))
     assert sorted(results) == [(place, 2 * place) for place in range(jobs)]
 
@@ -43,12 +43,12 @@ def test_exception_of_a_function_is_raised_here():
         list(call_in_children(refuse, range(6), 1, LONG))
 
 
-def test_result_larger_than_a_pipe_holds_comes_whole():
+def test_result_larger_than_a_pipe_buffer_arrives_complete():
     assert dict(call_in_children(large, [3_000_000], 1, LONG))[0] == bytes(3_000_000)
 
 
 @pytest.mark.parametrize(("function", "job"), [(spin, "spin"), (hang, "hang")])
-def test_call_that_does_not_end_is_killed_at_its_limit_and_the_others_go_on(function, job):
+def test_call_that_does_not_end_is_killed_at_its_limit_and_the_others_continue(function, job):
     results = dict(call_in_children(function, ["a", job, "b", "c"], 1, 0.3))
     assert results == {0: "a", 1: Failure("took more than 0.3 s"), 2: "b", 3: "c"}
 
@@ -112,7 +112,7 @@ def file(tmp_path):
     return file
 
 
-def test_rows_are_known_again(file):
+def test_rows_are_read_back(file):
     assert Journal(file, FIELDS).known == ROWS
 
 
@@ -122,7 +122,7 @@ def test_rows_are_on_disk_before_the_work_ends(tmp_path):
         assert len(Journal(tmp_path / "scan.jsonl", FIELDS).known) == 1
 
 
-def test_line_cut_off_anywhere_is_forgotten_and_harms_no_other(file):
+def test_line_cut_off_anywhere_is_ignored_and_affects_no_other(file):
     data = file.read_bytes()
     first, second = list(ROWS.items())
     end = data.index(b"\n", 1)
@@ -137,12 +137,12 @@ def test_line_cut_off_anywhere_is_forgotten_and_harms_no_other(file):
 @pytest.mark.parametrize(
     "line", ["\0\0\0", "12", "[]", "null", '"text"', "{}", '{"path": "/a.mp4"}', '{"path": "/a.mp4", "file": "1 1", "row": 5}']
 )
-def test_lines_of_another_kind_do_not_count(file, line):
+def test_lines_of_another_kind_are_ignored(file, line):
     file.write_text(f"{line}\n{file.read_text(encoding='utf-8')}{line}\n", encoding="utf-8")
     assert Journal(file, FIELDS).known == ROWS
 
 
-def test_rows_with_other_fields_do_not_count(file):
+def test_rows_with_other_fields_are_ignored(file):
     # written by an older version of the workbook
     entry = {"path": "/old.mp4", "file": "1 1", "row": {"frames": 3}}
     file.write_text(file.read_text(encoding="utf-8") + json.dumps(entry) + "\n", encoding="utf-8")

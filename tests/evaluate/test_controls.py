@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The probe is 900 tiny steps: more threads wait for one another longer than they compute."""
+    """The probe takes 900 tiny steps: several threads would wait longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

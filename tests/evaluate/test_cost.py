@@ -14,24 +14,24 @@ from m2clip_lib.experiment import first_of_each_class
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 
-def test_published_multiply_adds_of_a_view_become_operations_of_a_video():
+def test_published_multiply_adds_per_view_become_operations_per_video():
     table = published_costs("Kinetics-400").set_index(["model", "frames", "views"])
     assert table.loc[("M2-CLIP B/16", 8, 12), "gflops"].item() == 2 * 214 * 12  # printed as "4x3" views
     assert table.loc[("AIM B/16", 8, 3), "gflops"].item() == 2 * 202 * 3
     assert table.loc[("Vita-CLIP B/16", 8, 1), "top1"].item() == 80.5
 
 
-def test_what_a_source_does_not_say_stays_unknown():
+def test_what_a_source_does_not_give_stays_unknown():
     table = published_costs("Kinetics-400")
     assert pd.isna(table.loc[table.model == "BIKE B/16", "gflops"].item())
     assert pd.isna(table.loc[table.model.str.startswith("MSTA"), "views"].item())
 
 
-def test_a_number_that_is_no_baseline_is_not_one():
+def test_a_row_marked_as_no_baseline_is_left_out():
     assert not published_costs("Kinetics-400").model.str.contains("Replicate").any()
 
 
-def test_a_dataset_that_nobody_reports_has_no_rows():
+def test_a_dataset_without_published_results_has_no_rows():
     assert published_costs("").empty
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to tables: the same numbers as the workbook's, and honest about videos that cannot be read."""
+"""From a checkpoint to tables: the same numbers as the workbook's, and videos that cannot be read are counted."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_confusion_table_counts_every_video_once(scoring):
     _, _, results = scoring
     counts = pd.read_csv(results / "tables" / "confusion.csv").drop(columns="true_class")
     assert counts.to_numpy().sum() == 12
-    assert (counts.sum(axis=1) == 1).all()  # one test video a class
+    assert (counts.sum(axis=1) == 1).all()  # one test video per class
 
 
 def test_a_video_that_broke_since_prepare_is_counted_in_the_table(scoring, tmp_path):

@@ -1,4 +1,4 @@
-"""The label check on made-up scores: a permuted list is found, a right one is not."""
+"""The label check on made-up scores: a permuted list is found, a correct one is not."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ TRUTH = np.repeat(np.arange(CLASSES), EACH)
 
 
 def zero_shot(guesses: np.ndarray, labels: np.ndarray) -> Predictions:
-    """Predictions of a CLIP that guesses so."""
+    """Predictions of a CLIP with these guesses."""
     scores = np.full((len(guesses), CLASSES), 0.01)
     scores[np.arange(len(guesses)), guesses] = 0.9
     return Predictions(scores, None, labels, list(range(len(labels))), [f"class {i}" for i in range(CLASSES)])
@@ -29,7 +29,7 @@ def guesses_with(share: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.75, 0.5])
-def test_a_right_list_is_not_suspicious(share):
+def test_a_correct_list_is_not_suspicious(share):
     check = check_labels(zero_shot(guesses_with(share), TRUTH))
     assert check.observed == 100 * share
     assert not check.suspicious
@@ -45,7 +45,7 @@ def test_a_permuted_list_is_found(seed):
     check = check_labels(zero_shot(guesses_with(1.0), permuted[TRUTH]))
     assert check.observed == 0.0
     assert check.suspicious
-    assert check.p_value == 1.0  # every relabelling does at least as well as nothing
+    assert check.p_value == 1.0  # every relabelling does at least as well as 0 %
 
 
 def test_a_clip_without_words_for_the_classes_is_suspicious():
@@ -145,7 +145,7 @@ def test_two_classes_that_are_swapped_are_found():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_classes_that_clip_takes_for_one_another_are_not_called_permuted(seed):
+def test_classes_that_clip_confuses_are_not_called_permuted(seed):
     """Pairs such as "eating burger" and "eating hotdog": half of each is given the other's name."""
     truth, rng = np.repeat(np.arange(CLASSES), 40), np.random.default_rng(seed)
     guesses = np.where(rng.uniform(size=len(truth)) < 0.5, truth, truth ^ 1)
@@ -169,7 +169,7 @@ def test_clip_that_knows_two_words_for_everything_is_not_called_a_permuted_list(
     assert not check.permuted
 
 
-def test_one_video_a_class_leaves_nothing_to_judge_by():
+def test_one_video_per_class_leaves_nothing_to_judge_by():
     check = check_labels(zero_shot(np.arange(CLASSES), np.roll(np.arange(CLASSES), 1)))
     assert check.relabelling.videos == 0
     assert not check.permuted

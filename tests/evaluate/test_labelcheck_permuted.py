@@ -1,4 +1,4 @@
-"""A list permuted against its names, as the seed project's, from end to end: caught by paths in prepare, by frozen CLIP in notebook 02."""
+"""A list permuted against its names, end to end: caught by the paths in prepare, or by frozen CLIP in prepare, train and notebook 02."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ def test_prepare_of_a_permuted_list_ends_with_counts_and_three_examples(workspac
 
 @torch.inference_mode()
 def names_that_fit(backbone, pictures: np.ndarray) -> list[str]:
-    """One word a picture, such that this CLIP (it has random weights) answers each picture with its word."""
+    """One word per picture, chosen so that this CLIP (with random weights) answers each picture with its word."""
     clip, words = backbone.clip, [f"{a}{b}" for a, b in itertools.product("bcdfghklmnprst", "aeiou")]
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(x)[:, None, None] for x in (backbone.mean, backbone.std))
@@ -59,8 +59,8 @@ def names_that_fit(backbone, pictures: np.ndarray) -> list[str]:
     return [words[i] for i in best]
 
 
-def test_training_and_notebook_02_stop_at_permuted_names_and_go_on_only_when_told_in_red(workspace, backbone, capsys):
-    """Flat files that CLIP can tell apart: no path says anything. Two kernels, about 30 s."""
+def test_training_and_notebook_02_stop_at_permuted_names_until_they_are_accepted(workspace, backbone, capsys):
+    """Files in one folder, which CLIP can tell apart: no path names a class. Starts two kernels, about 30 s."""
     pictures = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in COLOURS.values()])
     words = names_that_fit(backbone, pictures)
     root, lines = workspace / "flat", []
@@ -76,7 +76,7 @@ def test_training_and_notebook_02_stop_at_permuted_names_and_go_on_only_when_tol
     fields |= {name: workspace / f"{name}.txt" for name in lists}
     overrides = [word for name, value in fields.items() for word in ("-o", f"data.{name}={value}")]
     status, out, _ = call(capsys, "prepare", "folder", *overrides)
-    assert status == 0  # the manifest is whole; what it says of the labels is a warning
+    assert status == 0  # the manifest is written; permuted labels are only a warning
     assert "WARNING: labels: the class names are permuted" in out
 
     status, _, err = call(capsys, "train", "folder", *overrides)  # without notebook 02
@@ -100,15 +100,15 @@ def test_training_and_notebook_02_stop_at_permuted_names_and_go_on_only_when_tol
     assert status == 0
     assert "WARNING: ACCEPTED ALTHOUGH" in out
 
-    (workspace / "names.txt").write_text("\n".join(words))  # mended: what was made from the old one is not used
-    status, _, err = call(capsys, "train", "folder", "--run", "mended", *overrides)
+    (workspace / "names.txt").write_text("\n".join(words))  # corrected: the manifest made from the old file is not used
+    status, _, err = call(capsys, "train", "folder", "--run", "corrected", *overrides)
     assert status == 2
     assert "names.txt has changed since the manifest was made; make it again with: m2clip prepare folder" in err
     status, out, _ = call(capsys, "prepare", "folder", *overrides)
     assert status == 0
     assert "comparing the names with frozen CLIP on" in out
     assert "no other order of the names is clearly better" in out
-    status, out, _ = call(capsys, "train", "folder", "--run", "mended", *overrides)
+    status, out, _ = call(capsys, "train", "folder", "--run", "corrected", *overrides)
     assert status == 0
     assert "comparing" not in out  # prepare has written the verdict
     assert "ACCEPTED" not in out

@@ -1,4 +1,4 @@
-"""Figures of merit against arithmetic done by hand."""
+"""Measures of accuracy against arithmetic done by hand."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_top1_and_top2_are_shares_in_percent():
     assert topk_accuracy(SCORES, np.array([2, 0, 0, 2]), 2) == 0.0
 
 
-def test_accuracy_of_no_video_is_not_a_number():
+def test_accuracy_without_videos_is_nan():
     assert np.isnan(topk_accuracy(np.zeros((0, 3)), np.zeros(0, int), 1))
 
 
@@ -75,8 +75,8 @@ def test_per_class_table_by_hand():
     table = per_class_table(SCORES, LABELS, ["left", "right", "up"]).set_index("class_name")
     assert table.videos.tolist() == [1, 2, 1]
     assert table.top1.tolist() == [100.0, 50.0, 0.0]  # of its own videos
-    assert table.precision[:2].tolist() == [50.0, 50.0]  # of those called so: 1 of 2 and 1 of 2
-    assert np.isnan(table.precision["up"])  # nothing was called so
+    assert table.precision[:2].tolist() == [50.0, 50.0]  # of the videos given this class: 1 of 2 and 1 of 2
+    assert np.isnan(table.precision["up"])  # no video was given this class
     assert table.most_often_taken_for.tolist() == ["", "left", "right"]
 
 

@@ -1,4 +1,4 @@
-"""What is happening in a video, by the command's own function."""
+"""Predictions for video files, by the function behind the command."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_prediction_of_a_test_video_agrees_with_the_evaluation(trained, checkpoi
         np.testing.assert_allclose([found[name] for name in saved.class_names], scores, atol=1e-5)
 
 
-def test_a_bad_video_is_named_and_the_others_are_predicted(checkpoint, videos, tmp_path):
+def test_an_unreadable_video_gives_the_reason_and_the_others_are_predicted(checkpoint, videos, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"this is not a video")
     found = predict_videos([broken, videos[0], tmp_path / "gone.mp4", videos[1]], checkpoint)
@@ -61,7 +61,7 @@ def test_a_bad_video_is_named_and_the_others_are_predicted(checkpoint, videos, t
     assert found[3].path == str(videos[1])
 
 
-def test_only_bad_videos_are_still_answered(checkpoint, tmp_path):
+def test_unreadable_videos_alone_give_their_reasons(checkpoint, tmp_path):
     assert [video.error for video in predict_videos([tmp_path / "a.mp4", tmp_path / "b.mp4"], checkpoint)] == ["missing", "missing"]
 
 
@@ -93,6 +93,6 @@ def test_labels_are_a_list_or_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["run", ",", "run,run"])
-def test_labels_that_cannot_be_told_apart_are_refused(text):
+def test_fewer_than_two_different_labels_are_refused(text):
     with pytest.raises(UserError, match="--labels"):
         parse_labels(text)

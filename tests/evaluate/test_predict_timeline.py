@@ -1,4 +1,4 @@
-"""A long video in sliding windows: where they lie, what is read, and that the parts are what the whole would say of them."""
+"""A long video in sliding windows: their places, the frames that are read, and scores equal to those of separate videos."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ def long_video(tmp_path_factory):
     return folder
 
 
-def test_a_window_is_scored_as_a_video_of_its_own(model, trained, long_video):
+def test_a_window_is_scored_like_a_separate_video(model, trained, long_video):
     found = video_timeline(long_video / "both.mp4", *model, window_s=2, every_s=2)
     assert found.starts.tolist() == [0, 2]
     assert found.ends.tolist() == [2, 4]
@@ -67,7 +67,7 @@ def test_other_labels_are_scored_by_similarity(model, long_video):
 
 def test_a_stride_sets_the_length_of_a_window(model, long_video):
     found = video_timeline(long_video / "both.mp4", model[0], Protocol("", 4, 4))
-    assert found.ends[0] == (3 * 4 + 1) / 8  # 4 frames, 4 apart, at 8 frames a second
+    assert found.ends[0] == (3 * 4 + 1) / 8  # 4 frames, 4 apart, at 8 frames per second
 
 
 def timeline() -> Timeline:
@@ -75,7 +75,7 @@ def timeline() -> Timeline:
     return Timeline("a.mp4", np.array([0.0, 1.0]), np.array([2.0, 3.0]), scores, ["walk", "run"], "ensemble", [(1, "frame 9 is gone")])
 
 
-def test_a_window_that_cannot_be_read_is_named_and_empty():
+def test_a_window_that_cannot_be_read_is_empty_and_gives_the_reason():
     assert timeline().top(1) == [[("walk", 0.75)], []]
     first, second = timeline().as_list(1)
     assert first == {"start_s": 0.0, "end_s": 2.0, "top": [{"label": "walk", "score": 0.75}], "error": ""}
@@ -87,7 +87,7 @@ def test_a_window_that_cannot_be_read_is_named_and_empty():
     assert table.label_1.isna().tolist() == [False, True]
 
 
-def test_what_cannot_be_a_timeline_says_why(model, long_video, tmp_path):
+def test_a_video_that_cannot_be_read_gives_the_reason(model, long_video, tmp_path):
     with pytest.raises(UserError, match=r"gone.mp4: missing"):
         video_timeline(tmp_path / "gone.mp4", *model)
 

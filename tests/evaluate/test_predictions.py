@@ -49,7 +49,7 @@ def model(backbone):
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """Of one row."""
+    """Softmax of one row."""
     e = np.exp(x - x.max())
     return e / e.sum()
 
@@ -99,7 +99,7 @@ def test_prediction_switches_dropout_off(model):
     assert not model.training
 
 
-def test_a_failed_video_is_named_and_nothing_takes_its_place(model):
+def test_an_unreadable_video_is_listed_and_no_substitute_is_scored(model):
     whole, found = predict(model, views(), 2, 0, CPU), predict(model, views(noise_but_row_1), 2, 0, CPU)
     assert found.failed == [(1, "broken on purpose")]
     assert found.rows == [0, 2]
@@ -125,7 +125,7 @@ def test_another_label_set_is_scored_by_similarity_alone(model):
     np.testing.assert_allclose(found.similarity[0], scores_by_hand(model, 0, names)[0], atol=2e-5)
 
 
-def test_predictions_come_back_from_files_as_they_were(model, tmp_path):
+def test_saved_predictions_are_loaded_unchanged(model, tmp_path):
     saved = predict(model, views(noise_but_row_1), 2, 0, CPU)
     save_predictions(saved, manifest(tmp_path), tmp_path, "test", checkpoint="best")
     loaded = load_predictions(tmp_path, "test")
@@ -138,7 +138,7 @@ def test_predictions_come_back_from_files_as_they_were(model, tmp_path):
     assert loaded.protocol == saved.protocol == views().protocol.with_texts_of(model.config)
 
 
-def test_saved_table_has_a_row_a_video_with_its_best_classes(tmp_path):
+def test_saved_table_has_one_row_per_video_with_its_best_classes(tmp_path):
     scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], np.float32)
     predictions = Predictions(scores, scores[:, ::-1].copy(), np.array([2, 1]), [0, 2], list(NAMES), protocol=PROTOCOL)
     save_predictions(predictions, manifest(tmp_path), tmp_path, "test")
@@ -151,7 +151,7 @@ def test_saved_table_has_a_row_a_video_with_its_best_classes(tmp_path):
     assert list(rows.ensemble_top5_scores[1]) == pytest.approx([0.4, 0.4, 0.2])
 
 
-def test_similarity_alone_comes_back_without_a_classifier(tmp_path):
+def test_similarity_alone_is_loaded_without_a_classifier(tmp_path):
     scores = np.full((3, 3), 1 / 3, np.float32)
     save_predictions(
         Predictions(scores, None, np.array([2, 0, 1]), [0, 1, 2], list(NAMES), protocol=PROTOCOL), manifest(tmp_path), tmp_path, "zero_shot"
@@ -159,6 +159,6 @@ def test_similarity_alone_comes_back_without_a_classifier(tmp_path):
     assert load_predictions(tmp_path, "zero_shot").readouts == ("similarity",)
 
 
-def test_missing_predictions_say_what_makes_them(tmp_path):
+def test_missing_predictions_name_the_command_that_makes_them(tmp_path):
     with pytest.raises(UserError, match=r"no such file: .*test.json; evaluate first \(m2clip eval"):
         load_predictions(tmp_path, "test")

@@ -24,7 +24,7 @@ from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.train.loop import train
 
 pytestmark = pytest.mark.xdist_group("train")
-# 4 updates an epoch, 20 in all. At the demonstration's rate of 1e-2 AdamW blows the rounding of its smallest gradients up to 1e-4.
+# 4 updates per epoch, 20 in all. At the demonstration's rate of 1e-2 AdamW amplifies the rounding of its smallest gradients to 1e-4.
 ONE = ("train.epochs=5", "train.batch_size=6", "train.lr=1e-3", "train.gather_negatives=true", "model.dropout=0.0")
 
 
@@ -76,7 +76,7 @@ def options(*overrides: str) -> list[str]:
 
 
 def test_two_processes_give_the_weights_of_one_after_twenty_updates(alone):
-    """The same clips an update, negatives gathered, masked words counted over both, dropout 0; each process imports torch."""
+    """The same clips per update, negatives gathered, masked words counted over both, dropout 0; each process imports torch."""
     halves = [*ONE, "train.batch_size=3", "train.lr=5e-4"]
     command = ["--nproc-per-node", "2", "--master-port", free_port(), "--", "train.py", "tiny", "--run", "two", *options(*halves)]
     printed = launch("torch.distributed.run", *command)
@@ -87,7 +87,7 @@ def test_two_processes_give_the_weights_of_one_after_twenty_updates(alone):
 
 
 def test_three_processes_share_uneven_batches(prepared):
-    """Of 24 videos in updates of 3 x 3 the last takes 6: two clips a process; 12 validation videos, each once."""
+    """Of 24 videos in updates of 3 x 3 the last takes 6: two clips per process; 12 validation videos, each once."""
     command = ["--nproc-per-node", "3", "--master-port", free_port(), "--", "train.py", "tiny", "--run", "three"]
     settings = [*ONE, "train.epochs=1", "eval.batch_size=2"]
     launch("torch.distributed.run", *command, *options(*settings, "train.batch_size=3"))
@@ -115,13 +115,13 @@ def test_accumulated_steps_without_gathering_differ_in_the_contrastive_term_alon
     assert parts.contrastive < 0.9 * whole.contrastive  # fewer negatives to tell apart
 
 
-def test_a_lone_process_that_was_told_of_others_is_refused(monkeypatch):
+def test_a_lone_process_with_a_larger_world_size_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE is 2, yet this process stands alone"):
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but this process runs alone"):
         Processes()
 
 
-# --- who gets which rows ---
+# --- the rows of each process ---
 
 counts = st.integers(1, 5)
 
@@ -158,7 +158,7 @@ def test_an_update_is_the_same_clips_however_it_is_divided(rows, batch_size, acc
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("videos", [1, 4, 7, 12])
 def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, videos):
-    """The processes take turns here; what they tell one another is handed on by hand."""
+    """The processes take turns here; what they exchange is collected in a list."""
     from m2clip_lib.data.manifest import Manifest
     from m2clip_lib.evaluate.predictions import predict
     from m2clip_lib.experiment import build_model, open_backbone
@@ -172,17 +172,17 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
     views = evaluation_views(experiment, few, backbone, Protocol.of_experiment(experiment, split="val"))
     device = torch.device("cpu")
     expected = predict(model, views, 2, 0, device)
-    told: list = []
+    shared: list = []
 
     class Turn:
-        """One of `count` processes; gives what those before it have said."""
+        """One of `count` processes; gather returns what those before it have given."""
 
         def __init__(self, rank: int):
             self.rank, self.count = rank, count
 
         def gather(self, value):
-            told.append(value)
-            return told
+            shared.append(value)
+            return shared
 
     for rank in range(count):
         try:

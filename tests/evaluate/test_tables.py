@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from m2clip_lib.config import DataSection, EvalSection, Experiment
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.evaluate.predictions import Predictions, save_predictions
@@ -22,7 +21,7 @@ PROTOCOL = Protocol("test", 8, 1, 2, 3)
 
 
 def sure(classes: list[int], number: int = 12) -> np.ndarray:
-    """Scores of a model that gives 0.9 to one class a video, the rest shared."""
+    """Scores of a model that gives 0.9 to one class per video, the rest shared."""
     scores = np.full((len(classes), number), 0.1 / (number - 1), np.float32)
     scores[np.arange(len(classes)), classes] = 0.9
     return scores
@@ -70,28 +69,8 @@ def test_backwards_table_counts_true_and_opposite_classes():
     assert table.videos.tolist() == [4, 4]
 
 
-def experiment(**data) -> Experiment:
-    return Experiment(name="mine", data=DataSection(**data), eval=EvalSection(spatial_views=3, temporal_views=2))
-
-
 def manifest(tmp_path) -> Manifest:
     return Manifest(TABLE, list(CLASS_NAMES), tmp_path, "0123456789abcdef")
-
-
-def test_protocol_columns_say_how_the_number_was_made():
-    assert Protocol.of_experiment(experiment(num_frames=16, stride=4, prompt="Someone {}")).columns("0123456789abcdef") == {
-        "split": "test",
-        "views": "3x2",
-        "frames": 16,
-        "stride": 4,
-        "prompt": "Someone {}",
-        "list_sha256": "0123456789ab",
-    }
-
-
-def test_protocol_names_the_views_that_were_used():
-    # A clip spread over the whole video has one temporal view, whatever the setting says (sampling.test_indices).
-    assert Protocol.of_experiment(experiment(stride=0)).columns("")["views"] == "3x1"
 
 
 @pytest.fixture
@@ -124,7 +103,7 @@ def test_best_rows_take_the_ensemble_where_there_is_one(headline):
     assert best.top1.tolist() == [25.0, 50.0, 75.0]
 
 
-def test_finding_is_one_sentence_with_the_numbers_of_the_table(headline):
+def test_finding_states_the_numbers_of_the_table(headline):
     text = headline_finding(headline)
     own = best_rows(headline).iloc[-1]
     assert text.startswith("M2-CLIP names 75.0 % of 4 held-out videos (test split) correctly")

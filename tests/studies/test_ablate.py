@@ -1,4 +1,4 @@
-"""Ablations: one named change a variant, the same seeds, nothing trained twice."""
+"""Ablations: one named change per variant, the same seeds, nothing trained twice."""
 
 import json
 import shutil
@@ -31,8 +31,10 @@ def test_every_variant_is_trained_with_every_seed(workspace):
     assert len({job.key for job in jobs}) == 4
 
 
-def test_an_unknown_variant_is_refused_with_those_there_are(workspace):
-    with pytest.raises(UserError, match="no variant 'diference only'; choose from: static adapter, enhancement only, difference only, full"):
+def test_an_unknown_variant_is_refused_with_the_known_ones(workspace):
+    with pytest.raises(
+        UserError, match="no variant 'diference only'; choose from: static adapter, enhancement only, difference only, full"
+    ):
         plan(variants=["full", "diference only"])
 
 
@@ -51,7 +53,7 @@ def test_variant_table_says_what_changes(workspace):
     assert table.change["full"] == "none"
 
 
-def test_a_job_is_done_only_with_its_own_key(workspace):
+def test_a_job_is_done_only_with_the_same_key(workspace):
     (job,) = plan(key="now")
     assert not job.is_done()
     job.folder.mkdir(parents=True)
@@ -114,7 +116,7 @@ def test_a_failing_job_is_named_with_its_log(workspace):
     assert not job.is_done()
 
 
-def test_job_table_has_a_row_a_training_and_readout(trained):
+def test_job_table_has_one_row_per_job_and_readout(trained):
     table = job_table(planned_as_trained(trained))
     assert len(table) == 4 * 2 * 3
     assert set(table.columns) >= {
@@ -140,7 +142,7 @@ def test_job_table_without_backwards_has_no_such_columns(trained, workspace):
     assert "backwards_true" not in job_table([job])
 
 
-def test_summary_is_mean_least_and_most_over_seeds():
+def test_summary_is_mean_minimum_and_maximum_over_seeds():
     rows = [
         ("static adapter", 0, 10.0, 50.0),
         ("static adapter", 1, 20.0, 52.0),
@@ -150,7 +152,7 @@ def test_summary_is_mean_least_and_most_over_seeds():
     ]
     table = pd.DataFrame(rows, columns=["variant", "seed", "top1", "direction"]).assign(readout="ensemble", trainable=7, videos=12)
     summary = summary_table(table).set_index("variant")
-    assert summary.index.tolist() == ["static adapter", "full"]  # the order they were asked for
+    assert summary.index.tolist() == ["static adapter", "full"]  # in the order given
     assert summary.seeds.tolist() == [2, 3]
     assert summary.loc["static adapter", ["top1", "top1_min", "top1_max"]].tolist() == [15.0, 10.0, 20.0]
     np.testing.assert_allclose(summary.loc["full", ["top1", "direction", "direction_min"]].astype(float), [71.0, 95.0, 90.0])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +41,7 @@ class CachedReader:
 
 
 def cached_reader(
-    table: pd.DataFrame,
-    folder: Path,
-    short_side: int,
-    decoder: str,
-    processes: int,
-    limit_s: float = LIMIT_S,
-    report: Callable[[str], None] = print,
+    table: pd.DataFrame, folder: Path, short_side: int, decoder: str, processes: int, limit_s: float = LIMIT_S
 ) -> CachedReader:
     """Open the cache of these rows, filling it first if necessary.
 
@@ -75,7 +69,7 @@ def cached_reader(
 
     if not finished():
         check_space(folder, total, "data.cache_frames")
-        with alone(folder / ".lock", "data.cache_frames", report):
+        with alone(folder / ".lock", "data.cache_frames", print):
             if not finished():  # by another process in the meantime
                 videos = zip(table.path, shapes, table.decord, table.num_frames, strict=True)
                 errors = _fill(file, [(decoder, *video) for video in videos], processes, limit_s)

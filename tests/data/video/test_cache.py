@@ -1,4 +1,4 @@
-"""The frame cache gives what direct decoding gives, for every row, and is made again when a video changes."""
+"""The frame cache returns what direct decoding returns, for every row, and is rebuilt when a video changes."""
 
 import pickle
 import shutil
@@ -60,15 +60,15 @@ def test_video_that_cannot_be_decoded_keeps_its_reason_and_its_neighbours(reader
     assert reader(5, [4], SIDE)[0].any()
 
 
-def test_other_size_than_the_cached_one_is_refused(reader):
+def test_size_other_than_the_cached_one_is_refused(reader):
     with pytest.raises(ValueError, match="short side 48, not 64"):
         reader(0, [0], 64)
 
 
-def test_cache_is_opened_by_worker_processes_themselves(reader):
+def test_worker_processes_open_the_cache_themselves(reader):
     frames, _ = reader(1, [3], SIDE)
     sent = pickle.dumps(reader)
-    assert len(sent) < 5000  # the place of the frames travels, not the frames
+    assert len(sent) < 5000  # the path of the frames is sent, not the frames
     np.testing.assert_array_equal(pickle.loads(sent)(1, [3], SIDE)[0], frames)
 
 
@@ -79,7 +79,7 @@ def test_frames_of_the_cache_can_be_changed_without_changing_the_cache(reader):
     np.testing.assert_array_equal(reader(0, [0], SIDE)[0], before)
 
 
-def test_cache_is_made_once_and_again_when_a_video_or_the_size_changes(tmp_path):
+def test_cache_is_built_once_and_again_when_a_video_or_the_size_changes(tmp_path):
     """Starts a decoding process three times: about 7 s."""
     for name in ("a", "b"):
         write_video(tmp_path / "v" / name / "1.mp4", draw_video(0, np.random.default_rng(0), 4, 64))

@@ -60,7 +60,7 @@ def test_probe_counts_frames_and_names_size_rate_and_codec(folder, name, codec, 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize(("name", "codec", "codec_name"), KINDS)
-def test_every_frame_that_is_asked_for_is_the_frame_that_comes(folder, name, codec, codec_name, decoder):
+def test_every_requested_frame_is_the_one_returned(folder, name, codec, codec_name, decoder):
     for wanted in CHOICES:
         frames, _ = read_frames(folder / name, wanted, decoder=decoder)
         assert frames.dtype == np.uint8
@@ -70,7 +70,7 @@ def test_every_frame_that_is_asked_for_is_the_frame_that_comes(folder, name, cod
 
 @needs_decord
 @pytest.mark.parametrize(("name", "codec", "codec_name"), KINDS)
-def test_decord_gives_the_right_frames_or_an_error_never_others(folder, name, codec, codec_name):
+def test_decord_returns_the_right_frames_or_an_error_never_others(folder, name, codec, codec_name):
     for wanted in CHOICES:
         try:
             frames, used = read_frames(folder / name, wanted, decoder="decord")
@@ -131,7 +131,7 @@ def test_short_side_is_fitted_and_the_aspect_kept(size, side, fitted):
 
 
 @pytest.mark.parametrize("width", [24, 48, 72])
-def test_widths_at_which_decord_fails_are_read_all_the_same(folder, width):
+def test_widths_at_which_decord_fails_are_read_nevertheless(folder, width):
     frames, _ = read_frames(folder / "a.mp4", [3, 9], (width, 32))
     assert frames.shape == (2, 32, width, 3)
     assert numbers(frames) == [3, 9]
@@ -150,7 +150,7 @@ def broken_file(kind: str, folder, tmp_path):
         case "text":
             path.write_text("this is not a video\n" * 100)
         case "truncated":
-            path.write_bytes(whole[: len(whole) // 2])  # the index stands at the end of an MP4: nothing can be opened
+            path.write_bytes(whole[: len(whole) // 2])  # an MP4's index is at its end: nothing can be opened
         case "random bytes":
             path.write_bytes(np.random.default_rng(0).bytes(5000))
         case "directory":
@@ -246,7 +246,7 @@ def test_extension_and_name_do_not_matter(folder, tmp_path):
 
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
-def test_odd_sizes_are_scaled_to_what_is_asked(tmp_path, decoder):
+def test_odd_sizes_are_scaled_to_the_requested_size(tmp_path, decoder):
     with av.open(str(tmp_path / "odd.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=5)
         stream.width, stream.height, stream.pix_fmt = 53, 37, "yuv444p"

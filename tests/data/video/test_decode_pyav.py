@@ -1,4 +1,4 @@
-"""Seeking gives the frames that decoding from the start gives, to the bit, for any structure of the file, and is really taken."""
+"""Seeking returns the same frames as decoding from the start, bit for bit, for any file structure, and is actually used."""
 
 import tempfile
 from pathlib import Path
@@ -44,7 +44,7 @@ gaps = st.lists(st.integers(1, 400), min_size=COUNT, max_size=COUNT)  # ms betwe
 
 @settings(max_examples=25)
 @given(options=structures(), suffix=st.sampled_from(CONTAINERS), gaps=st.none() | gaps, chosen=st.lists(choices, min_size=4, max_size=4))
-def test_seeking_gives_what_decoding_from_the_start_gives(options, suffix, gaps, chosen):
+def test_seeking_equals_decoding_from_the_start(options, suffix, gaps, chosen):
     """25 files of 40 frames with four choices each: about 8 s."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"video{suffix}"
@@ -70,7 +70,7 @@ def test_seeking_gives_what_decoding_from_the_start_gives(options, suffix, gaps,
     ],
     ids=["close keyframes", "pyramid", "open GOP"],
 )
-def test_usual_files_are_seeked_in(tmp_path, suffix, options):
+def test_ordinary_files_are_seeked_in(tmp_path, suffix, options):
     path = tmp_path / f"a{suffix}"
     encode(path, PICTURES, options=options | {"threads": "1"})
     for indices in (range(COUNT), [COUNT - 1], [3, 3, 17, 30], [0, 38]):
@@ -80,7 +80,7 @@ def test_usual_files_are_seeked_in(tmp_path, suffix, options):
 
 
 @pytest.mark.parametrize("params", ["keyint=8", "keyint=4", "keyint=12:bframes=2", "keyint=8:scenecut=40"])
-def test_keyframes_that_hold_a_part_of_the_picture_are_no_places_to_begin(tmp_path, params):
+def test_decoding_does_not_start_at_keyframes_that_hold_part_of_the_picture(tmp_path, params):
     path = tmp_path / "refresh.mp4"
     options = {"preset": "ultrafast", "threads": "1", "x264-params": f"intra-refresh=1:min-keyint=1:bframes=0:{params}"}
     encode(path, PICTURES, options=options)

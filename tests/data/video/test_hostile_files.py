@@ -1,4 +1,4 @@
-"""A dataset of files that are odd or broken in every usual way: each gets the right status, and the rest is trained on and evaluated."""
+"""A dataset of files that are odd or broken in every common way: each gets the right status; the rest is used to train and evaluate."""
 
 import gc
 import json
@@ -70,7 +70,7 @@ def test_every_file_gets_its_status_and_its_number_of_frames(table):
 
 @pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize("name", OK)
-def test_every_frame_that_was_counted_is_the_right_one_alone_and_in_a_row(table, name, decoder):
+def test_every_counted_frame_is_the_right_one_alone_and_in_a_row(table, name, decoder):
     shown = CORPUS[name][1]
     reader = VideoReader(table.loc[[name]], decoder)
     assert numbers(reader(0, ALL[: len(shown)], None)[0]) == shown
@@ -92,7 +92,7 @@ def test_sizes_are_those_of_the_upright_picture(table):
     assert sizes[OK].to_dict() == {name: odd.get(name, (WIDTH, HEIGHT)) for name in OK}
 
 
-def test_decord_is_trusted_with_plain_files_alone(table):
+def test_decord_is_trusted_only_with_plain_files(table):
     trusted = set(table.index[table.decord])
     assert {"plain.mp4", "link.mp4", "vp9.webm", "vp8.webm", "uneven frame rate.mp4", "in truth matroska.avi"} <= trusted
     assert not trusted & {"open GOP, pyramid.mp4", "hevc.mp4", "vp8, hidden frames.webm", "damaged at the start.mkv"}

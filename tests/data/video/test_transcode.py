@@ -1,4 +1,4 @@
-"""Fast copies: the same frames under the same numbers, in files that seek well; stopped at any moment, and never half a file."""
+"""Fast copies: the same frames under the same numbers, in files that seek well; stopping at any moment never leaves half a file."""
 
 import contextlib
 import os
@@ -232,7 +232,7 @@ def test_rows_describe_the_copies_and_keep_the_reasons(tmp_path):
     assert probe(table.path[0]).num_frames == 6
 
 
-def test_cost_and_gain_are_said_before_the_bulk_and_done_work_is_not_repeated(tmp_path):
+def test_cost_and_gain_are_reported_before_the_bulk_and_finished_work_is_not_repeated(tmp_path):
     root = make_dataset(tmp_path / "videos", 12)
     originals = manifest_of(root, tmp_path / "prepared")
     videos, done_when_said, lines = tmp_path / "fast" / "videos", [], []
@@ -264,12 +264,12 @@ def test_full_disk_stops_it_before_it_starts_and_before_the_bulk(tmp_path, monke
     for free, copies in ((10, 0), (size, 5)):
         looks = iter([size * (free > 10)])  # bytes that are free at the first look; later none
         monkeypatch.setattr(shutil, "disk_usage", lambda place, looks=looks: usage(0, 0, next(looks, 10)))
-        with pytest.raises(UserError, match=r"transcode: needs about .* make room"):
+        with pytest.raises(UserError, match=r"transcode: needs about .* free some space"):
             transcode(originals, root, tmp_path / "fast", 1, 60, lambda line: None)
         assert len(list((tmp_path / "fast").rglob("*.mp4"))) == copies
 
 
-def test_video_that_takes_too_long_has_a_status_and_leaves_nothing(tmp_path):
+def test_video_that_takes_too_long_gets_a_status_and_leaves_no_file(tmp_path):
     root = tmp_path / "videos"
     root.mkdir()
     encode(root / "long.mp4", pictures(64, 640, 480) * 4)
@@ -280,8 +280,8 @@ def test_video_that_takes_too_long_has_a_status_and_leaves_nothing(tmp_path):
     assert [path for path in (tmp_path / "fast").rglob("*.*") if path.parent.name == "videos"] == []
 
 
-def test_work_that_is_killed_goes_on_where_it_was(workspace):
-    """A process of its own, killed once the first copies are there: about 10 s."""
+def test_work_that_is_killed_is_continued(workspace):
+    """A separate process, killed once the first copies exist: about 10 s."""
     root = make_dataset(workspace / "many", 40)
     folder = workspace / "prepared"
     overrides = [f"data.root={root}", f"data.prepared={folder}", "data.transcode=true"]
@@ -304,7 +304,7 @@ def test_work_that_is_killed_goes_on_where_it_was(workspace):
     assert sorted(manifest.table.path) == sorted(str(path) for path in videos.rglob("*.mp4"))
 
 
-def test_copies_are_made_anew_when_an_original_changes_or_a_copy_is_gone(workspace):
+def test_copies_are_made_again_when_an_original_changes_or_a_copy_is_deleted(workspace):
     root = make_dataset(workspace / "few", 4)
     experiment = load_experiment("folder", [f"data.root={root}", "data.transcode=true"])
     first = prepare_data(experiment, lambda line: None)
