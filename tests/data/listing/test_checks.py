@@ -108,7 +108,7 @@ def test_list_that_the_kinetics_table_contradicts_is_refused(table):
 
 
 def test_a_table_of_another_dataset_is_no_check(table):
-    with pytest.raises(UserError, match=r"data\.check_csv: not one video"):
+    with pytest.raises(UserError, match=r"data\.check_csv: none of the listed videos"):
         check_labels_in_paths(listing(["ski", "tai chi"], ("a.mp4", 0), ("b.mp4", 1)), table)
 
 
