@@ -18,7 +18,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torchvision.models.video import MViT_V2_S_Weights
 
-from m2clip_lib.data.classes import build_prompts, build_vocabulary
+from m2clip_lib.data.prompts import build_prompts, build_vocabulary
 from m2clip_lib.experiment import keep_freed_memory
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, multi_task_loss
 from m2clip_lib.models.text import TrainingTexts, mask_batch
