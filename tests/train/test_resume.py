@@ -86,7 +86,11 @@ def status(nursery) -> int:
 def wait_until(pid: int, happened) -> bool:
     """Whether something happened before the process ended."""
     while not happened():
-        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+        try:
+            ended = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except FileNotFoundError:  # the nursery has collected it already
+            ended = True
+        if ended:
             return False
     return True
 
