@@ -140,7 +140,9 @@ class PrefixCache:
         device = tokens.device.type
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         # In-place changes are counted by _version, except for inference tensors, which are taken as unchanged.
-        key = (-1 if tokens.is_inference() else tokens._version, _weights_key(model), autocast)
+        weights = [*model.clip.token_embedding.parameters(), model.clip.positional_embedding, *model.clip.transformer.parameters()]
+        versions = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in weights)
+        key = (-1 if tokens.is_inference() else tokens._version, versions, autocast)
         entry = self._entries.pop(id(tokens), None)
         if entry is None or entry[0] != key:
             length = text_length(tokens)
@@ -152,9 +154,3 @@ class PrefixCache:
         if len(self._entries) > LARGEST:
             self._entries.pop(next(iter(self._entries)))
         return entry[2]
-
-
-def _weights_key(model) -> tuple:
-    """A key that changes when a weight of the text tower is written to, replaced, moved or cast."""
-    weights = [*model.clip.token_embedding.parameters(), model.clip.positional_embedding, *model.clip.transformer.parameters()]
-    return tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in weights)

@@ -62,7 +62,7 @@ class TrainingSteps:
         self.updates = self.sampler.updates  # per epoch
         self.total = settings.epochs * self.updates
         self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
-        self.lr = effective_lr(experiment, processes.count)
+        self.lr = settings.lr * settings.accumulate * processes.count  # it grows with the clips per update
         self.optimizer = torch.optim.AdamW(parameter_groups(model, self.lr, settings.weight_decay), fused=True)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.fp16 = settings.precision == "fp16"
@@ -237,8 +237,3 @@ class TrainingSteps:
         rate, seconds = max(group["lr"] for group in self.optimizer.param_groups), tally.seconds
         speed = {"clips_per_s": f"{tally.clips / seconds:.0f}", "waiting": f"{100 * tally.waited / seconds:.0f} %"}
         bar.set_postfix(loss=f"{tally.means()['total']:.3f}", lr=f"{rate:.1e}", **speed, gpu=gpu_memory(self.device), refresh=False)
-
-
-def effective_lr(experiment: Experiment, processes: int) -> float:
-    """The peak rate of this training: train.lr is for one process without accumulation; the rate grows with the clips per update."""
-    return experiment.train.lr * experiment.train.accumulate * processes
