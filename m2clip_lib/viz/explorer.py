@@ -25,11 +25,10 @@ from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, video_timeline
-from m2clip_lib.evaluate.predictions import Predictions, load_predictions
+from m2clip_lib.evaluate.predictions import Predictions, class_logits, load_predictions
 from m2clip_lib.evaluate.protocol import Protocol, views_of_files
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.models.losses import SCORE_SCALE
 from m2clip_lib.models.text import text_features
 from m2clip_lib.runs import Run
 from m2clip_lib.viz.overlay import plot_overlay
@@ -108,11 +107,12 @@ def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Te
 
     Names other than the model's own classes have similarity alone. texts: text_features of the names.
     """
-    seen = model.encode_video(model_video(model, look))
-    cosine = F.normalize(seen.image_features, dim=-1) @ texts.T
-    table = pd.DataFrame({"similarity": (SCORE_SCALE * cosine).softmax(-1)[0].cpu()}, index=pd.Index(names, name="label"))
-    if list(names) == list(model.config.class_names):
-        table["classifier"] = seen.fc_logits.softmax(-1)[0].cpu().numpy()
+    own = list(names) == list(model.config.class_names)
+    logits = class_logits(model.encode_video(model_video(model, look)), texts, own)
+    table = pd.DataFrame(
+        {name: scores.softmax(-1)[0].cpu().numpy() for name, scores in logits.items()}, index=pd.Index(names, name="label")
+    )
+    if own:
         table["ensemble"] = (table.similarity + table.classifier) / 2
     return (100 * table).sort_values(table.columns[-1], ascending=False, kind="stable")
 
