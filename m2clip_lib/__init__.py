@@ -19,7 +19,7 @@ _HOMES = {  # module -> the names it lends
     "evaluate.controls": ("clip_features", "frame_mean_probe", "frozen_clip", "zero_shot"),
     "evaluate.cost": ("DATASETS", "frames_table", "published_costs"),
     "evaluate.evaluate": ("decoders_note", "predict_checkpoint", "write_tables"),
-    "evaluate.labelcheck": ("check_labels", "remember_verdict", "require_verdict", "stop_if_permuted"),
+    "evaluate.labelcheck": ("check_labels", "require_verdict", "settle_labels"),
     "evaluate.metrics": ("per_class_table",),
     "evaluate.predictions": ("load_predictions", "save_predictions"),
     "evaluate.protocol": ("Protocol", "evaluation_views"),

@@ -1,4 +1,4 @@
-"""The one exception that means "you can mend this": the command line prints it as a single line."""
+"""The exception for errors that the user can correct; the command line prints it as a single line."""
 
 
 class UserError(Exception):

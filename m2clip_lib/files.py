@@ -1,4 +1,4 @@
-"""Files: written so that a crash leaves the old one or the new one, sealed against damage, hashed, and read as people send them."""
+"""Files, in four parts: atomic writing and disk space, sealed safetensors files, digests, and text files written by users."""
 
 import errno
 import hashlib
@@ -31,8 +31,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _force_to_disk(temporary)
         temporary.replace(path)
         _force_to_disk(path.parent)  # the rename itself
-    except Exception as error:  # safetensors wraps the system's error in its own
-        if not is_disk_full(error):
+    except Exception as error:  # safetensors only quotes the system's error in its own
+        if getattr(error, "errno", None) not in DISK_FULL and not any(os.strerror(number) in str(error) for number in DISK_FULL):
             raise
         raise UserError(
             f"{path}: the disk is full; the previous file is untouched; free some space, or keep results and checkpoints elsewhere "
@@ -40,6 +40,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -66,22 +74,8 @@ def show_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def is_disk_full(error: Exception) -> bool:
-    """Whether a write failed because the disk is full: the system's error, or one that only quotes it."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in DISK_FULL
-    return any(os.strerror(number) in str(error) for number in DISK_FULL)
-
-
-def _force_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-_EMPTY = b'"sha256":"' + b"0" * 64 + b'"'  # in another value of the header the quotes would be escaped
+_ZEROS = "0" * 64
+_EMPTY = f'"sha256":"{_ZEROS}"'.encode()  # in another value of the header the quotes would be escaped
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
@@ -91,10 +85,9 @@ class DamagedFile(Exception):  # noqa: N818 (it says what happened)
 
 def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Make a safetensors file whose metadata carries the SHA-256 of all its bytes (hashed with zeros in place of the digest)."""
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata | {"sha256": "0" * 64})
+    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata | {"sha256": _ZEROS})
     content = _in_order(content)
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return content.replace(_EMPTY, b'"sha256":"' + digest + b'"', 1)
+    return content.replace(_EMPTY, f'"sha256":"{hashlib.sha256(content).hexdigest()}"'.encode(), 1)
 
 
 def check_seal(content: bytes) -> None:
@@ -140,15 +133,20 @@ def code_digest(core: bool = False) -> str:
     core: only the code that decides numbers, without figures and maps; finished trainings depend on this alone.
     """
     root = Path(__file__).parent
-    files = [file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}]
-    kept = [file for file in files if file.relative_to(root).as_posix() not in NOT_INPUTS]
-    kept = [file for file in kept if not (core and file.relative_to(root).parts[0] in ("viz", "attention"))]
-    return hash_texts(*(f"{file.relative_to(root)}\n{file.read_text()}" for file in kept))
+    files = {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}}
+    skipped = ("viz/", "attention/") if core else ()
+    kept = [name for name in files if name not in NOT_INPUTS and not name.startswith(skipped)]
+    return hash_texts(*(f"{name}\n{files[name].read_text()}" for name in kept))
 
 
 def hash_texts(*parts: str) -> str:
     """Hash several texts with SHA-256."""
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """Hash the bytes of a file with SHA-256."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 BLANKS = " \t"  # not str.strip's own set: a no-break space may belong to a file name
@@ -176,13 +174,3 @@ def read_json(file: Path) -> object:
         return json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise UserError(f"{file}:{error.lineno}: not JSON: {error.msg}") from error
-
-
-def file_sha256(file: Path) -> str:
-    """Hash the bytes of a file with SHA-256."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def is_number(text: str) -> bool:
-    """Whether the text is an integer in ASCII digits."""
-    return text.isascii() and text.isdigit()

@@ -1,4 +1,4 @@
-"""Where things are. Environment variables override; nothing ever depends on the working directory."""
+"""The locations of files and folders. Environment variables override them; the working directory never matters."""
 
 import os
 from pathlib import Path
@@ -17,11 +17,11 @@ CHECKPOINTS = _from_environment("M2CLIP_CHECKPOINTS", ROOT / "checkpoints")
 
 
 def resolve(path: str | Path) -> Path:
-    """A path written in configs/config.py: absolute, ~, or relative to the root of the repository."""
+    """Resolve a path from configs/config.py: absolute, ~, or relative to the root of the repository."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else ROOT / path
 
 
 def shown(path: Path) -> str:
-    """A path for a message: relative to the root where it lies inside."""
+    """Format a path for a message: relative to the root if it is inside."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,6 +1,6 @@
-"""The published adapter configurations by name, for the model section of an experiment. No torch in here: configs import it.
+"""The published adapter configurations by name, for the model section of an experiment. Imports no torch, because configs import it.
 
-trainable: scalars trained for 400 classes and 520 words (Kinetics-400), the idle difference branch of the last block counted.
+trainable: scalars trained for 400 classes and 520 words (Kinetics-400), including the unused difference branch of the last block.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """A published configuration: open_clip's architecture, the model section's fields, its trainable parameters."""
+    """A published configuration: open_clip's architecture, the model section's fields, the number of trainable parameters."""
 
     architecture: str
     model: dict
@@ -26,7 +26,7 @@ PRESETS = {
     "B/32 24x384": Preset("ViT-B-32-quickgelu", _TED_24, 34_721_304, "script"),
     "L/14 24x384": Preset(
         "ViT-L-14-quickgelu",
-        {"vision_adapter_layers": 24, "vision_adapter_width": 384, "text_adapter_layers": 2, "text_adapter_width": 384},
+        _TED_12 | {"vision_adapter_layers": 24, "text_adapter_layers": 2},
         41_121_816,
         "not published: 12x384 carried over to the 24 blocks of L/14",
     ),

@@ -1,7 +1,7 @@
 """Clips for training, and the loader of all clips. The randomness of an item is a function of (seed, epoch, index) alone."""
 
 import dataclasses
-import logging
+import math
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +21,6 @@ from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.errors import UserError
 
-log = logging.getLogger(__name__)
-
 # (row, frame indices, short side in pixels or None for the video's own) -> (t, h, w, 3) uint8, and the name of the decoder
 FrameReader = Callable[[int, Sequence[int], int | None], tuple[np.ndarray, str]]
 
@@ -40,9 +38,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """clips: training (b, t, 3, s, s), evaluation (b, v, t, 3, s, s), uint8 RGB, or float and normalised (data.resize "exact").
+    """The clips of several videos.
 
-    indices: rows of the table. failed: (row, reason) of the videos of this batch that could not be read; they are not in clips.
+    clips: training (b, t, 3, s, s), evaluation (b, v, t, 3, s, s), uint8 RGB, or float and normalised (data.resize "exact").
+    indices: rows of the table. failed: (row, reason) of the videos that could not be read; they are not in clips.
     decoders: number of clips by decoder.
     """
 
@@ -53,7 +52,7 @@ class Batch:
     decoders: Counter[str]
 
     def pin_memory(self) -> "Batch":
-        """Called by the loader if there is a GPU: page-locked memory is copied while the GPU computes."""
+        """Move the tensors to page-locked memory, which is copied while the GPU computes. The loader calls this if there is a GPU."""
         return dataclasses.replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
 
@@ -62,8 +61,7 @@ class VideoReader:
 
     def __init__(self, table: pd.DataFrame, decoder: str):
         self.paths, self.decoder = table.path.tolist(), decoder
-        self.exact_in_decord = [bool(value) for value in table.decord]
-        self.num_frames = table.num_frames.tolist()
+        self.exact_in_decord, self.num_frames = table.decord.tolist(), table.num_frames.tolist()
         self.sizes = list(zip(table.width, table.height, strict=True))
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
@@ -106,24 +104,19 @@ class EpochSampler(Sampler):
     """
 
     def __init__(self, num_rows: int, seed: int, batch_size: int, accumulate: int = 1, rank: int = 0, processes: int = 1):
-        self.num_rows, self.seed, self.batch_size, self.accumulate = num_rows, seed, batch_size, accumulate
-        self.rank, self.processes = rank, processes
+        self.num_rows, self.seed, self.accumulate, self.rank = num_rows, seed, accumulate, rank
+        self.parts = processes * accumulate  # batches per update
+        self.size = batch_size * self.parts  # rows per update
+        self.updates = math.ceil(num_rows / self.size)  # per epoch
         self.epoch, self.start = 0, 0
-
-    @property
-    def updates(self) -> int:
-        """Updates per epoch."""
-        return -(-self.num_rows // (self.batch_size * self.accumulate * self.processes))
 
     def __len__(self) -> int:
         return (self.updates - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
-        parts = self.processes * self.accumulate
-        size = self.batch_size * parts
         for update in range(self.start, self.updates):
-            batches = np.array_split(order[update * size : (update + 1) * size], parts)
+            batches = np.array_split(order[update * self.size : (update + 1) * self.size], self.parts)
             for batch in batches[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
                 yield [(self.epoch, int(row)) for row in batch]
 

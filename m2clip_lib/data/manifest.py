@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from m2clip_lib.data.classes import labels_sha256
-from m2clip_lib.data.listing.folders import SPLITS, Listing
+from m2clip_lib.data.classes import SPLITS, labels_sha256
+from m2clip_lib.data.listing.folders import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 

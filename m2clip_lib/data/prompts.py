@@ -29,7 +29,7 @@ def build_prompts(class_names: Sequence[str], template: str) -> list[str]:
 
 
 def build_vocabulary(prompts: Sequence[str]) -> list[str]:
-    """The lower-cased whitespace words of all prompts, sorted; a word's index is its position (as in the published code)."""
+    """Return the lower-cased whitespace words of all prompts, sorted; a word's index is its position (as in the published code)."""
     return sorted({word for prompt in prompts for word in prompt.lower().split()})
 
 
@@ -98,7 +98,7 @@ def read_vocabulary(file: Path) -> list[str]:
             raise UserError(f"{file}:{number}: {line!r}: this word or index appears twice; each belongs on one line")
         words[int(found[2])] = found[1]
     if not words:
-        raise UserError(f"{file}: no words in it; expected '<word> <index>' per line")
+        raise UserError(f"{file}: no words; expected '<word> <index>' per line")
     return [words[i] for i in range(len(words))]
 
 
@@ -124,26 +124,26 @@ def _locate(name: str, text: str) -> Prompt:
 
 @dataclass(frozen=True)
 class Texts:
-    """prompts: of every class. own: the sentences of data.prompts_file, or (). vocabulary: words of the masked-word head."""
+    """The prompts of every class, the sentences of data.prompts_file (or ()), and the words of the masked-word head."""
 
     prompts: list[tuple[Prompt, ...]]
     own: tuple[tuple[str, ...], ...]
     vocabulary: list[str]
 
     def summary(self) -> str:
-        """Describe in one line: classes, prompts, vocabulary, and the classes that have no word in it."""
+        """Describe the classes, the prompts, the vocabulary, and the classes that have no word in it, in one line."""
         each = sorted({len(of_class) for of_class in self.prompts})
         count = f"{each[0]} to {each[-1]}" if len(each) > 1 else str(each[0])
-        text = f"{len(self.prompts)} classes, {count} prompt(s) each ({self.prompts[0][0].text!r}, ...)"
-        text += f", vocabulary of {len(self.vocabulary)} words"
         without = names_without_word(self.prompts, self.vocabulary)
-        return text + (f"; {without} class names have no word in it: never masked" if without else "")
+        never = f"; {without} class names have no word in it: never masked" if without else ""
+        first, words = self.prompts[0][0].text, len(self.vocabulary)
+        return f"{len(self.prompts)} classes, {count} prompt(s) each ({first!r}, ...), vocabulary of {words} words{never}"
 
 
 def experiment_texts(data: DataSection, class_names: Sequence[str]) -> Texts:
     """Make the prompts from the templates or the prompts file, and the vocabulary from their words or the vocabulary file."""
     own = read_prompts_file(paths.resolve(data.prompts_file), class_names) if data.prompts_file else ()
     prompts = class_prompts(class_names, data.prompt, own)
-    file = data.vocabulary_file
-    vocabulary = read_vocabulary(paths.resolve(file)) if file else build_vocabulary(prompt_texts(prompts))
-    return Texts(prompts, own, vocabulary)
+    if data.vocabulary_file:
+        return Texts(prompts, own, read_vocabulary(paths.resolve(data.vocabulary_file)))
+    return Texts(prompts, own, build_vocabulary(prompt_texts(prompts)))

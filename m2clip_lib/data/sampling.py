@@ -16,12 +16,17 @@ def _check(**values: int) -> None:
             raise ValueError(f"{name} = {value}, must be >= {least}")
 
 
+def _segments(num_frames: int, clip_len: int) -> list[tuple[int, int]]:
+    """First and last frame of equal segments, one per frame of the clip; neighbours share a frame."""
+    length = (num_frames - 1) / clip_len
+    return list(pairwise(round(length * i) for i in range(clip_len + 1)))
+
+
 def train_indices(num_frames: int, clip_len: int, stride: int, rng: np.random.Generator) -> list[int]:
     """Draw the frames of one training clip.
 
     Args:
-        num_frames: frames in the video (N), >= 1.
-        clip_len: frames returned (T), >= 1.
+        num_frames, clip_len: frames in the video (N) and in the clip (T), >= 1.
         stride: distance between picked frames, in frames; 0 draws one frame from each of T equal segments.
         rng: draws the start, or the frame of each segment.
     Returns: T indices in [0, N), ascending; a video shorter than the clip repeats the last PICKED index.
@@ -29,9 +34,7 @@ def train_indices(num_frames: int, clip_len: int, stride: int, rng: np.random.Ge
     """
     _check(num_frames=num_frames, clip_len=clip_len, stride=stride)
     if stride == 0:
-        segment = (num_frames - 1) / clip_len
-        edges = [round(segment * i) for i in range(clip_len + 1)]
-        return [int(rng.integers(low, high + 1)) for low, high in pairwise(edges)]
+        return [int(rng.integers(low, high + 1)) for low, high in _segments(num_frames, clip_len)]
     span = stride * (clip_len - 1)
     if num_frames > span:
         start = int(rng.integers(num_frames - span))
@@ -50,9 +53,7 @@ def test_indices(num_frames: int, clip_len: int, stride: int, views: int = 1) ->
     """
     _check(num_frames=num_frames, clip_len=clip_len, stride=stride, views=views)
     if stride == 0:
-        segment = (num_frames - 1) / clip_len
-        edges = [round(segment * i) for i in range(clip_len + 1)]
-        return [[(low + high) // 2 for low, high in pairwise(edges)]]
+        return [[(low + high) // 2 for low, high in _segments(num_frames, clip_len)]]
     span = stride * (clip_len - 1) + 1
     slide = max(num_frames, span) - span
     starts = [slide // 2] if views == 1 else [round(slide / (views - 1) * v) for v in range(views)]

@@ -145,12 +145,12 @@ def vouched_for(manifest: Manifest, table: KineticsNames | None = None) -> bool:
     return check_labels_in_paths(Listing(rows, manifest.class_names), table) == len(rows)
 
 
-def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool) -> str:
-    """A warning to show in red; "" if the names are not permuted, or the paths vouch for them.
+def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool, table: KineticsNames | None = None) -> str:
+    """A warning to show in red; "" if the names are not permuted, or the paths or the table vouch for them.
 
     Raises: UserError when they are permuted and not accepted.
     """
-    if not check.permuted or vouched_for(manifest):
+    if not check.permuted or vouched_for(manifest, table):
         return ""
     if not accept:
         raise UserError(f"{check.message()}; {ADVICE}")
@@ -164,6 +164,21 @@ def remember_verdict(manifest: Manifest, accepted: str = "", refused: str = "") 
     return verdict
 
 
+def settle_labels(check: LabelCheck, experiment: Experiment, manifest: Manifest, accept: bool) -> str:
+    """Write the verdict of a comparison with frozen CLIP, over any earlier one. Returns and raises: as stop_if_permuted."""
+    try:
+        accepted = stop_if_permuted(check, manifest, accept, _kinetics_names(experiment))
+    except UserError as error:
+        remember_verdict(manifest, refused=str(error))
+        raise
+    return remember_verdict(manifest, accepted)["accepted"]
+
+
+def _kinetics_names(experiment: Experiment) -> KineticsNames | None:
+    table = experiment.data.check_csv
+    return read_kinetics_names(paths.resolve(table)) if table else None
+
+
 def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[str], None] = print) -> dict[str, str]:
     """The verdict on a manifest's labels: the one on file, or one reached now and written.
 
@@ -171,11 +186,11 @@ def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[
     Returns: `accepted` and `refused`, see remember_verdict.
     Raises: UserError when the backbone's weights are missing.
     """
-    file, table = manifest.folder / VERDICT_FILE, experiment.data.check_csv
+    file = manifest.folder / VERDICT_FILE
     verdict = json.loads(file.read_text()) if file.is_file() else {}
     if verdict.get("manifest") == manifest.sha256:
         return verdict
-    if vouched_for(manifest, read_kinetics_names(paths.resolve(table)) if table else None):
+    if vouched_for(manifest, _kinetics_names(experiment)):
         return {}
     usable = manifest.table[(manifest.table.status == "ok") & (manifest.table.split != "test")]
     usable = usable.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # validation first

@@ -12,7 +12,7 @@ from m2clip_lib.data.prompts import build_prompts, build_vocabulary
 from m2clip_lib.errors import UserError
 
 
-def test_prompts_stand_in_the_order_of_the_names():
+def test_prompts_are_in_the_order_of_the_names():
     assert build_prompts(["ski", "abseil"], "A video of {}") == ["A video of ski", "A video of abseil"]
     assert build_prompts(["a {strange} name"], "{}, a sport") == ["a {strange} name, a sport"]
 
@@ -57,7 +57,7 @@ def test_folder_becomes_words(folder, name):
 
 
 @given(st.text())
-def test_name_of_a_folder_is_a_name_already(folder):
+def test_name_from_a_folder_stays_the_same_when_converted_again(folder):
     name = name_from_folder(folder)
     assert name_from_folder(name) == name
     assert name == " ".join(name.split())
@@ -88,7 +88,7 @@ def test_name_with_a_comma_survives_the_table(tmp_path):
     assert names_of(tmp_path, 'id,name\n0,"dancing, salsa"\n1,ski\n') == ["dancing, salsa", "ski"]
 
 
-def test_header_of_the_published_table_is_no_class(tmp_path):
+def test_header_of_the_published_table_is_not_a_class(tmp_path):
     # in the published vocabulary the word "name" came in with the names
     assert "name" not in names_of(tmp_path, "id,name\n0,abseil\n1,ski\n")
 

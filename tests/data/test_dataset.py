@@ -1,4 +1,4 @@
-"""Clips and views: an item is a function of (seed, epoch, index), workers change nothing, a broken video is named and skipped."""
+"""Training clips and batches: an item is a function of (seed, epoch, index), workers change nothing, broken videos are skipped."""
 
 import dataclasses
 
@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from m2clip_lib.data.dataset import EpochSampler, Item, TrainClips, VideoReader, collate, in_order, make_loader
+from m2clip_lib.data.dataset import EpochSampler, Item, TrainClips, VideoReader, collate, make_loader
 from m2clip_lib.data.listing.folders import list_folder
 from m2clip_lib.data.scan import scan
-from m2clip_lib.data.transforms import Augmentation, frames_to_clip
-from m2clip_lib.data.video.decode import VideoError, read_frames
-from m2clip_lib.evaluate.protocol import Protocol, TestViews
+from m2clip_lib.data.transforms import Augmentation
+from m2clip_lib.data.video.decode import VideoError
 
 SIDE = 48
 LIVELY = Augmentation((SIDE, SIDE + 12), random_resized_crop=True, rand_augment=True, mirror=True)
@@ -20,14 +19,14 @@ LIVELY = Augmentation((SIDE, SIDE + 12), random_resized_crop=True, rand_augment=
 
 @pytest.fixture(scope="module")
 def table(video_folder, tmp_path_factory) -> pd.DataFrame:
-    """Twelve videos; row 7's file is gone since they were scanned."""
+    """Twelve videos; the file of row 7 was deleted after the scan."""
     table = scan(list_folder(video_folder), 1, tmp_path_factory.mktemp("journal"))
     table.loc[7, "path"] = str(video_folder / "gone.mp4")
     return table
 
 
 def numbered(row: int, indices, short_side: int) -> tuple[np.ndarray, str]:
-    """A reader of made-up frames, 40 wide and as high as asked: red = row, green = frame number, blue = column."""
+    """Return made-up frames, 40 wide and `short_side` high: red = row, green = frame number, blue = column."""
     frames = np.zeros((len(indices), short_side, 40, 3), np.uint8)
     frames[..., 0], frames[..., 1], frames[..., 2] = row, np.asarray(indices)[:, None, None], np.arange(40)
     return frames, "made up"
@@ -80,7 +79,7 @@ def test_training_reads_the_frames_that_sampling_chose():
     assert len(starts) > 10
 
 
-def test_videos_of_one_epoch_are_drawn_from_one_by_one():
+def test_each_video_of_an_epoch_has_its_own_draw():
     clips = TrainClips(made_up([30] * 30), numbered, 4, 5, 32, Augmentation((32, 32)), seed=0)
     assert len({frame_numbers(clips[1, row].clip)[0] for row in range(30)}) > 7
 
@@ -101,32 +100,28 @@ def test_short_side_is_drawn_from_the_whole_range():
 # --- batches ---
 
 
-def batches(dataset, workers: int, epochs: int = 2) -> list:
-    """All batches of training epochs, or of one evaluation."""
-    sampler = EpochSampler(len(dataset), seed=5, batch_size=5) if isinstance(dataset, TrainClips) else None
-    loader = make_loader(dataset, sampler or in_order(len(dataset), 5), workers)
+def batches(dataset: TrainClips, workers: int, epochs: int = 2) -> list:
+    """All batches of some training epochs."""
+    sampler = EpochSampler(len(dataset), seed=5, batch_size=5)
+    loader = make_loader(dataset, sampler, workers)
     out = []
-    for epoch in range(1, epochs + 1 if sampler else 2):
-        if sampler:
-            sampler.epoch = epoch
+    for epoch in range(1, epochs + 1):
+        sampler.epoch = epoch
         out += list(loader)
     return out
 
 
-@pytest.mark.parametrize("kind", ["training", "evaluation"])
-def test_no_worker_and_two_workers_give_equal_batches_to_the_bit(table, kind):
+def test_no_worker_and_two_workers_give_bitwise_equal_training_batches(table):
     """Starts two worker processes, each of which imports torch: about 7 s."""
-    evaluation = TestViews(table, VideoReader(table, "auto"), Protocol("test", 4, 2, 2, 3), SIDE)
-    dataset = train_clips(table) if kind == "training" else evaluation
-    alone, helped = batches(dataset, 0), batches(dataset, 2)
-    assert len(alone) == len(helped) == (6 if kind == "training" else 3)
+    alone, helped = batches(train_clips(table), 0), batches(train_clips(table), 2)
+    assert len(alone) == len(helped) == 6
     for one, two in zip(alone, helped, strict=True):
         assert torch.equal(one.clips, two.clips)
         assert torch.equal(one.labels, two.labels)
         assert (one.indices, one.failed) == (two.indices, two.failed)
 
 
-def test_broken_video_is_left_out_of_its_batch_and_named(table):
+def test_broken_video_is_left_out_of_its_batch_and_listed(table):
     seen, failed = [], []
     for batch in batches(train_clips(table), 0, epochs=1):
         assert len(batch.clips) == len(batch.labels) == len(batch.indices)
@@ -138,13 +133,7 @@ def test_broken_video_is_left_out_of_its_batch_and_named(table):
     assert failed[0][1]
 
 
-def test_broken_video_of_an_evaluation_is_named_and_nothing_takes_its_place(table):
-    found = batches(TestViews(table, VideoReader(table, "auto"), Protocol("test", 4, 0), SIDE), 0)
-    assert [batch.indices for batch in found] == [[0, 1, 2, 3, 4], [5, 6, 8, 9], [10, 11]]
-    assert [row for batch in found for row, _ in batch.failed] == [7]
-
-
-def test_batch_of_broken_videos_alone_is_empty_and_keeps_its_types():
+def test_batch_of_only_broken_videos_is_empty_and_keeps_its_types():
     batch = collate([Item(3, 1, None, "empty file"), Item(4, 0, None, "missing")])
     assert batch.failed == [(3, "empty file"), (4, "missing")]
     assert (len(batch.clips), len(batch.labels), batch.indices) == (0, 0, [])
@@ -152,21 +141,20 @@ def test_batch_of_broken_videos_alone_is_empty_and_keeps_its_types():
     assert batch.labels.dtype == torch.int64
 
 
-def test_error_that_is_no_broken_video_is_not_swallowed():
+def test_error_other_than_a_broken_video_is_raised():
     def reader(row, indices, short_side):
         raise MemoryError("a bug of ours")
 
     with pytest.raises(MemoryError):
-        TestViews(made_up([9]), reader, Protocol("test", 2, 1), 32)[0]
+        TrainClips(made_up([9]), reader, 2, 1, 32, LIVELY, 0)[1, 0]
 
 
-def test_video_error_of_the_reader_becomes_the_items_reason():
+def test_video_error_of_the_reader_becomes_the_error_of_the_item():
     def reader(row, indices, short_side):
         raise VideoError("frame 8 cannot be decoded")
 
-    expected = Item(0, 0, None, "frame 8 cannot be decoded")
-    assert dataclasses.astuple(TestViews(made_up([9]), reader, Protocol("test", 2, 1), 32)[0]) == dataclasses.astuple(expected)
-    assert dataclasses.astuple(TrainClips(made_up([9]), reader, 2, 1, 32, LIVELY, 0)[1, 0]) == dataclasses.astuple(expected)
+    item = TrainClips(made_up([9]), reader, 2, 1, 32, LIVELY, 0)[1, 0]
+    assert dataclasses.astuple(item) == dataclasses.astuple(Item(0, 0, None, "frame 8 cannot be decoded"))
 
 
 def test_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone():
@@ -181,42 +169,3 @@ def test_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone
     rows = [[row for _, row in order(seed, epoch)] for seed, epoch in ((0, 1), (0, 2), (1, 1))]
     assert rows[0] != rows[1]
     assert rows[0] != rows[2]
-
-
-# --- evaluation views ---
-
-
-def test_views_are_temporal_times_spatial_by_hand():
-    # 20 frames, clips of 3 at stride 4 span 9: views start at 0 and 11; 40 wide at side 32: offsets 0, 4, 8
-    item = TestViews(made_up([20]), numbered, Protocol("test", 3, 4, 2, 3), 32)[0]
-    assert item.clip.shape == (6, 3, 3, 32, 32)
-    assert [frame_numbers(view) for view in item.clip] == [[0, 4, 8]] * 3 + [[11, 15, 19]] * 3
-    assert [int(view[0, 2, 0, 0]) for view in item.clip] == [0, 4, 8, 0, 4, 8]
-
-
-def test_frame_that_several_views_share_is_decoded_once():
-    asked = []
-
-    def reader(row, indices, short_side):
-        asked.append(list(indices))
-        return numbered(row, indices, short_side)
-
-    TestViews(made_up([9]), reader, Protocol("test", 4, 2, 3), 32)[0]
-    # starts round(2 / 2 * v) = 0, 1, 2: frames 0 2 4 6, 1 3 5 7, 2 4 6 8
-    assert asked == [[0, 1, 2, 3, 4, 5, 6, 7, 8]]
-
-
-def test_backwards_plays_the_same_frames_in_reverse():
-    forward = TestViews(made_up([20]), numbered, Protocol("test", 3, 4, 2, 3), 32)[0].clip
-    backward = TestViews(made_up([20]), numbered, Protocol("test", 3, 4, 2, 3, backwards=True), 32)[0].clip
-    assert torch.equal(backward, forward.flip(1))
-    assert frame_numbers(backward[0]) == [8, 4, 0]
-
-
-def test_view_of_a_real_video_is_its_middle_square(table, video_folder):
-    row = 0
-    item = TestViews(table, VideoReader(table, "auto"), Protocol("test", 4, 2), SIDE)[row]
-    # 12 frames, span 7, start (12 - 7) // 2 = 2; the videos are square
-    frames, _ = read_frames(table.path[row], [2, 4, 6, 8], (SIDE, SIDE))
-    assert torch.equal(item.clip, frames_to_clip(frames)[None])
-    assert item.label == table.label[row]

@@ -23,7 +23,7 @@ def name_words(prompt) -> list[str]:
     return [prompt.text.split()[i] for i in prompt.name_words]
 
 
-def test_one_template_is_one_prompt_a_class_and_several_are_as_many():
+def test_each_template_gives_one_prompt_per_class():
     assert prompt_texts(class_prompts(["ski", "run"], "A video of {}")) == ["A video of ski", "A video of run"]
     several = class_prompts(["ski", "run"], ("A video of {}", "{}, outdoors"))
     assert prompt_texts(several) == ["A video of ski", "ski, outdoors", "A video of run", "run, outdoors"]
@@ -53,12 +53,12 @@ def test_name_is_where_the_template_puts_it(template, name, found):
         ("a comb moves through long strands", []),
     ],
 )
-def test_name_is_searched_as_a_run_in_a_sentence_of_ones_own(text, found):
+def test_name_is_found_as_a_run_of_words_in_a_users_sentence(text, found):
     ((prompt,),) = class_prompts(["brushing hair"], "unused {}", [[text]])
     assert (prompt.text, name_words(prompt)) == (text, found)
 
 
-def test_classes_with_fewer_sentences_use_theirs_again():
+def test_classes_with_fewer_sentences_repeat_theirs():
     prompts = class_prompts(["a", "b"], "{}", [["a 1", "a 2", "a 3"], ["b 1"]])
     assert [[p.text for p in nth_prompts(prompts, j)] for j in range(3)] == [["a 1", "b 1"], ["a 2", "b 1"], ["a 3", "b 1"]]
 

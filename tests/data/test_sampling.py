@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**32)
 
 
 def evaluation_indices(*args: int) -> list[list[int]]:
-    """Under its own name pytest would take it for a test."""
+    """Under its own name pytest would collect it as a test."""
     return sampling.test_indices(*args)
 
 
@@ -53,7 +53,7 @@ def test_evaluation_views_run_from_the_first_to_the_last_possible_start(n, t, r,
 
 
 @given(frames, clip_lens, strides)
-def test_one_evaluation_view_is_the_middle_of_the_video(n, t, r):
+def test_a_single_evaluation_view_is_the_middle_of_the_video(n, t, r):
     (clip,) = evaluation_indices(n, t, r)
     left, right = clip[0], n - 1 - clip[-1]  # frames left over on either side
     if n > r * (t - 1):

@@ -13,7 +13,7 @@ from m2clip_lib.config import BackboneSection, DataSection, Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate import labelcheck
-from m2clip_lib.evaluate.labelcheck import VERDICT_FILE, decide_labels, remember_verdict, require_verdict
+from m2clip_lib.evaluate.labelcheck import VERDICT_FILE, check_labels, decide_labels, remember_verdict, require_verdict, settle_labels
 from m2clip_lib.evaluate.predictions import Predictions
 
 CLASSES, EACH = 10, 6
@@ -142,3 +142,19 @@ def test_prepare_only_reports_missing_weights(workspace, video_folder, capsys):
     assert "labels: not compared with frozen CLIP (backbone weights: no such file" in out
     assert (workspace / "data" / "folder" / "manifest.parquet").is_file()
     assert not (workspace / "data" / "folder" / VERDICT_FILE).exists()
+
+
+def test_notebook_02_refuses_over_an_earlier_verdict_that_was_good(tmp_path, clip):
+    listed, clip.shift = manifest(tmp_path), 1
+    remember_verdict(listed)
+    require_verdict(EXPERIMENT, listed)
+    labels = listed.table.label.to_numpy()
+    scores = np.full((len(labels), CLASSES), 0.01, np.float32)
+    scores[np.arange(len(labels)), (labels + 1) % CLASSES] = 0.9
+    check = check_labels(Predictions(scores, None, labels, list(range(len(labels))), NAMES))
+    with pytest.raises(UserError, match="class names are permuted"):
+        settle_labels(check, EXPERIMENT, listed, accept=False)
+    with pytest.raises(UserError, match="class names are permuted"):
+        require_verdict(EXPERIMENT, listed)
+    assert settle_labels(check, EXPERIMENT, listed, accept=True).startswith("ACCEPTED ALTHOUGH")
+    assert any("ACCEPTED ALTHOUGH" in line for line in lines_of(require_verdict, listed))

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SHAPES = ("circle", "square", "diamond", "ring")
+OUTLINES = {  # distance to the outline, < 0 inside; x, y: distances from the centre, r: radius
+    "circle": lambda x, y, r: np.hypot(x, y) - r,
+    "square": lambda x, y, r: np.maximum(x, y) - 0.86 * r,
+    "diamond": lambda x, y, r: (x + y - 1.2 * r) * np.float32(np.sqrt(0.5)),
+    "ring": lambda x, y, r: np.abs(np.hypot(x, y) - 0.75 * r) - 0.28 * r,
+}
+SHAPES = tuple(OUTLINES)
 COLOURS = {  # RGB in [0, 255]
     "red": (225, 45, 45),
     "green": (50, 175, 70),
@@ -58,19 +64,9 @@ def render(scenes: Scenes, size: int) -> NDArray[np.uint8]:
 
 def _distance(dx: np.ndarray, dy: np.ndarray, radius: np.ndarray, shape: np.ndarray) -> np.ndarray:
     out = np.empty(np.broadcast_shapes(dx.shape, dy.shape), np.float32)
-    for index, name in enumerate(SHAPES):
+    for index, outline in enumerate(OUTLINES.values()):
         rows = shape == index
-        if not rows.any():
-            continue
-        x, y, r = dx[rows], dy[rows], radius[rows]
-        if name == "circle":
-            out[rows] = np.hypot(x, y) - r
-        elif name == "square":
-            out[rows] = np.maximum(x, y) - 0.86 * r
-        elif name == "diamond":
-            out[rows] = (x + y - 1.2 * r) * np.float32(np.sqrt(0.5))
-        else:
-            out[rows] = np.abs(np.hypot(x, y) - 0.75 * r) - 0.28 * r
+        out[rows] = outline(dx[rows], dy[rows], radius[rows])
     return out
 
 
@@ -114,18 +110,9 @@ def draw_stills(rng: np.random.Generator, n: int, size: int) -> Stills:
     x, y = np.where(pair, 0.4 + 0.25 * (x - 0.1), x), np.where(pair, 0.4 + 0.25 * (y - 0.1), y)
     angle = rng.uniform(0, np.pi, n)
     steps = np.array([[-1.0, 1.0]])
-    pictures = render(
-        Scenes(
-            x=(x[:, None] + half[:, None] * steps * np.cos(angle)[:, None]).astype(np.float32),
-            y=(y[:, None] + half[:, None] * steps * np.sin(angle)[:, None]).astype(np.float32),
-            radius=radius.astype(np.float32),
-            alpha=alpha.astype(np.float32),
-            shape=shape,
-            colour=rgb,
-            background=background,
-        ),
-        size,
-    )
+    dx, dy = half[:, None] * steps * np.cos(angle)[:, None], half[:, None] * steps * np.sin(angle)[:, None]
+    places_and_sizes = map(np.float32, (x[:, None] + dx, y[:, None] + dy, radius, alpha))
+    pictures = render(Scenes(*places_and_sizes, shape, rgb, background), size)
     attributes = np.stack(
         [2 * x - 1, 2 * y - 1, (radius - 0.19) / 0.11, 2 * alpha - 1.1, np.where(pair, (half - 0.1) / 0.13, -1.0)], axis=1
     )

@@ -1,7 +1,7 @@
-"""The demonstration's videos: moving shapes whose twelve classes differ only in MOTION.
+"""The demonstration's videos of moving shapes: drawn, written, and described by the boxes of their objects.
 
-The classes are six exact time-reversed pairs (class i played backwards is class i ^ 1), and every motion is periodic with a
-random phase, so that no single frame, and no bag of frames, tells a class from its opposite.
+The twelve classes differ only in MOTION: they are six exact time-reversed pairs (class i played backwards is class i ^ 1), and every
+motion is periodic with a random phase, so that no single frame, and no bag of frames, distinguishes a class from its opposite.
 """
 
 import hashlib
@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
+from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.demo import scenes
 from m2clip_lib.data.demo.scenes import SHAPES, Scenes, random_looks, render
 from m2clip_lib.data.workers import LIMIT_S, Failure, alone, call_in_children
@@ -24,15 +26,14 @@ CLASS_NAMES = (
     "moving left", "moving right", "moving up", "moving down", "growing", "shrinking",
     "circling clockwise", "circling anticlockwise", "fading in", "fading out", "moving together", "moving apart",
 )  # fmt: skip
-SPLITS = ("train", "val", "test")
 FPS = 8  # frames per second, written into the files
-# One thread and no macroblock tree: with them x264 gives several files of the same frames, and the dataset must be the same everywhere.
+# One thread and no macroblock tree: otherwise x264 encodes the same frames differently from run to run, and the dataset must not vary.
 ENCODER_OPTIONS = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What to draw. Videos are counted over all classes and must divide by their number."""
+    """What to draw. The numbers of videos are totals over all classes and must be multiples of the number of classes."""
 
     train_videos: int = 1440
     val_videos: int = 240
@@ -43,12 +44,12 @@ class SyntheticConfig:
 
 
 def opposite(label: int) -> int:
-    """The class that a video of class `label` shows when it is played backwards."""
+    """Return the class that a video of class `label` shows when it is played backwards."""
     return label ^ 1
 
 
 def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes:
-    """What one video of a class shows, frame by frame, before it is pixels."""
+    """Draw the parameters of one video of a class: the scene of every frame, before rendering."""
     shape, _, colour, background = random_looks(rng, 1)
     cycles = rng.uniform(0.7, 1.6)  # of the motion, over the whole video
     phase = rng.uniform() + cycles * np.arange(num_frames) / num_frames
@@ -78,31 +79,22 @@ def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes
             steps = np.array([[-1.0, 1.0]])
             xs, ys = x + half * steps * np.cos(angle), y + half * steps * np.sin(angle)
             radii = np.full(num_frames, rng.uniform(0.08, 0.11))
-    return Scenes(
-        x=xs.astype(np.float32),
-        y=ys.astype(np.float32),
-        radius=radii.astype(np.float32),
-        alpha=alphas.astype(np.float32),
-        shape=np.repeat(shape, num_frames),
-        colour=np.repeat(colour, num_frames, axis=0),
-        background=np.repeat(background, num_frames, axis=0),
-    )
+    looks = (np.repeat(look, num_frames, axis=0) for look in (shape, colour, background))
+    return Scenes(*map(np.float32, (xs, ys, radii, alphas)), *looks)
 
 
 def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int) -> NDArray[np.uint8]:
-    """One video of a class: (num_frames, size, size, 3) uint8 RGB."""
+    """Draw one video of a class: (num_frames, size, size, 3) uint8 RGB."""
     return render(draw_scenes(label, rng, num_frames), size)
 
 
 def video_rng(seed: int, split: str, label: int, number: int) -> np.random.Generator:
-    """The random stream of one video: every video has its own."""
+    """Return the random generator of one video: every video has its own stream."""
     return np.random.default_rng([seed, SPLITS.index(split), label, number])
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], fps: int = FPS, codec: str = "libx264", options: dict | None = None) -> None:
-    """Encode frames (t, h, w, 3) uint8 RGB; the container follows the file's extension. Even sides only (4:2:0)."""
-    import av
-
+    """Encode frames (t, h, w, 3) uint8 RGB with even sides (4:2:0); the file extension selects the container."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
@@ -115,7 +107,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: int = FPS, codec: st
 
 
 def recipe_hash(config: SyntheticConfig) -> str:
-    """Digest of the settings and of the code that draws: another recipe is another dataset."""
+    """Hash the settings and the drawing code: another recipe is another dataset."""
     code = Path(__file__).read_bytes() + Path(scenes.__file__).read_bytes()
     return hashlib.sha256(json.dumps(asdict(config)).encode() + code).hexdigest()
 
@@ -165,28 +157,27 @@ def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:
     write_video(path, draw_video(label, video_rng(config.seed, split, label, number), config.num_frames, config.size))
 
 
-HALF_SIDES = {"circle": 1.0, "square": 0.86, "diamond": 1.2, "ring": 1.03}  # of an outline's box, in radii: see scenes.py
-FINE = 32  # points a cell and side on which the share of a box is counted
+HALF_SIDES = {"circle": 1.0, "square": 0.86, "diamond": 1.2, "ring": 1.03}  # of an outline's box, in radii: from scenes.OUTLINES
+FINE = 32  # points per side of a cell at which the share of the boxes is sampled
 
 
 def video_scenes(path: str | Path, config: SyntheticConfig) -> Scenes:
-    """What a video of the demonstration shows, from its place .../<split>/<class name>/<number>.mp4 alone.
+    """Draw again what a video of the demonstration shows, from its path .../<split>/<class name>/<number>.mp4 alone.
 
-    Raises: UserError when the path is not one that make_videos writes.
+    Raises: UserError when make_videos writes no such path.
     """
     path = Path(path)
     split, name, number = path.parent.parent.name, path.parent.name, path.stem
-    if split not in ("train", "val", "test") or name not in CLASS_NAMES or not number.isdecimal():
+    if split not in SPLITS or name not in CLASS_NAMES or not number.isdecimal():
         raise UserError(f"boxes: {path} is not a video of the demonstration (<split>/<class>/<number>.mp4)")
     label = CLASS_NAMES.index(name)
     return draw_scenes(label, video_rng(config.seed, split, label, int(number)), config.num_frames)
 
 
 def box_shares(scenes: Scenes, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """How much of each cell of a grid lies in the boxes of the objects: (n, rows, columns), from 0 to 1.
+    """Return the share of each grid cell that the boxes of the objects cover: (n, rows, columns), from 0 to 1.
 
-    A box that leaves the picture comes in again at the other side, as its object does; where the boxes of two objects overlap,
-    the cell's share is counted once.
+    A box that leaves the picture re-enters at the opposite side, as its object does; where two boxes overlap, the area counts once.
     """
     half = np.array([HALF_SIDES[name] for name in SHAPES])[scenes.shape] * scenes.radius  # (n,) shares of the side
     pixels = [(np.arange(cells * FINE) + 0.5) / (cells * FINE) for cells in grid]

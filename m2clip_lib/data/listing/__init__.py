@@ -1,13 +1,13 @@
-"""The videos and labels of an experiment, before any file is opened: picks the reader of its layout, its files and its hold-out."""
+"""The videos and labels of an experiment, before any file is opened: chooses the reader for its layout, its files and its hold-out."""
 
 from pathlib import Path
 
 from m2clip_lib import paths
 from m2clip_lib.config import DataSection, Experiment
-from m2clip_lib.data.classes import KINETICS_400, find_names
+from m2clip_lib.data.classes import KINETICS_400, SPLITS, find_names
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.listing import annotations, folders
-from m2clip_lib.data.listing.folders import SPLITS, Listing, hold_out
+from m2clip_lib.data.listing.folders import Listing, hold_out
 from m2clip_lib.errors import UserError
 
 
@@ -66,10 +66,9 @@ def _read_annotations(experiment: Experiment, root: Path) -> Listing:
 def source_files(data: DataSection) -> list[Path]:
     """Return the files that define labels and texts, whose digests the manifest keeps."""
     files = list(_lists(data).values())
-    if data.layout == "ucf101":
-        files += annotations.ucf101_files(paths.resolve(data.annotations), data.official_split).values()
-    if data.layout == "hmdb51":
-        files += annotations.hmdb51_files(paths.resolve(data.annotations), data.official_split).values()
+    if data.layout in ("ucf101", "hmdb51"):
+        official = annotations.ucf101_files if data.layout == "ucf101" else annotations.hmdb51_files
+        files += official(paths.resolve(data.annotations), data.official_split).values()
     named = (data.names_file, data.prompts_file, data.vocabulary_file, data.check_csv)
     return files + [paths.resolve(file) for file in named if file and file != KINETICS_400]
 

@@ -2,12 +2,13 @@
 
 import csv
 import re
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PureWindowsPath
 
 from m2clip_lib.data.classes import class_key, name_from_folder, read_names
-from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing, list_files, videos_below
+from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, Listing, list_files, videos_below
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import is_number, read_json, read_lines, read_text
+from m2clip_lib.files import read_json, read_lines, read_text
 
 KINETICS_SPLITS = {"validate": "val", "validation": "val"}
 HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this split
@@ -34,32 +35,25 @@ def list_kinetics(root: Path, tables: dict[str, Path]) -> Listing:
     entries = [(*entry, split) for split, file in tables.items() for entry in _of_split(file, split)]
     class_names = sorted({label for label, *_ in entries})
     labels = {name: label for label, name in enumerate(class_names)}
-    there = _videos_by_stem(root)
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in videos_below(root):  # one walk: looking up every spelling of 300,000 paths would take longer
+        by_stem[path.stem].append(path)
     rows = []
     for name, video, times, split in entries:
-        found = there.get(f"{video}_{times}") or there.get(video) or [root / name / f"{video}_{times}.mp4"]
+        found = by_stem.get(f"{video}_{times}") or by_stem.get(video) or [root / name / f"{video}_{times}.mp4"]
         rows.append((min(found, key=lambda path: _misfit(path, name, split)), labels[name], split))
     return Listing(rows, class_names)
 
 
 def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
     entries = read_kinetics_table(file)
-    said = {entry[3] for entry in entries}
-    trusted = len(said) == 1 and not (split == "train" and said & {"val", "test"})  # many evaluate on validation; nobody trains on test
+    found = {entry[3] for entry in entries}
+    trusted = len(found) == 1 and not (split == "train" and found & {"val", "test"})  # many evaluate on validation; nobody trains on test
     mine = [entry[:3] for entry in entries if trusted or entry[3] == split]
     if entries and not mine:
-        raise UserError(
-            f"{file}: given for {split!r}, but its column 'split' says {', '.join(map(repr, sorted(said)))}; give a table of that split"
-        )
+        others = ", ".join(map(repr, sorted(found)))
+        raise UserError(f"{file}: given for {split!r}, but its column 'split' says {others}; give a table of that split")
     return mine
-
-
-def _videos_by_stem(root: Path) -> dict[str, list[Path]]:
-    """Walk the folder once: looking up every spelling of 300,000 paths would take longer."""
-    found: dict[str, list[Path]] = {}
-    for path in videos_below(root):
-        found.setdefault(path.stem, []).append(path)
-    return found
 
 
 def _misfit(path: Path, name: str, split: str) -> tuple[bool, bool, Path]:
@@ -106,11 +100,11 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
     rows = []
     for split in ("train", "test"):
         for number, line in read_lines(files[split]):
-            path, _, label = line.rpartition(" ")
-            path, label = (path.rstrip(), label) if path and is_number(label) else (line, "")
-            folder = path.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
-            place = int(label) - 1 if label else by_name.get(class_key(folder), -1)
-            if not 0 <= place < len(folders) or (split == "train" and not label):
+            labelled = LAST_NUMBER.fullmatch(line)
+            path = labelled[1] if labelled else line
+            folder = PureWindowsPath(path).parent.name  # accepts / and \
+            place = int(labelled[2]) - 1 if labelled else by_name.get(class_key(folder), -1)
+            if not 0 <= place < len(folders) or (split == "train" and not labelled):
                 form = "<Class>/<file> <label>" if split == "train" else "<Class>/<file>"
                 raise UserError(
                     f"{files[split]}:{number}: {line!r}: expected '{form}' with a class of {files['names'].name}, 1 to {len(folders)}"
@@ -121,10 +115,10 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
 
 def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
     """Map class folders to the file of one official split of HMDB51. Raises: UserError when a class has files for other splits only."""
-    found: dict[str, dict[str, Path]] = {}
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
     for file in sorted(annotations.glob("*_test_split[123].txt")):
         name, _, split = file.stem.rpartition("_test_split")
-        found.setdefault(name, {})[split] = file
+        found[name][split] = file
     if not found:
         raise UserError(f"annotations: no <class>_test_split{official_split}.txt in {annotations}; set data.annotations to their folder")
     without = [name for name, files in found.items() if str(official_split) not in files]

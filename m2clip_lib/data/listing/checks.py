@@ -3,9 +3,10 @@
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +39,11 @@ class KineticsNames:
 
 def read_kinetics_names(file: Path) -> KineticsNames:
     """Read the class names that a Kinetics CSV gives to its videos."""
-    entries = read_kinetics_table(file)
-    said: dict[str, set[str]] = {}
-    for name, video, *_ in entries:
-        said.setdefault(video, set()).add(name)
-    return KineticsNames(
-        {(video, times): name for name, video, times, _ in entries},
-        {video: next(iter(names)) for video, names in said.items() if len(names) == 1},
-    )
+    by_clip, by_video = {}, defaultdict(set)
+    for name, video, times, _ in read_kinetics_table(file):
+        by_clip[video, times] = name
+        by_video[video].add(name)
+    return KineticsNames(by_clip, {video: names.pop() for video, names in by_video.items() if len(names) == 1})
 
 
 def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) -> int:
@@ -61,30 +59,23 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
     shared = _shared_folders(listing)
     wrong, checked, in_table = [], 0, 0
     for path, label, _ in listing.rows:
-        told = table.of(path) if table else None
-        in_table += told is not None
-        said = [labels.get(class_key(told))] if told else _said_by_path(path, labels, shared)
-        said = [place for place in said if place is not None]
-        checked += bool(said)
-        if said and label not in said:
-            carried, given = listing.class_names[said[0]], listing.class_names[label]
-            wrong.append(((carried, given), f"{path.parent.name}/{path.name} says {carried!r}, its label {given!r}"))
+        known = table.of(path) if table else None
+        in_table += known is not None
+        carried = [labels[key] for key in ([class_key(known)] if known else _keys_in_path(path, shared)) if key in labels]
+        checked += bool(carried)
+        if carried and label not in carried:
+            pair = listing.class_names[carried[0]], listing.class_names[label]
+            wrong.append((pair, f"{path.parent.name}/{path.name} says {pair[0]!r}, its label {pair[1]!r}"))
     if table is not None and listing.rows and not in_table:
         raise UserError("data.check_csv: none of the listed videos is in that table; give the table of the same dataset")
     if wrong:
-        examples = "; ".join(_of_different_classes(wrong))
+        firsts = dict(reversed(wrong))  # the first video of every confusion: three videos of one class would say less
+        examples = [*reversed(firsts.values()), *(text for _, text in wrong if text not in firsts.values())][:3]
         raise UserError(
             f"labels: {len(wrong)} of {checked} videos whose path carries a class ({len(listing.rows)} listed) have the label of another: "
-            f"{examples}; the list and the class names do not belong together: check names file and label order"
+            f"{'; '.join(examples)}; the list and the class names do not belong together: check names file and label order"
         )
     return checked
-
-
-def _of_different_classes(wrong: list[tuple[tuple[str, str], str]], examples: int = 3) -> list[str]:
-    """Pick examples of different confusions where there are several: three videos of one class say less."""
-    firsts = dict(reversed(wrong))  # (class of the path, class of the label) -> its first video
-    others = [text for _, text in wrong if text not in firsts.values()]
-    return [*reversed(firsts.values()), *others][:examples]
 
 
 def _shared_folders(listing: Listing) -> set[Path]:
@@ -96,16 +87,12 @@ def _shared_folders(listing: Listing) -> set[Path]:
     return {top, *top.parents}
 
 
-def _said_by_path(path: Path, labels: dict[str, int], shared: set[Path]) -> list[int | None]:
-    """Labels that the path carries, the nearest first. One match is enough: a class may have a subfolder named like another class."""
-    prefix = UCF_STEM.fullmatch(path.stem)
-    said = [labels.get(class_key(prefix[1]))] if prefix else []
-    for folder in path.absolute().parents:
-        if folder in shared:
-            break
-        if folder.name.lower() not in SPLIT_FOLDERS:
-            said.append(labels.get(class_key(folder.name)))
-    return said
+def _keys_in_path(path: Path, shared: set[Path]) -> list[str]:
+    """Keys of the names in a path that may be classes, the nearest first; a class may have a subfolder named like another class."""
+    found = UCF_STEM.fullmatch(path.stem)
+    folders = takewhile(lambda folder: folder not in shared, path.absolute().parents)
+    names = [folder.name for folder in folders if folder.name.lower() not in SPLIT_FOLDERS]
+    return [class_key(name) for name in ([found[1], *names] if found else names)]
 
 
 def check_leaks(listing: Listing) -> int:
@@ -114,13 +101,10 @@ def check_leaks(listing: Listing) -> int:
     Returns: the number of rows that repeat another row.
     Raises: UserError with counts and three examples when a path is in two splits or has two labels.
     """
-    splits: dict[str, list[str]] = {}
-    labels: dict[str, list[int]] = {}
+    splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
     for path, label, split in listing.rows:
-        for found, said in ((splits, split), (labels, label)):
-            of_path = found.setdefault(os.path.normpath(path), [])
-            if said not in of_path:
-                of_path.append(said)
+        place = os.path.normpath(path)
+        splits[place][split] = labels[place][label] = None
     torn = [(path, found) for path, found in labels.items() if len(found) > 1]
     if torn:
         names = listing.class_names

@@ -20,9 +20,9 @@ EXTENSIONS = {
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob"),
     *(".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".gif", ".mxf", ".y4m", ".h264", ".hevc", ".ivf"),
 }
-SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of a class's videos, for a folder without split folders
+LAST_NUMBER = re.compile(r"(.*\S)[ \t]+([0-9]+)")  # a line that ends with a number; what is before it may contain spaces
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,9 @@ def list_folder(root: Path) -> Listing:
     if len(folders) < 2:
         raise UserError(f"videos: only one class ({folders[0]!r}) in {root}; a classifier needs two or more class folders")
     class_names = [name_from_folder(folder) for folder in folders]
-    for first, second in combinations(range(len(folders)), 2):
-        if class_names[first] == class_names[second]:
-            raise UserError(
-                f"videos: folders {folders[first]!r} and {folders[second]!r} in {root} are both class {class_names[first]!r}; merge them"
-            )
+    for (first, name), (second, other) in combinations(zip(folders, class_names, strict=True), 2):
+        if name == other:
+            raise UserError(f"videos: folders {first!r} and {second!r} in {root} are both class {name!r}; merge them")
     rows = []
     for (folder, split), files in sorted(groups.items()):
         named = [(file, split) for file in files] if split else _split_by_hash(files, root)
@@ -107,24 +105,20 @@ def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Li
     rows = []
     for split, file in lists.items():
         for number, line in read_lines(file):
-            found = re.fullmatch(r"(.*\S)[ \t]+([0-9]+)", line)
+            found = LAST_NUMBER.fullmatch(line)
             if not found or int(found[2]) >= len(class_names):
                 raise UserError(f"{file}:{number}: {line!r}: expected '<path> <label>' with a label from 0 to {len(class_names) - 1}")
-            rows.append((root / _without_frames(found[1]), int(found[2]), split))
+            framed = LAST_NUMBER.fullmatch(found[1])
+            has_frames = framed and Path(framed[1]).suffix.lower() in EXTENSIONS  # a number after a complete video file name
+            rows.append((root / (framed if has_frames else found)[1], int(found[2]), split))
     return Listing(rows, class_names)
 
 
-def _without_frames(path: str) -> str:
-    """Remove the column of frame counts: a number after a complete video file name."""
-    found = re.fullmatch(r"(.*\S)[ \t]+[0-9]+", path)
-    return found[1] if found and Path(found[1]).suffix.lower() in EXTENSIONS else path
-
-
-# What clips of one recording have in common. UCF101: class and group. HMDB51: all before the shot's properties. Kinetics: the YouTube id.
+# What clips of one recording share. UCF101: class and group. HMDB51: everything before the shot's properties. Kinetics: the YouTube id.
 SOURCES = (
-    re.compile(r"(?P<source>v_.+_g[0-9]+)_c[0-9]+"),
-    re.compile(r"(?P<source>.+)_[fhlu]_(?:cm|nm)_np[0-9]+_(?:ba|fr|le|ri)_(?:bad|med|goo)_[0-9]+"),
-    re.compile(r"(?P<source>[\w-]{11})_[0-9]{6}_[0-9]{6}"),
+    re.compile(r"(v_.+_g[0-9]+)_c[0-9]+"),
+    re.compile(r"(.+)_[fhlu]_(?:cm|nm)_np[0-9]+_(?:ba|fr|le|ri)_(?:bad|med|goo)_[0-9]+"),
+    re.compile(r"([\w-]{11})_[0-9]{6}_[0-9]{6}"),
 )
 
 
@@ -135,7 +129,7 @@ def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False)
     if its class would be left without a training video.
 
     Args:
-        share: of the training videos, in [0, 1); 0 leaves the listing as it is.
+        share: of the training videos, in [0, 1); 0 changes nothing.
         numbered: videos whose names differ only in their last number belong to one recording (HMDB51).
     """
     splits = {split for _, _, split in listing.rows}
@@ -160,8 +154,8 @@ def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False)
 
 def source_of(path: Path, root: Path, numbered: bool = False) -> str:
     """Name the recording that a video was cut from; its own path below root if the file name does not tell."""
-    found = next((match for pattern in SOURCES if (match := pattern.fullmatch(path.stem))), None)
-    if found:
-        return found["source"]
+    for pattern in SOURCES:
+        if found := pattern.fullmatch(path.stem):
+            return found[1]
     own = path.relative_to(root) if path.is_relative_to(root) else path
     return re.sub(r"[0-9]+$", "", own.with_suffix("").as_posix()) if numbered else own.as_posix()

@@ -1,4 +1,4 @@
-"""Boxes of the drawn objects: where the pixels are, and nowhere else."""
+"""The demonstration's videos: motions, boxes of the drawn objects, and files that never vary."""
 
 import hashlib
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.demo import videos
 from m2clip_lib.data.demo.scenes import SHAPES, Scenes, render
 from m2clip_lib.data.demo.videos import (
     CLASS_NAMES,
-    SPLITS,
     SyntheticConfig,
     box_shares,
     draw_video,
@@ -85,7 +85,7 @@ def test_a_video_of_another_origin_has_no_boxes(path):
 
 
 SMALL = SyntheticConfig(train_videos=24, val_videos=12, test_videos=12, num_frames=6, size=32, seed=3)
-VIDEOS = 12  # drawn a class
+VIDEOS = 12  # drawn per class
 
 
 def foreground(video: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def spread_of(mass: np.ndarray) -> float:
     return float(np.sqrt((columns * (places - (columns * places).sum()) ** 2).sum()))
 
 
-def test_drawing_is_a_function_of_the_generator_and_has_the_size_asked_for():
+def test_drawing_is_a_function_of_the_generator_and_has_the_requested_size():
     one, same, other = (draw_video(0, np.random.default_rng(seed), 7, 40) for seed in (1, 1, 2))
     assert one.shape == (7, 40, 40, 3)
     assert one.dtype == np.uint8
@@ -237,7 +237,7 @@ def test_splits_are_balanced_and_share_no_file(made):
     assert len(set(files.values())) == 48
 
 
-def test_files_are_readable_videos_of_the_size_asked_for(made):
+def test_files_are_readable_videos_of_the_requested_size(made):
     path = made / "train" / "moving left" / "0001.mp4"
     info = probe(path)
     assert (info.num_frames, info.width, info.height, info.codec, info.fps) == (6, 32, 32, "h264", 8)
@@ -276,7 +276,7 @@ def test_unchanged_recipe_writes_nothing_and_another_one_remakes(tmp_path):
     assert not set(first.values()) & set(second.values())
 
 
-def test_unfinished_try_is_started_afresh(tmp_path, monkeypatch):
+def test_unfinished_attempt_is_started_again(tmp_path, monkeypatch):
     root = tmp_path / "v"
     config = SyntheticConfig(12, 12, 12, num_frames=2, size=16)
     with monkeypatch.context() as patch:

@@ -38,7 +38,7 @@ def test_kinetics_table_finds_files_flat_or_in_class_folders_with_or_without_tim
         ("id2_000000_000010.mp4", 0, "train"),
         ("dancing,_salsa/id3.mp4", 1, "train"),
         ("id4.mp4", 2, "train"),
-        ("abseil/id5_000000_000010.mp4", 0, "val"),  # a dead link is a row all the same
+        ("abseil/id5_000000_000010.mp4", 0, "val"),  # a missing video is still a row
     ]
 
 
@@ -55,7 +55,7 @@ def test_kinetics_files_are_found_by_any_extension_in_split_folders_and_without_
         "train/id2.webm",
         "id3.MP4",
         "validate/ski/id4.mp4",
-        "val/ski/id5.mp4",  # of two of one name the one in the folder of its class
+        "val/ski/id5.mp4",  # of two files with the same name, the one in the folder of its class
     ]
 
 
@@ -132,7 +132,7 @@ def test_ssv2_labels_that_leave_out_a_number_are_refused(tmp_path):
         list_ssv2(tmp_path, *ssv2(tmp_path, [{"id": "9", "template": "B"}], {"A": "0", "B": "2"}))
 
 
-def test_ssv2_file_that_is_no_json_is_an_error_that_names_it(tmp_path):
+def test_ssv2_file_that_is_not_json_is_an_error_that_names_it(tmp_path):
     lists, labels = ssv2(tmp_path, [], {"A": "0"})
     lists["train"].write_text("id,template\n")
     with pytest.raises(UserError, match=r"train\.json"):

@@ -1,4 +1,4 @@
-"""Validation taken from training: the share asked for, no source torn apart, the same on every machine."""
+"""Class folders, list files, and validation held out from training: the right share, no recording split up, the same on every machine."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def ucf101(classes: int, groups: int, clips: int, root: Path = ROOT) -> Listing:
 
 
 @given(st.integers(1, 5), st.integers(2, 9), st.integers(1, 4), st.sampled_from([0.05, 0.1, 0.3, 0.9]))
-def test_no_group_lies_in_two_splits_and_every_class_keeps_training_videos(classes, groups, clips, share):
+def test_no_group_is_in_two_splits_and_every_class_keeps_training_videos(classes, groups, clips, share):
     listing = ucf101(classes, groups, clips)
     held = hold_out(listing, share, ROOT)
     assert [row[:2] for row in held.rows] == [row[:2] for row in listing.rows]
@@ -88,7 +88,7 @@ def short(listing, root: Path) -> list[tuple[str, int, str]]:
     return [(path.relative_to(root).as_posix(), label, split) for path, label, split in listing.rows]
 
 
-# --- one folder a class ---
+# --- one folder per class ---
 
 
 def test_split_folders_give_the_split(tmp_path):
@@ -103,7 +103,7 @@ def test_split_folders_give_the_split(tmp_path):
     ]
 
 
-def test_folders_without_videos_beside_the_splits_are_nothing(tmp_path):
+def test_folders_without_videos_beside_the_splits_are_ignored(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "annotations/list.csv", "train/a/._1.mp4", ".cache/x.mp4")
     listing = list_folder(tmp_path)
     assert listing.class_names == ["a", "b"]
@@ -116,7 +116,7 @@ def test_classes_beside_splits_are_refused_by_name(tmp_path):
         list_folder(tmp_path)
 
 
-def test_links_to_folders_are_followed_and_a_link_to_a_folder_above_ends_nothing(tmp_path):
+def test_links_to_folders_are_followed_and_a_link_to_a_folder_above_is_harmless(tmp_path):
     touch(tmp_path / "disk", "ski/1.mp4", "run/2.mp4")
     touch(tmp_path / "own", "test/ski/3.mp4")
     (tmp_path / "own" / "train").mkdir()
@@ -157,7 +157,7 @@ def test_class_of_few_videos_always_keeps_one_for_training(tmp_path, videos, spl
     assert {name: found.count(name) for name in set(found)} == splits
 
 
-def test_split_does_not_depend_on_where_the_folder_lies(tmp_path):
+def test_split_does_not_depend_on_where_the_folder_is(tmp_path):
     names = [f"{name}/{i}.mp4" for name in ("left", "right") for i in range(12)]
     touch(tmp_path / "here", *names)
     touch(tmp_path / "there" / "deeper", *reversed(names))
@@ -173,7 +173,7 @@ def test_new_class_leaves_the_split_of_the_others_alone(tmp_path):
     assert after.items() >= before.items()
 
 
-def test_videos_may_lie_deeper_inside_a_class_and_folder_names_become_words(tmp_path):
+def test_videos_may_be_deeper_inside_a_class_and_folder_names_become_words(tmp_path):
     touch(tmp_path, "Brush_Hair/camera 1/a b.mp4", "滑雪/é.mp4", ".cache/x/y.mp4")
     listing = list_folder(tmp_path)
     assert listing.class_names == ["Brush Hair", "滑雪"]
@@ -269,7 +269,7 @@ def test_bad_list_line_is_named_with_file_number_and_range(tmp_path, names_file,
         list_files(tmp_path, one_list(tmp_path, f"a.mp4 0\n{line}\n"), read_names(names_file))
 
 
-def test_blank_lines_and_trailing_spaces_of_a_list_are_nothing(tmp_path, names_file):
+def test_blank_lines_and_trailing_spaces_of_a_list_are_ignored(tmp_path, names_file):
     listing = list_files(tmp_path, one_list(tmp_path, "a.mp4 0 \n\nb.mp4 1\n\n"), read_names(names_file))
     assert short(listing, tmp_path) == [("a.mp4", 0, "train"), ("b.mp4", 1, "train")]
 
