@@ -3,6 +3,7 @@
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
 
+import json
 import logging
 import math
 import sys
@@ -65,8 +66,6 @@ def prepare(
 
     It can be stopped (Ctrl-C) and continued with the same command.
     """
-    import json
-
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import prepare_data
     from m2clip_lib.evaluate.labelcheck import decide_labels
@@ -179,8 +178,6 @@ def predict(
     picture: Annotated[Path | None, typer.Option("--picture", metavar="PNG", help="Also draw the timeline.")] = None,
 ) -> None:
     """Predict what is happening in videos, or when it happens in a long one."""
-    import json
-
     from m2clip_lib.config import load_experiment
     from m2clip_lib.evaluate.predict import parse_labels, predict_videos
     from m2clip_lib.experiment import last_run_checkpoint
@@ -212,8 +209,6 @@ def _end_with_failures(failures: list[str]) -> None:
 def _timeline(
     videos: list[Path], checkpoint: Path, labels: list[str], top: int, as_json: bool, window: float, every: float, picture: Path | None
 ) -> None:
-    import json
-
     from m2clip_lib.evaluate.predict import open_checkpoint, video_timeline
 
     if not math.isfinite(window + every):

@@ -59,11 +59,6 @@ def load_experiment(name: str = "", overrides: list[str] | tuple[str, ...] = ())
     return _validate(values, name, " ".join(f"-o {override}" for override in overrides)) if overrides else experiment
 
 
-def experiment_names() -> list[str]:
-    """Names of the entries of configs/config.py, in file order."""
-    return list(_read_config_file()[1])
-
-
 def _read_config_file() -> tuple[str, dict[str, dict]]:
     """DEFAULT_EXPERIMENT and EXPERIMENTS."""
     shown = paths.shown(paths.CONFIG)

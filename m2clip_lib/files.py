@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from m2clip_lib.errors import UserError
 
@@ -83,10 +81,12 @@ class DamagedFile(Exception):  # noqa: N818 (it says what happened)
     """The bytes differ from those that were written."""
 
 
-def seal(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+def seal(tensors: dict, metadata: dict[str, str]) -> bytes:
     """Make a safetensors file whose metadata carries the SHA-256 of all its bytes (hashed with zeros in place of the digest)."""
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata | {"sha256": _ZEROS})
-    content = _in_order(content)
+    from safetensors.torch import save  # late: child processes that only read videos start without torch
+
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = _in_order(save(plain, metadata | {"sha256": _ZEROS}))
     return content.replace(_EMPTY, f'"sha256":"{hashlib.sha256(content).hexdigest()}"'.encode(), 1)
 
 
@@ -100,10 +100,11 @@ def check_seal(content: bytes) -> None:
         raise DamagedFile("its content does not match its digest")
 
 
-def open_sealed(path: Path) -> tuple[dict[str, Tensor], bytes]:
+def open_sealed(path: Path) -> tuple[dict, bytes]:
     """Read the tensors and the bytes of a sealed file. Raises: DamagedFile."""
-    content = Path(path).read_bytes()
-    check_seal(content)
+    from safetensors.torch import load
+
+    check_seal(content := Path(path).read_bytes())
     try:
         return load(content), content
     except SafetensorError as error:

@@ -17,6 +17,7 @@ class Preset:
 
 
 _TED_12 = {"vision_adapter_layers": 12, "vision_adapter_width": 384, "text_adapter_width": 384}
+_TED_L = _TED_12 | {"vision_adapter_layers": 24, "text_adapter_layers": 2}
 _TED_24 = _TED_12 | {"vision_adapter_pre_attn": True, "text_adapter_layers": 13}
 
 PRESETS = {
@@ -24,10 +25,5 @@ PRESETS = {
     "B/16 24x384": Preset("ViT-B-16-quickgelu", _TED_24 | {"text_adapter_pre_attn": True}, 39_844_760, "Something-Something v2 script"),
     "B/32 12x384": Preset("ViT-B-32-quickgelu", _TED_12 | {"text_adapter_layers": 1}, 15_744_024, "the replicate"),
     "B/32 24x384": Preset("ViT-B-32-quickgelu", _TED_24, 34_721_304, "script"),
-    "L/14 24x384": Preset(
-        "ViT-L-14-quickgelu",
-        _TED_12 | {"vision_adapter_layers": 24, "text_adapter_layers": 2},
-        41_121_816,
-        "not published: 12x384 carried over to the 24 blocks of L/14",
-    ),
+    "L/14 24x384": Preset("ViT-L-14-quickgelu", _TED_L, 41_121_816, "not published: 12x384 carried over to the 24 blocks of L/14"),
 }

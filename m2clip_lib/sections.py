@@ -163,14 +163,11 @@ class TrainSection(Section):
     batch_size: Positive = 32
     """Clips per step and process. An update of the weights takes batch_size x accumulate x processes clips."""
     accumulate: Positive = 1
-    """Steps whose gradients add up to one update: the memory of the small batch, the update of the large one. Exact for classification,
-    cross-modal and masked words; the contrastive term's negatives are those of the step, unless gather_negatives."""
+    """Steps whose gradients add up to one update, for less memory; exact but for the contrastive negatives (see gather_negatives)."""
     gather_negatives: bool = False
-    """Contrastive negatives: false, the clips of one step of one process (as published); true, those of the whole update, over all
-    processes and accumulated steps (the latter cost a second forward pass). True makes an update independent of how it is divided."""
+    """Contrastive negatives: false, those of the step (as published); true, the whole update's (accumulating then takes two passes)."""
     lr: Rate = 1e-3
-    """Peak learning rate of adapters and heads for one process without accumulation; it is multiplied by accumulate x processes.
-    Text adapters take half."""
+    """Peak learning rate for one process without accumulation; multiplied by accumulate x processes. Text adapters take half."""
     weight_decay: NotNegative = 0.01
     """Weight decay of AdamW; biases have none."""
     warmup: Share = 0.1

@@ -85,7 +85,9 @@ def run_workbook(
         return page
     from m2clip_lib.viz.report import write_report
 
-    _write_timing(folder, time.perf_counter() - start)
+    steps_s = {name: entry["seconds"] for name, entry in sorted(json.loads(state_file.read_text()).items())}
+    timing = {"last_call_s": round(time.perf_counter() - start, 1), "steps_s": steps_s, "all_steps_s": round(sum(steps_s.values()), 1)}
+    write_json(folder / "run.json", json.loads((folder / "run.json").read_text()) | {"timing": timing})
     write_report(folder)
     report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in total)")
     return page
@@ -93,8 +95,8 @@ def run_workbook(
 
 def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], parameters: Sequence[str], first: str, only: str) -> list[Step]:
     """Return the steps to consider, each with its parameters and key. Raises: UserError for an unknown step or parameter."""
-    notebooks = sorted(path for path in paths.NOTEBOOKS.glob("0[1-9]_*.ipynb"))
-    chosen = {notebook for notebook in notebooks if _is_chosen(notebook, first, only)}
+    notebooks = sorted(paths.NOTEBOOKS.glob("0[1-9]_*.ipynb"))
+    chosen = {n for n in notebooks if (n.name[:2] == only[:2] if only else n.name[:2] >= first[:2])}
     for flag, value in (("--from", first), ("--only", only)):
         if value and not any(notebook.name.startswith(value + "_") or notebook.stem == value for notebook in notebooks):
             raise UserError(f"{flag} {value}: no such step; there are: {', '.join(n.stem for n in notebooks)}")
@@ -105,7 +107,9 @@ def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], param
     steps = []
     for notebook in notebooks:
         own = {name: value for name, value in values.items() if name in declared[notebook]}
-        key = hash_texts(key, _notebook_source(notebook), json.dumps(own, sort_keys=True))
+        cells = json.loads(notebook.read_text())["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        key = hash_texts(key, source, json.dumps(own, sort_keys=True))
         if notebook in chosen:
             steps.append(Step(notebook.stem, notebook, {k: v for k, v in (base | own).items() if k in declared[notebook]}, key))
     return steps
@@ -168,11 +172,6 @@ class _Indented:
         sys.stdout.flush()
 
 
-def _is_chosen(notebook: Path, first: str, only: str) -> bool:
-    number = notebook.stem.partition("_")[0]
-    return number == only[:2] if only else number >= first[:2]
-
-
 def _parse_parameters(given: Sequence[str], declared: dict[Path, dict[str, str]]) -> dict[str, Any]:
     names = sorted({name for parameters in declared.values() for name in parameters if name not in GIVEN})
     values = {}
@@ -189,20 +188,6 @@ def _parse_parameters(given: Sequence[str], declared: dict[Path, dict[str, str]]
             raise UserError(f"-p {text}: {name} is of type {kind}")
         values[name] = value
     return values
-
-
-def _notebook_source(notebook: Path) -> str:
-    cells = json.loads(notebook.read_text())["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-
-
-def _write_timing(folder: Path, seconds: float) -> None:
-    """Write the time of every step as last executed, and of this call, into run.json."""
-    state, file = json.loads((folder / "steps.json").read_text()), folder / "run.json"
-    provenance = json.loads(file.read_text())
-    by_step = {name: entry["seconds"] for name, entry in sorted(state.items())}
-    provenance["timing"] = {"last_call_s": round(seconds, 1), "steps_s": by_step, "all_steps_s": round(sum(by_step.values()), 1)}
-    write_json(file, provenance)
 
 
 def _export_html(notebook: Path) -> None:

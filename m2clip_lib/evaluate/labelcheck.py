@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.listing.checks import KineticsNames, check_labels_in_paths, read_kinetics_names
+from m2clip_lib.data.listing.checks import check_labels_in_paths, read_kinetics_names
 from m2clip_lib.data.listing.folders import Listing
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
@@ -138,19 +138,20 @@ def fit_relabelling(predictions: Predictions, rng: np.random.Generator) -> Relab
     return Relabelling(names, predictions.class_names, percent(listed), percent(fitted), p_value, returned, right, len(labels))
 
 
-def vouched_for(manifest: Manifest, table: KineticsNames | None = None) -> bool:
-    """Whether the path of every usable video, or the Kinetics table, confirms its class: then the names cannot be permuted."""
+def vouched_for(manifest: Manifest, check_csv: str = "") -> bool:
+    """Whether the path of every usable video, or a Kinetics table, confirms its class: then the names cannot be permuted."""
+    table = read_kinetics_names(paths.resolve(check_csv)) if check_csv else None
     usable = manifest.table[manifest.table.status == "ok"]
     rows = [(Path(path), label, split) for path, label, split in zip(usable.path, usable.label, usable.split, strict=True)]
     return check_labels_in_paths(Listing(rows, manifest.class_names), table) == len(rows)
 
 
-def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool, table: KineticsNames | None = None) -> str:
+def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool, check_csv: str = "") -> str:
     """A warning to show in red; "" if the names are not permuted, or the paths or the table vouch for them.
 
     Raises: UserError when they are permuted and not accepted.
     """
-    if not check.permuted or vouched_for(manifest, table):
+    if not check.permuted or vouched_for(manifest, check_csv):
         return ""
     if not accept:
         raise UserError(f"{check.message()}; {ADVICE}")
@@ -167,16 +168,11 @@ def remember_verdict(manifest: Manifest, accepted: str = "", refused: str = "") 
 def settle_labels(check: LabelCheck, experiment: Experiment, manifest: Manifest, accept: bool) -> str:
     """Write the verdict of a comparison with frozen CLIP, over any earlier one. Returns and raises: as stop_if_permuted."""
     try:
-        accepted = stop_if_permuted(check, manifest, accept, _kinetics_names(experiment))
+        accepted = stop_if_permuted(check, manifest, accept, experiment.data.check_csv)
     except UserError as error:
         remember_verdict(manifest, refused=str(error))
         raise
     return remember_verdict(manifest, accepted)["accepted"]
-
-
-def _kinetics_names(experiment: Experiment) -> KineticsNames | None:
-    table = experiment.data.check_csv
-    return read_kinetics_names(paths.resolve(table)) if table else None
 
 
 def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[str], None] = print) -> dict[str, str]:
@@ -190,7 +186,7 @@ def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[
     verdict = json.loads(file.read_text()) if file.is_file() else {}
     if verdict.get("manifest") == manifest.sha256:
         return verdict
-    if vouched_for(manifest, _kinetics_names(experiment)):
+    if vouched_for(manifest, experiment.data.check_csv):
         return {}
     usable = manifest.table[(manifest.table.status == "ok") & (manifest.table.split != "test")]
     usable = usable.sort_values("split", ascending=False, kind="stable").reset_index(drop=True)  # validation first

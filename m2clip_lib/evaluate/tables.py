@@ -65,15 +65,9 @@ def headline_finding(headline: pd.DataFrame) -> str:
 
 def backwards_table(forwards: Predictions, backwards: Predictions) -> pd.DataFrame:
     """The same videos played forwards and backwards: top-1 for the true class and for its opposite, percent."""
-    rows = [
-        {
-            "played": played,
-            "readout": readout,
-            "true_class": topk_accuracy(found.readout(readout), found.labels, 1),
-            "opposite_class": topk_accuracy(found.readout(readout), opposite(found.labels), 1),
-            "videos": len(found.labels),
-        }
-        for played, found in (("forwards", forwards), ("backwards", backwards))
-        for readout in found.readouts
-    ]
-    return pd.DataFrame(rows)
+    rows = []
+    for played, found in (("forwards", forwards), ("backwards", backwards)):
+        for readout in found.readouts:
+            top1 = [topk_accuracy(found.readout(readout), labels, 1) for labels in (found.labels, opposite(found.labels))]
+            rows.append((played, readout, *top1, len(found.labels)))
+    return pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class", "videos"])

@@ -102,7 +102,9 @@ def multi_task_loss(
 
     mlm = torch.zeros((), device=video.device)
     if masked_tokens is not None:
-        length = _computed_length(masked_tokens, masked_targets) if model.shortcuts else masked_tokens.shape[1]
+        length = masked_tokens.shape[1]
+        if model.shortcuts:  # up to the latest end-of-text or target, whichever is later
+            length = max([text_length(masked_tokens), *((masked_targets != NOT_A_TARGET).any(dim=0).nonzero()[:, 0] + 1).tolist()])
         hidden = model.encode_text(masked_tokens.to(video.device, non_blocking=True), length=length).text_hidden
         targets = masked_targets[:, :length].to(video.device, non_blocking=True)
         mlm = part.word_share * masked_word_loss(model.mlm_logits(hidden, seen.frame_features), targets)
@@ -127,8 +129,3 @@ def _contrastive_part(
     full = contrastive_loss(logits, logits.T, part.labels)
     # Every batch computes the full loss with gradient to its own rows only: gradients add up unscaled, values by share.
     return full - (1 - part.clip_share) * full.detach()
-
-
-def _computed_length(tokens: Tensor, targets: Tensor) -> int:
-    """Positions up to the latest end-of-text or target, whichever is later."""
-    return max([text_length(tokens), *((targets != NOT_A_TARGET).any(dim=0).nonzero()[:, 0] + 1).tolist()])

@@ -19,7 +19,7 @@ from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.experiment import TRAINING_ADVICE, build_model, keep_freed_memory, open_backbone, out_of_memory_explained, set_threads
-from m2clip_lib.files import code_digest
+from m2clip_lib.files import code_digest, write_atomically
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
 from m2clip_lib.train.record import EpochMetrics, Tally
@@ -94,7 +94,9 @@ class Training:
             mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
             self.views = make_loader(self.validation, mine, experiment.data.workers)  # kept: its processes take seconds to start
         self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
-        self.at = Progress(identity(experiment, run_inputs(manifest, backbone.sha256), processes.count), code_digest(core=True))
+        inputs = {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names)}
+        inputs |= {"backbone weights": backbone.sha256}
+        self.at = Progress(identity(experiment, inputs, processes.count), code_digest(core=True))
         self.tally = Tally(torch.zeros(len(record.TERMS), device=processes.device))
         self._decoders_reported: dict[str, int] = {}
         self.began = self.saved = time.monotonic()
@@ -116,7 +118,7 @@ class Training:
             )
         if found is None:
             if processes.is_main:
-                record.forget_skipped(self.metrics_file.parent / "tables")
+                (self.metrics_file.parent / "tables" / record.FILE).unlink(missing_ok=True)  # nothing is skipped yet
             if settings.warm_start:
                 warm_start(self.model, paths.resolve(settings.warm_start), self.report)
             return
@@ -218,7 +220,7 @@ class Training:
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
         extra = {"stride": self.experiment.data.stride, "run": self.run, "experiment": self.experiment.name}
         extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble}
-        record.write_metrics(self.metrics_file, self.at.rows)
+        write_atomically(self.metrics_file, lambda file: record.metrics_table(self.at.rows).to_csv(file, index=False))
         self.model.save(self.folder / "last.safetensors", **extra)
         if is_best:
             self.model.save(self.folder / "best.safetensors", **extra)
@@ -240,8 +242,3 @@ class Training:
 def check_run(experiment: Experiment, run: str, processes: int) -> None:
     """Refuse the name of a training with other settings before any file changes. Raises: UserError naming the differing fields."""
     check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))  # the inputs are compared later, once they are read
-
-
-def run_inputs(manifest: Manifest, backbone_sha256: str) -> dict[str, str]:
-    """Digests of everything a training reads, by the name used in messages."""
-    return {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names), "backbone weights": backbone_sha256}

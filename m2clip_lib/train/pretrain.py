@@ -76,7 +76,9 @@ def _train(config: PretrainConfig, path: Path, report: Callable[[str], None]) ->
         image = clip.encode_image(normalise(batch.pictures))
         text = clip.encode_text(tokenizer(batch.captions))
         scores = clip.logit_scale.exp().clamp(max=100) * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        same = _same_caption(batch.captions)  # equal captions are not negatives of each other
+        ids = torch.from_numpy(np.unique(batch.captions, return_inverse=True)[1])
+        same = (ids[:, None] == ids[None, :]).float()  # equal captions are not negatives of each other
+        same = same / same.sum(dim=1, keepdim=True)
         contrastive = (_soft_cross_entropy(scores, same) + _soft_cross_entropy(scores.T, same)) / 2
         auxiliary = F.mse_loss(attribute_head(image), torch.from_numpy(batch.attributes))
         loss = contrastive + AUXILIARY_WEIGHT * auxiliary
@@ -115,12 +117,6 @@ def zero_shot_on_stills(clip: nn.Module, tokenizer, rng: np.random.Generator, n:
         truth = torch.tensor([values.index(batch.words[i][attribute]) for i in rows])
         result[attribute] = {"top1": 100 * (guess == truth).float().mean().item(), "chance": 100 / len(values)}
     return result
-
-
-def _same_caption(captions: list[str]) -> Tensor:
-    ids = torch.from_numpy(np.unique(captions, return_inverse=True)[1])
-    same = (ids[:, None] == ids[None, :]).float()
-    return same / same.sum(dim=1, keepdim=True)
 
 
 def _soft_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:

@@ -59,11 +59,6 @@ def metrics_table(rows: Sequence[EpochMetrics]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[column.name for column in fields(EpochMetrics)])
 
 
-def write_metrics(file: Path, rows: Sequence[EpochMetrics]) -> None:
-    """Write the complete table atomically, so that a resumed run has no row twice."""
-    write_atomically(file, lambda temporary: metrics_table(rows).to_csv(temporary, index=False))
-
-
 def note_skipped(tables: Path, failed: Mapping[str, str]) -> list[str]:
     """Add unreadable videos (path -> reason) to tables/skipped.csv. Returns: lines about the new ones: three examples and the total."""
     file = tables / FILE
@@ -75,11 +70,6 @@ def note_skipped(tables: Path, failed: Mapping[str, str]) -> list[str]:
     write_atomically(file, lambda target: rows.to_csv(target, index=False))
     lines = [f"skipped: {path}: {reason}" for path, reason in islice(new.items(), EXAMPLES)]
     return [*lines, f"skipped: {len(rows)} videos in this run so far, listed in {file}"]
-
-
-def forget_skipped(tables: Path) -> None:
-    """Remove the list of skipped videos when a run starts over."""
-    (tables / FILE).unlink(missing_ok=True)
 
 
 def starved_warning(waited: float, seconds: float, workers: int) -> str:

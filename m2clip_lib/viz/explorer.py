@@ -117,7 +117,7 @@ def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Te
     return (100 * table).sort_values(table.columns[-1], ascending=False, kind="stable")
 
 
-_cached_texts = functools.lru_cache(maxsize=32)(text_features)
+_cached_texts = functools.lru_cache(maxsize=32)(text_features)  # a moving slider does not encode the names again
 
 
 @dataclass
@@ -145,11 +145,6 @@ class Explorer:
         return len(self.model.clip.visual.transformer.resblocks)
 
     @property
-    def heads(self) -> int:
-        """Number of heads per block."""
-        return self.model.clip.visual.transformer.resblocks[0].attn.num_heads
-
-    @property
     def checkpoints(self) -> list[str]:
         """Checkpoints on this machine, the run's own first."""
         own = paths.shown(self.run.checkpoint)
@@ -174,19 +169,15 @@ class Explorer:
         """The clip of any video file. Raises: UserError when it cannot be read."""
         return read_clip(Path(path).expanduser(), self.predictions.protocol, self.model.backbone.image_size, truth)
 
-    def texts(self, model: M2CLIP, names: Sequence[str]) -> torch.Tensor:
-        """Text features of names, cached so that a moving slider does not encode them again."""
-        return _cached_texts(model, tuple(names))
-
     def scores(self, look: Look, names: Sequence[str] = (), model: M2CLIP | None = None) -> pd.DataFrame:
         """Return the score_table of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
-        return score_table(model, look, names, self.texts(model, names))
+        return score_table(model, look, names, _cached_texts(model, tuple(names)))
 
     def map(self, look: Look, choice: MapChoice, names: Sequence[str] = (), model: M2CLIP | None = None) -> PatchMap:
         """Return the patch_map of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
-        return patch_map(model, model_video(model, look), choice, self.texts(model, names), names)
+        return patch_map(model, model_video(model, look), choice, _cached_texts(model, tuple(names)), names)
 
     def figure(self, look: Look, maps: Sequence[PatchMap]) -> Figure:
         """Draw the frames with each map, one below the other."""

@@ -39,7 +39,8 @@ class ExplorerPanel:
         self.rows = explorer.table.reset_index(drop=True).loc[explorer.predictions.rows]
         frames, (rows, columns) = explorer.run.experiment.data.num_frames, explorer.model.clip.visual.grid_size
         checkpoints, blocks = explorer.checkpoints, explorer.blocks
-        heads = [("mean of all", ALL_HEADS), *((str(i + 1), i) for i in range(explorer.heads))]
+        num_heads = explorer.model.clip.visual.transformer.resblocks[0].attn.num_heads
+        heads = [("mean of all", ALL_HEADS), *((str(i + 1), i) for i in range(num_heads))]
         self.class_choice = w.Dropdown(options=list(self.rows.class_name.unique()), description="class", **SHORT)
         self.video_choice = w.IntSlider(min=1, max=1, description="video", **SETTLED, **SHORT)
         self.path = w.Text(description="or a path", placeholder="path of a video file, then Enter", **SETTLED, **SHORT)

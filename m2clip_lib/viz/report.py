@@ -16,17 +16,20 @@ def write_report(folder: Path) -> Path:
     """Write folder/report.html from run.json, the steps' records, tables/, figures/ and executed/. Returns: its path."""
     records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("[0-9][0-9]_*.json"))}
     tables = {name: folder / "tables" / f"{name}.csv" for name in TABLES}
+    figures = {}
+    for file in (folder / "figures").glob("*.png"):
+        with Image.open(file) as picture:
+            figures[file.stem] = {"png": file.read_bytes(), "finding": picture.info.get(PNG_TEXT, "")}
     page = TEMPLATES.get_template("report.html").render(
         run=json.loads((folder / "run.json").read_text()),
         warnings=[record["warning"] for record in records.values() if record.get("warning")],
         finding=records.get("04_evaluation", {}).get("finding", ""),
         tables={name: table_html(pd.read_csv(file)) for name, file in tables.items() if file.is_file()},
-        figures={file.stem: _read_figure(file) for file in (folder / "figures").glob("*.png")},
+        figures=figures,
         notebooks=sorted(file.stem for file in (folder / "executed").glob("*.html")),
     )
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return folder / "report.html"
 
 
 def table_html(table: pd.DataFrame) -> str:
@@ -42,8 +45,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if pd.isna(value) else f"{value:,.0f}" if value == round(value) and abs(value) > 100 else f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _read_figure(file: Path) -> dict:
-    with Image.open(file) as picture:
-        return {"png": file.read_bytes(), "finding": picture.info.get(PNG_TEXT, "")}

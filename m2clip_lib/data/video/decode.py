@@ -14,7 +14,6 @@ from typing import Literal
 
 import av
 import numpy as np
-import torch  # noqa: F401  (before decord, always)
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -77,6 +76,8 @@ def read_frames(
 @functools.cache
 def has_decord() -> bool:
     """Return whether decord is installed (its wheel exists for Linux x86_64 only)."""
+    import torch  # noqa: F401  (before decord, always; late, so that child processes that only need PyAV start without it)
+
     try:
         import decord
     except ImportError:
