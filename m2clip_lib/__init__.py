@@ -27,15 +27,24 @@ _HOMES = {  # module -> the names it lends
     "experiment": ("build_model", "open_backbone", "pick_device", "set_threads"),
     "files": ("code_digest",),
     "models": ("M2CLIP", "load_backbone", "multi_task_loss"),
+    "models.demo_clip": ("stills_table",),
     "models.summary": ("count_table", "trace_shapes"),
     "models.text": ("class_features", "tokenize"),
     "runs": ("Run",),
-    "studies.ablate": ("job_table", "plan_jobs", "run_jobs", "study_protocol", "summary_table", "variant_table"),
-    "train.pretrain": ("train_demo_clip",),
+    "studies.ablate": (
+        "job_table",
+        "plan_jobs",
+        "run_jobs",
+        "study_comparisons",
+        "study_findings",
+        "study_protocol",
+        "summary_table",
+        "variant_table",
+    ),
     "viz.explorer": ("Explorer", "model_video"),
     "viz.overlay": ("write_film",),
     "viz.panel": ("explore", "live_curves"),
-    "viz.style": ("new_figure",),
+    "viz.style": ("new_figure", "note"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

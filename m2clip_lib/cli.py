@@ -62,14 +62,13 @@ def prepare(
     transcode: Annotated[bool, typer.Option("--transcode", help="Also encode copies that load fast (256 px, close keyframes).")] = False,
     override: Overrides = None,
 ) -> None:
-    """Make what training needs: the manifest of the videos, the table of unreadable ones, the label check, the small CLIP if it is used.
+    """Make what training needs: the manifest of the videos, the table of unreadable ones, the label check.
 
     It can be stopped (Ctrl-C) and continued with the same command.
     """
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import prepare_data
     from m2clip_lib.evaluate.labelcheck import decide_labels
-    from m2clip_lib.train.pretrain import train_demo_clip
 
     overrides = list(override or [])
     if folder is not None:
@@ -82,15 +81,31 @@ def prepare(
     loaded = load_experiment(experiment, overrides)
     manifest = prepare_data(loaded, _say)
     _say(manifest.summary().to_string())
-    if loaded.backbone.source == "demo":
-        path, trained = train_demo_clip(report=_say)
-        _say(f"backbone: small CLIP {'trained, saved as' if trained else 'is there:'} {path}")
     try:
         decide_labels(loaded, manifest, _say)
     except UserError as error:  # most often the weights are not here yet
         _say(f"labels: not compared with frozen CLIP ({error}); training will ask again")
     needed = [f"-o {json.dumps(o) if ' ' in o else o}" for o in overrides if o.startswith(("data.prepared=", "data.transcode="))]
     _say("next: " + " ".join(["m2clip train", loaded.name, *needed]))
+
+
+@app.command()
+def pretrain(
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed makes another CLIP.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="File; default: in checkpoints/backbones/.")] = None,
+) -> None:
+    """Train another small CLIP for the demonstration, on captioned stills. The one that is shipped was made with seed 0."""
+    from m2clip_lib import paths
+    from m2clip_lib.models.demo_clip import stills_table
+    from m2clip_lib.train.pretrain import PretrainConfig
+    from m2clip_lib.train.pretrain import pretrain as train_clip
+
+    path = out or paths.CHECKPOINTS / "backbones" / f"demo-clip-seed{seed}.safetensors"
+    if path.suffix != ".safetensors":
+        raise UserError(f"--out {path}: give a path that ends in .safetensors")
+    train_clip(PretrainConfig(seed=seed), path, _say)
+    _say(stills_table(path).to_string(index=False, float_format="%.1f"))
+    _say(f"small CLIP: {path}; use it with: m2clip run demo --run NAME -o backbone.source={path}")
 
 
 @app.command()
@@ -113,17 +128,15 @@ def train(
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.experiment import open_backbone
     from m2clip_lib.runs import Run, check_run_name
-    from m2clip_lib.train.loop import check_run
+    from m2clip_lib.train.loop import is_run_finished
     from m2clip_lib.train.loop import train as train_model
     from m2clip_lib.train.resume import STATUS, Stopped
 
     loaded, processes = load_experiment(experiment, override or []), Processes()
     name = check_run_name(run or loaded.name)
-    opened = None
-    if processes.is_main and resume == "auto":
-        check_run(loaded, name, processes.count)  # before anything of the run is written over
-    if processes.is_main:
-        opened = Run.open(experiment, name, override or [], step="train")
+    # Asked before anything of the run is written over; a finished training keeps its provenance.
+    finished = processes.is_main and resume == "auto" and is_run_finished(loaded, name, processes.count)
+    opened = Run.open(experiment, name, override or [], step="train") if processes.is_main and not finished else None
     manifest = load_manifest(loaded)
     if opened:
         require_verdict(loaded, manifest, _say)
@@ -135,24 +148,28 @@ def train(
             print(f"m2clip: {stopped}", file=sys.stderr)
         raise SystemExit(STATUS) from None
     if opened:
+        opened.describe_inputs(checkpoint=result.best)
         opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
+    if processes.is_main:
         _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
 
 
 @app.command(name="eval")
 def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Checkpoint = None, override: Overrides = None) -> None:
-    """Evaluate a checkpoint with all read-outs; writes predictions and tables. The same as python eval.py."""
+    """Evaluate a checkpoint with all read-outs; writes predictions and tables. The same as python eval.py.
+
+    A checkpoint that is not the run's own is evaluated into a run of its own, named after the file's digest.
+    """
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
-    from m2clip_lib.evaluate.evaluate import decoders_note, score_checkpoint, zero_shot_note
+    from m2clip_lib.evaluate.evaluate import decoders_note, run_for_checkpoint, score_checkpoint, zero_shot_note
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.experiment import last_run
     from m2clip_lib.runs import Run, check_run_name
 
     processes = Processes()
     loaded = load_experiment(experiment, override or [])
-    if not run:
-        run = loaded.name if checkpoint is not None else last_run(loaded.name)
+    run = run_for_checkpoint(loaded, run, checkpoint, _say) if checkpoint is not None else run or last_run(loaded.name)
     opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(check_run_name(run), loaded, "eval")
     table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint, processes)
     if not processes.is_main:

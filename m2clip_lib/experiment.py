@@ -17,11 +17,11 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import FrameReader, VideoReader
 from m2clip_lib.data.prompts import experiment_texts, names_without_word
+from m2clip_lib.data.seeds import Purpose, torch_seed
 from m2clip_lib.data.video.cache import cached_reader
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
 from m2clip_lib.models.checkpoint import CheckpointInfo
-from m2clip_lib.models.demo_clip import demo_clip_path, find_demo_clip
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +69,9 @@ def keep_freed_memory() -> bool:
 
 
 def open_backbone(experiment: Experiment) -> Backbone:
-    """Load the experiment's frozen CLIP. Raises: UserError saying what is missing and what makes it."""
-    source = experiment.backbone.source
-    if source == "demo":
-        path = demo_clip_path()
-        if not path.is_file():
-            raise UserError(f"backbone: the demonstration's small CLIP is not at {path}; make it with: m2clip prepare {experiment.name}")
-        return dataclasses.replace(load_backbone(path), source="demo")  # not a path: checkpoints name their backbone by this
+    """Load the experiment's frozen CLIP. Raises: UserError saying what is missing."""
     asked = experiment.backbone
-    return load_backbone(_local(source), model_name=asked.model_name, trust_torchscript=asked.trust_torchscript)
+    return load_backbone(_local(asked.source), model_name=asked.model_name, trust_torchscript=asked.trust_torchscript)
 
 
 def _local(source: str) -> str | Path:
@@ -101,7 +95,7 @@ def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig
 
 def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
     """Build a new model; its initial weights depend on train.seed alone."""
-    torch.manual_seed(experiment.train.seed)
+    torch.manual_seed(torch_seed(experiment.train.seed, Purpose.WEIGHTS))
     model = M2CLIP(backbone, model_config(experiment, class_names))
     without = names_without_word(model.config.prompts(), model.config.vocabulary)
     if without:
@@ -146,12 +140,4 @@ def last_run_checkpoint(experiment: str) -> Path:
 
 def backbone_of(info: CheckpointInfo) -> Backbone:
     """Load the backbone that a checkpoint was trained on. Raises: UserError when it is not on this machine."""
-    if info.backbone_source != "demo":
-        return load_backbone(_local(info.backbone_source))
-    path = find_demo_clip(info.backbone_sha256)
-    if path is None:
-        raise UserError(
-            f"backbone: the small CLIP this checkpoint was trained on (sha256 {info.backbone_sha256[:12]}) is not in "
-            f"{paths.shown(paths.CHECKPOINTS)}/backbones; make one with: m2clip prepare, and train again"
-        )
-    return dataclasses.replace(load_backbone(path), source="demo")
+    return load_backbone(_local(info.backbone_source))

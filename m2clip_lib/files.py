@@ -134,10 +134,14 @@ def code_digest(core: bool = False) -> str:
     core: only the code that decides numbers, without figures and maps; finished trainings depend on this alone.
     """
     root = Path(__file__).parent
-    files = {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*")) if file.suffix in {".py", ".json", ".csv"}}
+    files = {
+        file.relative_to(root).as_posix(): file
+        for file in sorted(root.rglob("*"))
+        if file.suffix in {".py", ".json", ".csv", ".safetensors"}
+    }
     skipped = ("viz/", "attention/") if core else ()
     kept = [name for name in files if name not in NOT_INPUTS and not name.startswith(skipped)]
-    return hash_texts(*(f"{name}\n{files[name].read_text()}" for name in kept))
+    return hash_texts(*(f"{name} {file_sha256(files[name])}" for name in kept))
 
 
 def hash_texts(*parts: str) -> str:

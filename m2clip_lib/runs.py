@@ -18,9 +18,10 @@ from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_atomically, write_json
+from m2clip_lib.files import file_sha256, write_atomically, write_json
 
 PNG_TEXT = "Description"  # the PNG's own field for what the picture shows
+TRAINING = ("03_training", "train")  # steps that train: what they write is what the run is
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
 
 
@@ -50,16 +51,17 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Path of the run's best checkpoint, which may not exist yet."""
-        return paths.CHECKPOINTS / self.name / "best.safetensors"
+        """Path of the run's checkpoint that tables report (eval.checkpoint), which may not exist yet."""
+        return paths.CHECKPOINTS / self.name / f"{self.experiment.eval.checkpoint}.safetensors"
 
     def record(self, **metrics: object) -> None:
-        """Write the results of this step to <step>.json and its times to run.json; every notebook ends with this."""
+        """Write the results of this step to <step>.json and its end to run.json; every notebook ends with this.
+
+        outputs: paths of files; run.json keeps their digests, so that a step whose output was replaced is run again.
+        """
         write_json(self.folder / f"{self.step}.json", metrics)
-        ended = _now()
-        self._write_provenance(
-            {"steps": {self.step: {"start": self.started.isoformat(), "end": ended.isoformat()}}, "end": ended.isoformat()}
-        )
+        outputs = {path: file_sha256(Path(path)) for path in metrics.get("outputs", []) if Path(path).is_file()}
+        self._write_provenance(end=_now().isoformat(), outputs=outputs)
 
     def save(self, result: Figure | pd.DataFrame, name: str) -> Path:
         """Save a figure as figures/<name>.png or a table as tables/<name>.csv."""
@@ -79,28 +81,38 @@ class Run:
             raise UserError(f"results: no table {path}; run the notebook that writes it first")
         return pd.read_csv(path)
 
-    def describe_inputs(self, manifest: Manifest | None = None, backbone_sha256: str = "") -> None:
-        """Write the digests of manifest, class names and backbone into run.json."""
+    def describe_inputs(self, manifest: Manifest | None = None, backbone_sha256: str = "", checkpoint: Path | None = None) -> None:
+        """Write the digests of manifest, class names, backbone and checkpoint into run.json."""
         digests = {"backbone": backbone_sha256} if backbone_sha256 else {}
         if manifest is not None:
             digests |= {"manifest": manifest.sha256, "labels": labels_sha256(manifest.class_names)}
-        self._write_provenance({"sha256": digests})
+        if checkpoint is not None:
+            digests["checkpoint"] = file_sha256(checkpoint)
+        self._write_provenance(sha256=digests)
 
-    def _write_provenance(self, update: dict) -> None:
+    def _write_provenance(self, end: str = "", sha256: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> None:
+        """Update this step's entry. The top level repeats that of the training, with its inputs, or until then that of the latest step."""
         file = self.folder / "run.json"
         old = json.loads(file.read_text()) if file.is_file() else {}
-        fresh = {
-            "run": self.name,
-            "experiment": self.experiment.name,
+        steps, start = old.get("steps", {}), self.started.isoformat()
+        known = steps.get(self.step, {})
+        steps[self.step] = {
             "config": self.experiment.model_dump(mode="json", exclude={"name"}),
             "seed": self.experiment.train.seed,
             "git_commit": _git_commit(),
             "versions": _versions(),
             "hardware": hardware(),
-            "start": old.get("start", self.started.isoformat()),
+            "sha256": (known.get("sha256", {}) if known.get("start") == start else {}) | (sha256 or {}),
+            "outputs": outputs or {},
+            "start": start,
+            "end": end,
         }
-        merged = {key: {**old.get(key, {}), **value} if isinstance(value, dict) else value for key, value in update.items()}
-        write_json(file, old | fresh | merged)
+        trained = max((name for name in TRAINING if name in steps), key=lambda name: steps[name]["start"], default=self.step)
+        shown = {key: value for key, value in steps[trained].items() if key not in ("outputs", "start", "end")}
+        inputs = {name: digest for name, digest in steps[trained]["sha256"].items() if name != "checkpoint"}
+        shown["sha256"] = inputs or old.get("sha256", {})
+        times = {"start": old.get("start", start), "end": end or old.get("end", "")}
+        write_json(file, old | {"run": self.name, "experiment": self.experiment.name} | shown | times | {"steps": steps})
 
 
 def finding(figure: Figure) -> str:

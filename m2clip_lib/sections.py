@@ -23,7 +23,7 @@ class BackboneSection(Section):
     """The frozen CLIP."""
 
     source: str = "demo"
-    """"demo": the small CLIP that the backbone step trains itself; an open_clip tag ("ViT-B-16-quickgelu/openai"); or a file."""
+    """"demo": the small CLIP that is shipped with the library; an open_clip tag ("ViT-B-16-quickgelu/openai"); or a file."""
     model_name: str = ""
     """open_clip's name of the architecture, for a weight file that does not say it ("ViT-H-14")."""
     trust_torchscript: bool = False
@@ -57,7 +57,9 @@ class ModelSection:
     frame_adapter: bool = True
     """The temporal adapter on the frame embeddings ("t_adapter")."""
     temporal_kernel: Literal[1, 3] = 3
-    """Frames that a temporal convolution sees; 1 is the control that cannot see time."""
+    """Frames that a temporal convolution sees."""
+    static: bool = False
+    """A control that cannot see time, with the same parameters: each frame stands in for its neighbours and for the difference."""
     dropout: Share = 0.5
     """Before the classifier."""
 
@@ -199,6 +201,8 @@ class EvalSection(Section):
 
     split: Literal["val", "test"] = "test"
     """The split that tables report."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which of a run's checkpoints tables report: the best on validation, or the last epoch's, as the published recipes do."""
     temporal_views: Positive = 1
     """Clips per video along time (stride > 0)."""
     spatial_views: Literal[1, 3, 4] = 1
@@ -207,5 +211,5 @@ class EvalSection(Section):
     """Videos per step."""
     backwards: bool = False
     """Also play the videos backwards, and compare (needs classes that are time-reversed pairs: the demonstration's)."""
-    ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1)
+    ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1, 2)
     """Seeds of every ablation variant."""

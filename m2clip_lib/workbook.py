@@ -14,7 +14,7 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import code_digest, hash_texts, write_json
+from m2clip_lib.files import code_digest, file_sha256, hash_texts, write_json
 from m2clip_lib.runs import check_folders, check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
@@ -116,11 +116,14 @@ def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], param
 
 
 def is_finished(folder: Path, step: Step, state: dict) -> bool:
-    """Whether this step was finished with the same key and its outputs still exist."""
+    """Whether this step was finished with the same key and its outputs are still what it wrote."""
     record = folder / f"{step.name}.json"
     if state.get(step.name, {}).get("key") != step.key or not record.is_file():
         return False
-    return all(Path(path).exists() for path in json.loads(record.read_text()).get("outputs", []))
+    if not all(Path(path).exists() for path in json.loads(record.read_text()).get("outputs", [])):
+        return False
+    written = json.loads((folder / "run.json").read_text()).get("steps", {}).get(step.name, {}).get("outputs", {})
+    return all(file_sha256(Path(path)) == digest for path, digest in written.items())
 
 
 def execute_step(folder: Path, step: Step) -> None:
@@ -139,7 +142,8 @@ def execute_step(folder: Path, step: Step) -> None:
             cwd=str(step.notebook.parent),
             progress_bar=sys.stderr.isatty(),
             stdout_file=_Indented(),
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            # ERROR would show a race of every shutdown: the interrupt that precedes it, when it meets a kernel that is not idle yet.
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         _export_html(output)

@@ -58,6 +58,25 @@ def test_steps_add_to_one_another_and_the_start_stays_the_first(workspace):
     assert json.loads((first.folder / "02_second.json").read_text()) == {"top1": 12.5}
 
 
+def test_each_step_keeps_its_own_provenance_and_the_top_level_is_that_of_the_training(workspace):
+    """Before, after `eval -o train.lr=0.5` the run said lr 0.5 of a model trained with 0.01."""
+    Run.open("tiny", "", [], step="02_backbone_check")
+    Run.open("tiny", "", ["train.lr=0.25", "train.seed=4"], step="train").describe_inputs(backbone_sha256="trained on")
+    run = Run.open("tiny", "", ["train.lr=0.5"], step="eval")
+    run.describe_inputs(backbone_sha256="evaluated on")
+    found = read(run)
+    assert {step: entry["config"]["train"]["lr"] for step, entry in found["steps"].items()} == {
+        "02_backbone_check": 0.01,
+        "train": 0.25,
+        "eval": 0.5,
+    }
+    assert (found["config"]["train"]["lr"], found["seed"], found["sha256"]) == (0.25, 4, {"backbone": "trained on"})
+    assert found["steps"]["eval"]["sha256"] == {"backbone": "evaluated on"}
+    assert set(found["steps"]["eval"]) == {*["config", "seed", "git_commit", "versions", "hardware", "sha256", "outputs", "start", "end"]}
+    Run.open("tiny", "", ["train.lr=0.75"], step="train")
+    assert read(run)["config"]["train"]["lr"] == 0.75  # trained again
+
+
 def test_digests_of_list_names_and_backbone_are_kept_together(workspace, tmp_path):
     run = Run.open("tiny", "", [], step="01_first")
     run.describe_inputs(Manifest(pd.DataFrame(), ["left", "right"], tmp_path, "abc"))

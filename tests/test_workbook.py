@@ -134,6 +134,23 @@ def run(*parameters: str, **options) -> list[str]:
     return [line.split(" in ")[0].split("  (")[0] for line in lines]
 
 
+def test_a_step_whose_output_was_replaced_is_not_finished(notebooks):
+    """Before, a run was "finished" although its checkpoint had been trained again with other settings."""
+    step, output = plan()[0], notebooks / "01_first.txt"
+    output.write_text("as written")
+    Run("tiny", load_experiment("tiny"), "01_first").record(outputs=[str(output)])
+    assert is_finished(notebooks, step, {"01_first": {"key": step.key}})
+    output.write_text("replaced")
+    assert not is_finished(notebooks, step, {"01_first": {"key": step.key}})
+
+
+def test_the_kernels_own_log_stays_off_the_terminal(notebooks, capfd):
+    """Before, `make demo` printed "[IPKernelApp] ERROR | KeyboardInterrupt caught in kernel." when a kernel was shut down."""
+    write_notebook("01_first", FIRST, "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')")
+    execute_step(notebooks, plan()[0])
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+
+
 def test_what_is_finished_is_not_run_again_and_what_changed_is(notebooks, capsys):
     """Starts eight kernels, about one second each."""
     assert run()[:4] == ["[1/2] 01_first: running", "[1/2] 01_first: done", "[2/2] 02_second: running", "[2/2] 02_second: done"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m2clip_lib.data.sampling import train_indices
+from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
@@ -85,7 +86,7 @@ class TrainClips(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, row = key
-        rng = np.random.default_rng([self.seed, epoch, row])
+        rng = stream(self.seed, Purpose.CLIP, epoch, row)
         indices = train_indices(self.num_frames[row], self.clip_len, self.stride, rng)
         least, most = self.augmentation.short_side
         short_side, draw = int(rng.integers(least, most + 1)), int(rng.integers(2**31))
@@ -114,7 +115,7 @@ class EpochSampler(Sampler):
         return (self.updates - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        order = stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.num_rows)
         for update in range(self.start, self.updates):
             batches = np.array_split(order[update * self.size : (update + 1) * self.size], self.parts)
             for batch in batches[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from m2clip_lib import paths
 from m2clip_lib.config import DataSection
+from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines
 
@@ -61,7 +60,7 @@ def nth_prompts(prompts: Sequence[Sequence[Prompt]], number: int) -> list[Prompt
 
 def prompt_number(seed: int, step: int, prompts: int) -> int:
     """Draw which of `prompts` prompts a training step reads: a function of (seed, step)."""
-    return int(np.random.default_rng([seed, step, prompts]).integers(prompts))
+    return int(stream(seed, Purpose.PROMPT, step, prompts).integers(prompts))
 
 
 def read_prompts_file(file: Path, class_names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_key
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
@@ -14,11 +16,30 @@ from m2clip_lib.evaluate.predictions import load_predictions, predict_split, sav
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name
-from m2clip_lib.experiment import keep_freed_memory, open_backbone, set_threads
+from m2clip_lib.experiment import keep_freed_memory, model_config, open_backbone, set_threads
+from m2clip_lib.files import file_sha256
 from m2clip_lib.models import M2CLIP
+from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
 from m2clip_lib.runs import Run
 
 SHOWN = ("model", "readout", "top1", "top1_low", "top1_high", "top5", "direction", "videos", "failed")  # columns to print
+
+
+def run_for_checkpoint(experiment: Experiment, run: str, checkpoint: Path, report: Callable[[str], None]) -> str:
+    """The run that an evaluation of this file goes into: by default the one it belongs to, or else one of its own.
+
+    Raises: UserError when the file is missing, or `run` was asked for and has another checkpoint of its own.
+    """
+    digest, asked = file_sha256(existing(checkpoint)), Run(run or experiment.name, experiment, "eval")
+    own, side = asked.checkpoint, asked.predictions / f"{experiment.eval.split}.json"
+    trained = not own.is_file() or file_sha256(own) == digest
+    if run and not trained:
+        raise UserError(f"--run {run}: has a checkpoint of its own, {own}, which is not {checkpoint}; choose another --run, or none")
+    if run or (trained and (not side.is_file() or json.loads(side.read_text()).get("checkpoint_sha256") == digest)):
+        return asked.name
+    name = f"{experiment.name}-{digest[:12]}"
+    report(f"checkpoint {checkpoint} is not that of run {experiment.name!r}: evaluating into run {name!r}")
+    return name
 
 
 def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None) -> list[str]:
@@ -31,11 +52,16 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
     set_threads(0)
     keep_freed_memory()
     model = M2CLIP.from_checkpoint(checkpoint, open_backbone(experiment)).to(processes.device)
+    if processes.is_main:
+        run.describe_inputs(manifest, model.backbone.sha256, checkpoint)
     protocol = Protocol.of_experiment(experiment)
-    about: dict[str, object] = {"checkpoint": str(checkpoint), "split": protocol.split}
+    about: dict[str, object] = {"split": protocol.split} | checkpoint_facts(checkpoint)
+    if take_class_names(model, checkpoint, experiment, manifest.class_names):
+        about["assumed_classes"] = len(manifest.class_names)
     trained, other = list(model.config.class_names), None
     if not is_own_label_set(trained, manifest.class_names, checkpoint):
         other, keys = manifest.class_names, {class_key(name) for name in trained}
+        about["nameless"] = not is_ours(checkpoint)
         about["shared_classes"] = [name for name in other if class_key(name) in keys]  # zero-shot means that there should be none
     played = {protocol.split: protocol}
     if experiment.eval.backwards:
@@ -45,6 +71,22 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
         if processes.is_main:
             save_predictions(predictions, manifest, run.predictions, name, **about)
     return list(played)
+
+
+def checkpoint_facts(checkpoint: Path) -> dict[str, str]:
+    """What predictions store about the file they were made with."""
+    chosen_on = read_checkpoint_info(checkpoint).extra.get("epoch_chosen_on", "") if is_ours(checkpoint) else ""
+    return {"checkpoint": str(checkpoint), "checkpoint_sha256": file_sha256(checkpoint), "epoch_chosen_on": chosen_on}
+
+
+def take_class_names(model: M2CLIP, checkpoint: Path, experiment: Experiment, class_names: list[str]) -> bool:
+    """Give a model from a foreign file, which names no classes, those of a dataset with as many. Returns: whether it was done."""
+    if is_ours(checkpoint) or len(class_names) != len(model.config.class_names):
+        return False
+    asked = model_config(experiment, class_names)
+    texts = {"class_names": asked.class_names, "prompt": asked.prompt, "own_prompts": asked.own_prompts}
+    model.config = dataclasses.replace(model.config, **texts)
+    return True
 
 
 def is_own_label_set(trained: list[str], listed: list[str], checkpoint: Path) -> bool:
@@ -71,11 +113,15 @@ def decoders_note(run: Run) -> str:
 
 
 def zero_shot_note(run: Run) -> str:
-    """How many classes of a zero-shot evaluation the checkpoint was trained on; "" for the checkpoint's own classes."""
+    """What is known of a checkpoint's classes: which are those of a zero-shot evaluation; "" for the checkpoint's own."""
     about = json.loads((run.predictions / f"{run.experiment.eval.split}.json").read_text())
+    if assumed := about.get("assumed_classes"):
+        return f"{about['checkpoint']} names no classes: its {assumed} are taken to be the dataset's, in the same order"
     shared = about.get("shared_classes")
     if shared is None:
         return ""
+    if about["nameless"]:
+        return f"zero-shot: {about['checkpoint']} names no classes and has another number of them than the dataset"
     named = f" ({', '.join(map(repr, shared[:3]))})" if shared else ""
     return f"zero-shot: {len(shared)} of the {len(about['class_names'])} classes were also training classes{named}"
 
@@ -84,8 +130,7 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     """Make the evaluation's tables from the saved predictions. Returns: accuracy per read-out (tables/accuracy.csv)."""
     split = run.experiment.eval.split
     predictions = load_predictions(run.predictions, split)
-    columns = predictions.protocol.columns(predictions.list_sha256)
-    table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**columns, seeds=1)
+    table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**predictions.columns(), seeds=1)
     run.save(table, "accuracy")
     run.save(per_class_table(predictions.best, predictions.labels, manifest.class_names), "per_class")
     counts = pd.DataFrame(confusion_matrix(predictions.best, predictions.labels), columns=manifest.class_names)

@@ -24,7 +24,7 @@ from m2clip_lib.evaluate.metrics import READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
 from m2clip_lib.experiment import EVALUATION_ADVICE, out_of_memory_explained
-from m2clip_lib.files import write_atomically, write_json
+from m2clip_lib.files import file_sha256, write_atomically, write_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.losses import SCORE_SCALE
 from m2clip_lib.models.m2clip import VideoOutput
@@ -42,6 +42,8 @@ class Predictions:
         rows: rows of the split's table that were read. failed: (row, reason) of the others.
         decoders: number of videos read by each decoder.
         protocol: how the videos were scored (None: scores that do not come from videos). list_sha256: digest of the manifest, once saved.
+        checkpoint_sha256: digest of the trained model's file, once saved; "" for controls.
+        epoch_chosen_on: the split that chose the trained model's epoch ("val"), or "last epoch", once saved.
     """
 
     similarity: np.ndarray
@@ -53,6 +55,18 @@ class Predictions:
     decoders: dict[str, int] = field(default_factory=dict)
     protocol: Protocol | None = None
     list_sha256: str = ""
+    checkpoint_sha256: str = ""
+    epoch_chosen_on: str = ""
+
+    def columns(self) -> dict[str, object]:
+        """The columns that make a table's numbers reproducible: the protocol's, and how the model's epoch was chosen."""
+        return self.protocol.columns(self.list_sha256) | {"epoch_chosen_on": self.epoch_chosen_on}
+
+    def check_checkpoint(self, file: Path) -> None:
+        """Raises: UserError when a file of this name exists and is not the one these scores were made with."""
+        if file.is_file() and self.checkpoint_sha256 != (digest := file_sha256(file)):
+            made = f"predictions: made with a checkpoint of sha256 {self.checkpoint_sha256[:12]}"
+            raise UserError(f"{made}, but {file} is {digest[:12]}; evaluate again {HOW}")
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -172,5 +186,6 @@ def load_predictions(folder: Path, name: str) -> Predictions:
         arrays = dict(file)
     scores, rows = (arrays["similarity"], arrays.get("classifier")), arrays["rows"].tolist()
     failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
-    rest = {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"]), "list_sha256": about["list_sha256"]}
+    rest = {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
+    rest |= {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"])}
     return Predictions(*scores, arrays["labels"], rows, about["class_names"], failed, **rest)

@@ -41,7 +41,7 @@ def headline_table(folder: Path, split: str) -> pd.DataFrame:
         (probe, [row | {"readout": "classifier"} for row in accuracy_rows(probe, "probe on the frame mean")]),
         (trained, accuracy_rows(trained, model_name(trained))),
     ]
-    return pd.DataFrame([row | {"seeds": 1} | found.protocol.columns(found.list_sha256) for found, own in rows for row in own])
+    return pd.DataFrame([row | {"seeds": 1} | found.columns() for found, own in rows for row in own])
 
 
 def best_rows(headline: pd.DataFrame) -> pd.DataFrame:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def temporal_conv(x: Float[Tensor, "b t n d"], conv: nn.Conv1d) -> Float[Tensor, "b t n d"]:
-    """Depthwise convolution along time, zero padded, applied to each token separately."""
+def temporal_conv(x: Float[Tensor, "b t n d"], conv: nn.Conv1d, static: bool = False) -> Float[Tensor, "b t n d"]:
+    """Depthwise convolution along time, zero padded, applied to each token separately. static: each frame is its own neighbour."""
     taps = conv.weight[:, 0].unbind(-1)  # k tensors of (d,)
-    if len(taps) == 1:
-        return x * taps[0] + conv.bias
+    if static or len(taps) == 1:
+        return x * sum(taps[1:], taps[0]) + conv.bias
     # Shifted multiply-adds keep channels last: at these shapes they avoid the layout copy that conv1d needs.
     past = F.pad(x[:, :-1], (0, 0, 0, 0, 1, 0))
     future = F.pad(x[:, 1:], (0, 0, 0, 0, 0, 1))
@@ -35,9 +35,10 @@ def _zero_biases_and_convs(*layers: nn.Module) -> None:
 class TemporalEnhancement(nn.Module):
     """W2 conv_t(W1 x + b1) + b2: mixes each token with itself one frame earlier and later."""
 
-    def __init__(self, width: int, bottleneck: int, kernel: int = 3):
-        """kernel: frames the convolution sees, 3 (published) or 1 (the control that cannot see time)."""
+    def __init__(self, width: int, bottleneck: int, kernel: int = 3, static: bool = False):
+        """kernel: frames the convolution sees, 3 (published) or 1. static: a control that cannot see time."""
         super().__init__()
+        self.static = static
         self.fc1 = nn.Linear(width, bottleneck)
         self.conv = nn.Conv1d(bottleneck, bottleneck, kernel, padding=kernel // 2, groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
@@ -45,14 +46,16 @@ class TemporalEnhancement(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
         """Return the enhancement alone; TEDAdapter adds it to x."""
-        return self.fc2(temporal_conv(self.fc1(x), self.conv))
+        return self.fc2(temporal_conv(self.fc1(x), self.conv, self.static))
 
 
 class TemporalDifference(nn.Module):
     """W4 conv_s(W3 d + b3) + b4 on the patch grid, where d is the change since the previous frame."""
 
-    def __init__(self, width: int, bottleneck: int):
+    def __init__(self, width: int, bottleneck: int, static: bool = False):
+        """static: a control that cannot see time, where d is the frame itself."""
         super().__init__()
+        self.static = static
         self.fc1 = nn.Linear(width, bottleneck)
         self.conv = nn.Conv3d(bottleneck, bottleneck, (1, 3, 3), padding=(0, 1, 1), groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
@@ -61,7 +64,7 @@ class TemporalDifference(nn.Module):
     def forward(self, patches: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
         """Return the difference branch alone. patches: without CLS, in row-major order of the grid."""
         b, t, n, _ = patches.shape
-        x = self.fc1(frame_difference(patches))
+        x = self.fc1(patches if self.static else frame_difference(patches))
         x = x.reshape(b * t, *grid, -1).permute(0, 3, 1, 2)  # (b*t, d, rows, columns)
         x = F.conv2d(x, self.conv.weight[:, :, 0], self.conv.bias, padding=1, groups=x.shape[1])
         return self.fc2(x.permute(0, 2, 3, 1).reshape(b, t, n, -1))
@@ -70,10 +73,12 @@ class TemporalDifference(nn.Module):
 class TEDAdapter(nn.Module):
     """TED(x) = x + enhance(x) + [0 for CLS; difference(patches)]: the identity until it is trained."""
 
-    def __init__(self, width: int, bottleneck: int, *, enhancement: bool = True, difference: bool = True, kernel: int = 3):
+    def __init__(
+        self, width: int, bottleneck: int, *, enhancement: bool = True, difference: bool = True, kernel: int = 3, static: bool = False
+    ):
         super().__init__()
-        self.enhancement = TemporalEnhancement(width, bottleneck, kernel) if enhancement else None
-        self.difference = TemporalDifference(width, bottleneck) if difference else None
+        self.enhancement = TemporalEnhancement(width, bottleneck, kernel, static) if enhancement else None
+        self.difference = TemporalDifference(width, bottleneck, static) if difference else None
 
     def forward(self, x: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
         """x: CLS and grid[0] * grid[1] patches, or the CLS token alone (the difference branch never touches CLS)."""
@@ -86,9 +91,9 @@ class TEDAdapter(nn.Module):
 class FrameAdapter(nn.Module):
     """The "t_adapter" on the frame embeddings: x + W6 conv_t(W5 x + b5) + b6, with a bottleneck of half the embedding."""
 
-    def __init__(self, embed_dim: int, kernel: int = 3):
+    def __init__(self, embed_dim: int, kernel: int = 3, static: bool = False):
         super().__init__()
-        self.enhancement = TemporalEnhancement(embed_dim, embed_dim // 2, kernel)
+        self.enhancement = TemporalEnhancement(embed_dim, embed_dim // 2, kernel, static)
 
     def forward(self, frames: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
         """frames: one embedding per frame."""

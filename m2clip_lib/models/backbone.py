@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.errors import UserError
+from m2clip_lib.models.demo_clip import DEMO_CLIP
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag
 from m2clip_lib.sections import ModelSection
 
@@ -79,9 +80,10 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
     """Load a CLIP and freeze it.
 
     Args:
-        source: an open_clip tag "MODEL/PRETRAINED" such as "ViT-B-16-quickgelu/openai" (weights are downloaded once), or a file:
+        source: "demo", the small CLIP that is shipped with the library; an open_clip tag "MODEL/PRETRAINED" such as
+            "ViT-B-16-quickgelu/openai" (weights are downloaded once); or a file:
             OpenAI's .pt (TorchScript archive or state dict), an open_clip file (.bin, .pt, .safetensors), or the workbook's
-            own .safetensors with the model config in its header (the small CLIP of the demonstration).
+            own .safetensors with the model config in its header (made by m2clip pretrain).
         model_name: open_clip's name of the architecture, for a file that does not record it. Without it, and without an
             open_clip_config.json beside the file, sizes are inferred from the tensors and OpenAI's layout is assumed.
         trust_torchscript: open a TorchScript archive that is not one of OpenAI's published files (it can run code).
@@ -89,7 +91,7 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
     """
     from open_clip.tokenizer import SimpleTokenizer  # CLIP's byte-pair encoding, which all native open_clip ViTs use
 
-    path = Path(source).expanduser()
+    path = DEMO_CLIP if source == "demo" else Path(source).expanduser()
     if path.is_file():
         clip, mean, std = from_file(path, model_name, trust_torchscript)
     elif path.suffix in {".pt", ".pth", ".bin", ".safetensors"} or path.is_dir():

@@ -15,7 +15,6 @@ from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.foreign import load_published
 
 FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # UNSEALED: of earlier versions, without a digest
-NO_FILE = "checkpoint: no such file: {}; train first, or give another file with --checkpoint"
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,21 @@ def save_checkpoint(model, path: str | Path, **extra: object) -> None:
     write_json(path.with_suffix(".json"), header)
 
 
+def existing(path: str | Path) -> Path:
+    """The path of a checkpoint. Raises: UserError when there is no such file."""
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint: no such file: {path}; train first, or give another file with --checkpoint")
+    return Path(path)
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether a file is in our format, going by its name; the others are third-party files, which name no classes."""
+    return Path(path).suffix == ".safetensors"
+
+
 def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
     """Read the header. Raises: UserError when the file is missing, damaged, or not one of ours."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(NO_FILE.format(path))
+    path = existing(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("m2clip", "{}"))
@@ -79,10 +88,8 @@ def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num
     Raises: UserError when the file is none of these, is damaged, or was trained on another backbone (it names the first
         differing tensor).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(NO_FILE.format(path))
-    if path.suffix != ".safetensors":
+    path = existing(path)
+    if not is_ours(path):
         return load_published(model_class, path, backbone, num_frames)
     info = read_checkpoint_info(path)
     try:

@@ -131,7 +131,7 @@ def export_published(model, path: str | Path) -> None:
     Raises: UserError for a model that their format cannot represent.
     """
     config = model.config
-    if not (config.enhancement and config.difference and config.frame_adapter and config.temporal_kernel == 3):
+    if not (config.enhancement and config.difference and config.frame_adapter and config.temporal_kernel == 3 and not config.static):
         raise UserError("export_official: the published format holds full TED-Adapters only (both branches, frame adapter, kernel 3)")
     if config.own_mlm_block:
         raise UserError("export_official: this model has a masked-word block of its own, but the published format rebuilds it from CLIP")

@@ -70,8 +70,9 @@ class M2CLIP(nn.Module):
         self._prefix_cache = PrefixCache()
         clip = self.clip = backbone.clip
         width, text_width, embed_dim = clip.visual.conv1.out_channels, clip.ln_final.weight.shape[0], clip.visual.proj.shape[1]
-        branches = {"enhancement": config.enhancement, "difference": config.difference, "kernel": config.temporal_kernel}
-        visual_adapter = partial(TEDAdapter, width, config.vision_adapter_width, **branches)
+        time = {"kernel": config.temporal_kernel, "static": config.static}
+        branches = {"enhancement": config.enhancement, "difference": config.difference}
+        visual_adapter = partial(TEDAdapter, width, config.vision_adapter_width, **branches, **time)
         self.visual_adapters = _adapters(config, "vision", len(clip.visual.transformer.resblocks), visual_adapter)
         text_adapter = partial(TextAdapter, text_width, config.text_adapter_width)
         self.text_adapters = _adapters(config, "text", len(clip.transformer.resblocks) + 1, text_adapter)  # the last: the MLM block's
@@ -80,7 +81,7 @@ class M2CLIP(nn.Module):
                 f"backbone {backbone.source!r}: embedding {embed_dim} and text width {text_width} differ; "
                 "the masked-word head attends from words to frames and needs them equal; choose another backbone"
             )
-        self.frame_adapter = FrameAdapter(embed_dim, config.temporal_kernel) if config.frame_adapter else nn.Identity()
+        self.frame_adapter = FrameAdapter(embed_dim, **time) if config.frame_adapter else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, len(config.class_names))
         self.mlm_block = copy.deepcopy(clip.transformer.resblocks[-1])

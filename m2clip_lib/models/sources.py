@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from m2clip_lib.errors import UserError
+from m2clip_lib.models.demo_clip import unpack
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def from_file(path: Path, model_name: str, trust_torchscript: bool) -> Loaded:
     state, header = read_state(path, trust_torchscript)
     if "open_clip_config" in header:
         config, preprocess = json.loads(header["open_clip_config"]), {}
+        state = unpack(state, config["text_cfg"]["vocab_size"])
     else:
         config, preprocess = _architecture(path, state, model_name)
     refuse_unfit(config, str(path))

@@ -3,31 +3,39 @@
 import json
 import multiprocessing
 import os
+import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment
+from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.evaluate import checkpoint_facts
+from m2clip_lib.evaluate.metrics import direction_hits, is_hit
+from m2clip_lib.evaluate.paired import comparison_table
 from m2clip_lib.evaluate.predictions import load_predictions, predict_split, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.files import write_json
-from m2clip_lib.models import M2CLIP
-from m2clip_lib.train.loop import train
+from m2clip_lib.models import M2CLIP, Backbone
+from m2clip_lib.train.loop import has_trained, train
 
 FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # file names of a job's predictions
-VARIANTS: dict[str, tuple[str, ...]] = {  # name -> what it changes in the base experiment
-    "static adapter": ("model.temporal_kernel=1", "model.difference=false"),
+VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the one thing it changes in the base experiment
+    "none": ("model.vision_adapter_layers=0", "model.frame_adapter=false"),  # the visual side is frozen CLIP, frames averaged
+    "static adapter": ("model.static=true",),
     "enhancement only": ("model.difference=false",),
-    "difference only": ("model.enhancement=false", "model.frame_adapter=false"),
+    "difference only": ("model.enhancement=false",),
     "full": (),
 }
 # Busy processes with several threads each starve one another: one thread per process, and no spinning while it waits.
@@ -110,22 +118,48 @@ def run_job(job: Job) -> float:
     experiment = load_experiment(job.experiment, job.overrides)
     with (job.folder / "log.txt").open("w") as log:
         manifest = load_manifest(experiment)
-        result = train(experiment, manifest, f"{job.run}/ablations/{job.name}", report=lambda line: print(line, file=log, flush=True))
-        model = M2CLIP.from_checkpoint(result.best, open_backbone(experiment)).to(pick_device())
+        backbone = open_backbone(experiment)
+        taken = take_over(job, experiment, manifest, backbone)
+        name, resume = f"{job.run}/ablations/{job.name}", "auto" if taken else "replace"
+        result = train(experiment, manifest, name, report=lambda line: print(line, file=log, flush=True), resume=resume)
+        checkpoint = getattr(result, experiment.eval.checkpoint)
+        model = M2CLIP.from_checkpoint(checkpoint, backbone).to(pick_device())
         for name in (FORWARDS, BACKWARDS) if experiment.eval.backwards else (FORWARDS,):
             protocol = Protocol.of_experiment(experiment, backwards=name == BACKWARDS)
-            save_predictions(predict_split(experiment, manifest, model, protocol), manifest, job.folder, name, key=job.key)
+            save_predictions(
+                predict_split(experiment, manifest, model, protocol),
+                manifest,
+                job.folder,
+                name,
+                key=job.key,
+                **checkpoint_facts(checkpoint),
+            )
     top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
-    found = {"top1": top1, "best_epoch": result.best_epoch, "seconds": result.seconds}
+    found = {"top1": top1, "best_epoch": result.best_epoch, "seconds": result.seconds, "epochs": experiment.train.epochs}
+    found["taken_over"] = taken
     found["trainable"] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     write_json(job.folder / "result.json", asdict(job) | found)
     return top1
 
 
+def take_over(job: Job, experiment: Experiment, manifest: Manifest, backbone: Backbone) -> bool:
+    """Copy the training of the run itself if this job would repeat it to the bit. Returns: whether it was copied."""
+    provenance = paths.RESULTS / job.run / "run.json"
+    threads = json.loads(provenance.read_text())["config"]["train"]["threads"] if provenance.is_file() else 0
+    if threads != experiment.train.threads or not has_trained(job.run, experiment, manifest, backbone):
+        return False
+    folder = paths.CHECKPOINTS / job.run / "ablations" / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (paths.CHECKPOINTS / job.run).iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    shutil.copy(paths.RESULTS / job.run / "metrics.csv", job.folder)
+    return True
+
+
 def study_protocol(jobs: Sequence[Job]) -> dict[str, object]:
     """The protocol's columns; all jobs of a study share one protocol."""
-    predictions = load_predictions(jobs[0].folder, FORWARDS)
-    return predictions.protocol.columns(predictions.list_sha256)
+    return load_predictions(jobs[0].folder, FORWARDS).columns()
 
 
 def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
@@ -133,7 +167,7 @@ def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
     tables = []
     for job in jobs:
         result, forwards = json.loads((job.folder / "result.json").read_text()), load_predictions(job.folder, FORWARDS)
-        about = {"variant": job.variant, "seed": job.seed, "trainable": result["trainable"], "seconds": result["seconds"]}
+        about = {"variant": job.variant, "seed": job.seed} | {name: result[name] for name in ("trainable", "epochs", "seconds")}
         table = pd.DataFrame([about | row for row in accuracy_rows(forwards, job.variant)]).drop(columns="model")
         if (job.folder / f"{BACKWARDS}.json").is_file() and has_opposites(forwards.class_names):
             played = backwards_table(forwards, load_predictions(job.folder, BACKWARDS)).query("played == 'backwards'")
@@ -149,4 +183,29 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     groups = table.groupby(["variant", "readout"], sort=False)
     summary = groups[measures].agg(["mean", "min", "max"])
     summary.columns = [name if statistic == "mean" else f"{name}_{statistic}" for name, statistic in summary.columns]
-    return groups.agg(seeds=("seed", "nunique"), trainable=("trainable", "first"), videos=("videos", "first")).join(summary).reset_index()
+    firsts = {name: (name, "first") for name in ("trainable", "epochs", "videos") if name in table}
+    return groups.agg(seeds=("seed", "nunique"), **firsts).join(summary).reset_index()
+
+
+def study_comparisons(jobs: Sequence[Job], measure: str = "top1") -> pd.DataFrame:
+    """The comparison_table of the variants by the best read-out. measure: "top1", or "direction" where the classes are pairs."""
+    hits = defaultdict(dict)
+    for job in jobs:
+        found = load_predictions(job.folder, FORWARDS)
+        own = is_hit(found.best, found.labels, 1) if measure == "top1" else direction_hits(found.best, found.labels)
+        hits[job.variant][job.seed] = dict(zip(found.rows, own, strict=True))
+    common = sorted(set.intersection(*(set(rows) for seeds in hits.values() for rows in seeds.values())))
+    matrices = {name: np.array([[seeds[seed][row] for row in common] for seed in sorted(seeds)]) for name, seeds in hits.items()}
+    return comparison_table(matrices)
+
+
+def study_findings(comparisons: pd.DataFrame, what: str = "top-1") -> list[str]:
+    """One sentence per pair: the difference, and whether an order may be claimed. what: the measure, in words."""
+    sentences = []
+    for row in comparisons.itertuples():
+        numbers = f"{row.difference:.1f} points of {what} (95 % interval {row.low:.1f} to {row.high:.1f}, p = {row.p_value:.2g})"
+        if row.ahead:
+            sentences.append(f"“{row.better}” is ahead of “{row.other}” by {numbers}.")
+        else:
+            sentences.append(f"“{row.better}” and “{row.other}” cannot be told apart: {numbers}.")
+    return sentences

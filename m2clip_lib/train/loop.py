@@ -14,12 +14,14 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explained
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
 from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.experiment import TRAINING_ADVICE, build_model, keep_freed_memory, open_backbone, out_of_memory_explained, set_threads
 from m2clip_lib.files import code_digest, write_atomically
+from m2clip_lib.models import Backbone
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
 from m2clip_lib.train.record import EpochMetrics, Tally
@@ -94,9 +96,7 @@ class Training:
             mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
             self.views = make_loader(self.validation, mine, experiment.data.workers)  # kept: its processes take seconds to start
         self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
-        inputs = {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names)}
-        inputs |= {"backbone weights": backbone.sha256}
-        self.at = Progress(identity(experiment, inputs, processes.count), code_digest(core=True))
+        self.at = first_progress(experiment, manifest, backbone, processes.count)
         self.tally = Tally(torch.zeros(len(record.TERMS), device=processes.device))
         self._decoders_reported: dict[str, int] = {}
         self.began = self.saved = time.monotonic()
@@ -144,15 +144,16 @@ class Training:
         self._save()
         began = time.perf_counter()
         top1 = self._validate(signals)
+        validation_s = time.perf_counter() - began
         tally, step = self.tally, at.epoch * steps.updates
-        seconds = tally.seconds + time.perf_counter() - began
         lr = steps.lr * lr_factor(step - 1, steps.total, self.settings.warmup)
-        row = EpochMetrics(at.epoch, step, lr, **tally.means(), **top1, clips=tally.clips, skipped=tally.skipped, seconds=seconds)
+        counts = {"clips": tally.clips, "skipped": tally.skipped, "seconds": tally.seconds}
+        row = EpochMetrics(at.epoch, step, lr, **tally.means(), **top1, **counts)
         at.rows.append(row)
         is_best = self.validation is None or row.val_top1_ensemble >= at.best[0]
         if is_best:
             at.best = (row.val_top1_ensemble, at.epoch)
-        self._report_epoch(row)
+        self._report_epoch(row, validation_s)
         failed = self.processes.gather(self.steps.failed)
         if self.processes.is_main:
             self._write(row, is_best)
@@ -202,12 +203,13 @@ class Training:
     def _stopped(self) -> Stopped:
         return Stopped(f"stopped at epoch {self.at.epoch}, update {self.at.updates}; state saved: the same command continues the run")
 
-    def _report_epoch(self, row: EpochMetrics) -> None:
+    def _report_epoch(self, row: EpochMetrics, validation_s: float) -> None:
         tally, epochs = self.tally, self.settings.epochs
         self.report(
             f"epoch {row.epoch}/{epochs}  loss {row.total:.3f}  val top-1 {row.val_top1_ensemble:.1f} % "
             f"(similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f})  lr {row.lr:.1e}  "
-            f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s" + (f"  {row.skipped} videos skipped" if row.skipped else "")
+            f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s + {validation_s:.1f} s for validation"
+            + (f"  {row.skipped} videos skipped" if row.skipped else "")
         )
         if tally.decoders != self._decoders_reported:  # usually once
             self._decoders_reported = tally.decoders
@@ -219,11 +221,12 @@ class Training:
 
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
         extra = {"stride": self.experiment.data.stride, "run": self.run, "experiment": self.experiment.name}
-        extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble}
+        extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble, "epoch_chosen_on": "last epoch"}
         write_atomically(self.metrics_file, lambda file: record.metrics_table(self.at.rows).to_csv(file, index=False))
         self.model.save(self.folder / "last.safetensors", **extra)
         if is_best:
-            self.model.save(self.folder / "best.safetensors", **extra)
+            chosen = {} if self.validation is None else {"epoch_chosen_on": "val"}
+            self.model.save(self.folder / "best.safetensors", **extra | chosen)
 
     def _next_epoch(self) -> None:
         at = self.at
@@ -239,6 +242,24 @@ class Training:
             finish(self.folder, self._step, at)
 
 
-def check_run(experiment: Experiment, run: str, processes: int) -> None:
-    """Refuse the name of a training with other settings before any file changes. Raises: UserError naming the differing fields."""
-    check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))  # the inputs are compared later, once they are read
+def first_progress(experiment: Experiment, manifest: Manifest, backbone: Backbone, processes: int) -> Progress:
+    """A training at its beginning: everything that decides its result, and the code."""
+    inputs = {"videos (manifest)": manifest.sha256, "class names": labels_sha256(manifest.class_names)}
+    inputs |= {"backbone weights": backbone.sha256}
+    return Progress(identity(experiment, inputs, processes), code_digest(core=True))
+
+
+def has_trained(run: str, experiment: Experiment, manifest: Manifest, backbone: Backbone) -> bool:
+    """Whether the run of this name ended with the weights that this training would end with, to the bit if the threads are the same."""
+    wanted = first_progress(experiment, manifest, backbone, 1)
+    try:
+        found = check_name(paths.CHECKPOINTS / run, run, wanted.identity)
+    except UserError:  # taken by another training
+        return False
+    return found is not None and found.finished and found.code == wanted.code
+
+
+def is_run_finished(experiment: Experiment, run: str, processes: int) -> bool:
+    """Whether the training of this name has ended. Raises: UserError naming the differing fields when it has other settings."""
+    found = check_name(paths.CHECKPOINTS / run, run, identity(experiment, {}, processes))  # the inputs are compared once they are read
+    return found is not None and found.finished

@@ -1,7 +1,6 @@
 """Estimate hours, memory and loader rate of a training before it runs; every assumption is printed with its figure."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,7 +104,7 @@ def clips_per_second(experiment: Experiment, results: Path, given: float) -> tup
     if not file.is_file():
         return 0.0, ""
     table = pd.read_csv(file)
-    return float(table.clips.sum() / table.seconds.sum()), f"{file}, validation included"
+    return float(table.clips.sum() / table.seconds.sum()), f"{file}, without validation"
 
 
 def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tuple[int, int]:
@@ -158,7 +157,7 @@ def _architecture(experiment: Experiment) -> torch.nn.Module:
     """The CLIP of an experiment, with arbitrary weights."""
     source, name = experiment.backbone.source, experiment.backbone.model_name
     if source == "demo":
-        return CLIP(**json.loads(MODEL_CONFIG.read_text()))
+        return CLIP(**MODEL_CONFIG)
     name = name or (source.partition("/")[0] if "/" in source and not Path(source).suffix else "")
     if not name:
         raise UserError(f"plan: backbone.source {source!r} does not name its architecture; add -o backbone.model_name=ViT-B-16-quickgelu")

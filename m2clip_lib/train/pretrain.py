@@ -6,24 +6,20 @@ during training, and is discarded afterwards. Real CLIPs need no such head, and 
 """
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2clip_lib.data.demo.scenes import ATTRIBUTES, COLOURS, OPACITIES, PLACES, SHAPES, SIZES, draw_stills
-from m2clip_lib.files import write_atomically, write_json
-from m2clip_lib.models.backbone import state_sha256
-from m2clip_lib.models.demo_clip import MODEL_CONFIG, PretrainConfig, demo_clip_path
+from m2clip_lib.files import seal, write_atomically
+from m2clip_lib.models.demo_clip import MODEL_CONFIG, pack, unpack, untrained_tokens
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD
 from m2clip_lib.train.optim import warmup_cosine
 
@@ -37,41 +33,33 @@ LABEL_WORDS = {  # attribute -> (its values, the caption that names one)
 }
 
 
-def train_demo_clip(config: PretrainConfig | None = None, report: Callable[[str], None] = print) -> tuple[Path, bool]:
-    """Train and save the small CLIP unless this recipe's file exists. Returns: its path, and whether this call trained it.
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Recipe of the small CLIP."""
 
-    When several processes ask for the same file, the first one trains it and the others wait for it.
-    """
-    config = config or PretrainConfig()
-    path = demo_clip_path(config)
-    if path.is_file():
-        return path, False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.stem}.lock"))
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout:
-        report(f"small CLIP: another process is training it; waiting for {path}")
-        held = lock.acquire()
-    with held:
-        if path.is_file():  # the other process has made it
-            return path, False
-        _train(config, path, report)
-    return path, True
+    steps: int = 400
+    batch_size: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 40
+    seed: int = 0
 
 
-def _train(config: PretrainConfig, path: Path, report: Callable[[str], None]) -> None:
-    start = time.perf_counter()
+def pretrain(config: PretrainConfig, path: Path, report: Callable[[str], None] = print) -> None:
+    """Train a small CLIP and save it as `path` (.safetensors), with its recipe and zero-shot table in the header."""
     torch.manual_seed(config.seed)
-    model_config = json.loads(MODEL_CONFIG.read_text())
-    clip = CLIP(**model_config).train()
-    attribute_head = nn.Linear(model_config["embed_dim"], len(ATTRIBUTES))
-    tokenizer = SimpleTokenizer(context_length=model_config["text_cfg"]["context_length"])
+    clip = CLIP(**MODEL_CONFIG).train()
+    tokens = clip.token_embedding.weight
+    with torch.no_grad():
+        tokens.copy_(untrained_tokens(*tokens.shape))
+    attribute_head = nn.Linear(MODEL_CONFIG["embed_dim"], len(ATTRIBUTES))
+    tokenizer = SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
     parameters = [p for p in [*clip.parameters(), *attribute_head.parameters()] if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True)
-    history = []
+    groups = [{"params": [p for p in parameters if p is not tokens]}, {"params": [tokens], "weight_decay": 0.0}]  # unread rows stay
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True)
     for step in range(config.steps):
-        optimizer.param_groups[0]["lr"] = config.lr * warmup_cosine(step, config.steps, config.warmup_steps, config.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * warmup_cosine(step, config.steps, config.warmup_steps, config.warmup_steps)
         batch = draw_stills(np.random.default_rng([config.seed, 0, step]), config.batch_size, clip.visual.image_size[0])
         image = clip.encode_image(normalise(batch.pictures))
         text = clip.encode_text(tokenizer(batch.captions))
@@ -87,15 +75,14 @@ def _train(config: PretrainConfig, path: Path, report: Callable[[str], None]) ->
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            history.append({"step": step + 1, "contrastive": contrastive.item(), "auxiliary": auxiliary.item()})
             report(f"step {step + 1}/{config.steps}  contrastive {contrastive.item():.3f}  attributes {auxiliary.item():.3f}")
-    clip.eval()
-    accuracy = zero_shot_on_stills(clip, tokenizer, np.random.default_rng([config.seed, 1]))
-    state = {name: value.contiguous() for name, value in clip.state_dict().items()}
-    side = {"sha256": state_sha256(state), "recipe": asdict(config), "seconds": round(time.perf_counter() - start, 1)}
-    write_json(path.with_suffix(".json"), side | {"held_out_stills": accuracy, "history": history})
-    # The weights come last: whoever finds them finds the side file too.
-    write_atomically(path, lambda file: save_file(state, file, metadata={"open_clip_config": json.dumps(model_config)}))
+    packed = pack(clip.state_dict())
+    clip.load_state_dict(unpack(packed, len(tokens)))  # what the file gives: rounded to half precision
+    accuracy = zero_shot_on_stills(clip.eval(), tokenizer, np.random.default_rng([config.seed, 1]))
+    about = {"recipe": asdict(config), "held_out_stills": accuracy}
+    content = seal(packed, {"open_clip_config": json.dumps(MODEL_CONFIG), "pretraining": json.dumps(about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write_bytes(content))
 
 
 def normalise(pictures: np.ndarray) -> Tensor:

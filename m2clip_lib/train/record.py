@@ -18,7 +18,10 @@ STARVED = 0.3  # share of an epoch's time spent waiting for clips above which a 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One row of metrics.csv. Losses are means over the clips of the epoch; accuracies in percent; lr at its last step."""
+    """One row of metrics.csv. Losses are means over the clips of the epoch; accuracies in percent; lr at its last step.
+
+    seconds: of training, without validation and saving, so that clips / seconds is the speed of training.
+    """
 
     epoch: int
     step: int

@@ -32,9 +32,10 @@ KEPT = 2  # states
 FREE = {
     "name": True,
     "backbone": {"source", "model_name", "trust_torchscript"},
-    "data": {"layout", "root", "prepared", "train_list", "val_list", "test_list", "names_file", "decoder", "cache_frames", "workers"},
+    "data": {"layout", "root", "prepared", "train_list", "val_list", "test_list", "names_file", "check_csv", "decoder"}
+    | {"cache_frames", "workers", "file_timeout_s"},
     "train": {"batch_size", "accumulate", "lr", "threads", "save_minutes", "compile", "activation_checkpointing"},
-    "eval": {"split", "batch_size", "backwards", "ablation_seeds"},
+    "eval": {"split", "checkpoint", "batch_size", "backwards", "ablation_seeds"},
 }
 HEADS = {"classifier.": "class_names", "mlm_head.decoder.": "vocabulary"}  # tensors with one row per entry of this field of the model
 

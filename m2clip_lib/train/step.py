@@ -16,6 +16,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
 from m2clip_lib.data.listing.checks import check_mirror
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.seeds import Purpose, torch_seed
 from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
@@ -117,7 +118,7 @@ class TrainingSteps:
 
     def prepare(self, batch: Batch, epoch: int, step: int) -> Part:
         """Mask the captions of a batch: the masked words are a function of (seed, epoch, row), the prompt of (seed, step)."""
-        seeds = [(self.settings.seed, epoch, index) for index in batch.indices]
+        seeds = [(self.settings.seed, Purpose.MASK, epoch, index) for index in batch.indices]
         if not seeds:
             return Part(batch, torch.empty(0, 1, dtype=torch.int64), torch.empty(0, 1, dtype=torch.int64))
         return Part(batch, *mask_batch(self.texts.of_step(step)[0], batch.labels.tolist(), self.backbone.tokenizer, seeds))
@@ -145,8 +146,7 @@ class TrainingSteps:
             clips_here, words_here = part.counts
             if clips_here:
                 share = PartOfUpdate(clips_here / clips, words_here / max(words, 1), images, labels, int(starts[number]))
-                dropout = [self.settings.seed, step, self.processes.rank * len(parts) + number]
-                torch.manual_seed(np.random.SeedSequence(dropout).generate_state(1)[0])
+                torch.manual_seed(torch_seed(self.settings.seed, Purpose.DROPOUT, step, self.processes.rank * len(parts) + number))
                 loss = self._loss(part, tokens, shared, share)
                 self.scaler.scale(loss.total).backward()
                 terms += torch.stack([getattr(loss, term).detach().float() for term in TERMS])

@@ -137,6 +137,7 @@ class Explorer:
         split = run.experiment.eval.split
         model = M2CLIP.from_checkpoint(run.checkpoint, open_backbone(run.experiment)).to(pick_device())
         predictions, models = load_predictions(run.predictions, split), {paths.shown(run.checkpoint): model}
+        predictions.check_checkpoint(run.checkpoint)
         return cls(model, predictions, manifest.split(split), run, manifest, models)
 
     @property

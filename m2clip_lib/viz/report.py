@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from m2clip_lib.errors import UserError
 from m2clip_lib.runs import PNG_TEXT
 from m2clip_lib.viz.style import CARDS, TEMPLATES
 
@@ -15,6 +16,7 @@ TABLES = ("headline", "ablation_summary", "backwards")
 def write_report(folder: Path) -> Path:
     """Write folder/report.html from run.json, the steps' records, tables/, figures/ and executed/. Returns: its path."""
     records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("[0-9][0-9]_*.json"))}
+    check_one_checkpoint(folder, records.get("04_evaluation", {}))
     tables = {name: folder / "tables" / f"{name}.csv" for name in TABLES}
     figures = {}
     for file in (folder / "figures").glob("*.png"):
@@ -30,6 +32,15 @@ def write_report(folder: Path) -> Path:
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def check_one_checkpoint(folder: Path, evaluation: dict) -> None:
+    """Raises: UserError when the predictions on disk are of another checkpoint than the headline. evaluation: record of notebook 04."""
+    for side in sorted((folder / "predictions").glob("*.json")):
+        found, told = json.loads(side.read_text()).get("checkpoint_sha256"), evaluation.get("checkpoint_sha256")
+        if found and told and found != told:
+            differing = f"{side} is of a checkpoint of sha256 {found[:12]}, the headline of {told[:12]}"
+            raise UserError(f"report: {differing}; evaluate again with: m2clip run --from 04")
 
 
 def table_html(table: pd.DataFrame) -> str:

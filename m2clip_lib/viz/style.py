@@ -98,3 +98,11 @@ def figure_html(figure: Figure, context: str = "") -> str:
     """Return a figure as HTML, and close it. Its alternative text is context and the figure's titles."""
     alt = f"{context} {finding(figure)}".strip()
     return image_html(png_bytes(figure), alt)
+
+
+def note(text: str, when: bool = True) -> None:
+    """Show a paragraph of Markdown in a notebook: words that hold for some experiments, or that were made from a table."""
+    from IPython.display import Markdown, display
+
+    if when:
+        display(Markdown(text))

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from m2clip_lib import experiment as build
+from m2clip_lib import paths
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.evaluate import predict_checkpoint, score_checkpoint, write_tables, zero_shot_note
+from m2clip_lib.evaluate.evaluate import predict_checkpoint, run_for_checkpoint, score_checkpoint, write_tables, zero_shot_note
 from m2clip_lib.evaluate.predictions import load_predictions, predict
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.files import file_sha256
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
@@ -123,3 +125,79 @@ def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(sco
     dataset = evaluation_views(run.experiment, manifest, backbone, Protocol("test", 4, 0, prompts=("see {}", "{} here")))
     expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names)
     np.testing.assert_allclose(load_predictions(run.predictions, "test").similarity, expected.similarity, atol=1e-5)
+
+
+def foreign(checkpoint, file, run):
+    """The checkpoint in the authors' format."""
+    M2CLIP.from_checkpoint(checkpoint, build.open_backbone(run.experiment)).export_official(file)
+    return file
+
+
+def test_a_foreign_file_with_as_many_classes_is_scored_with_every_readout(scoring, tmp_path):
+    """Before, the official .pth of a run was called zero-shot, lost its classifier and "0 of the 12 classes were training classes"."""
+    open_run, checkpoint, results = scoring
+    run, manifest = open_run()
+    shown = score_checkpoint(run, manifest, foreign(checkpoint, tmp_path / "official.pth", run))
+    written, expected = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (run.folder, results))
+    pd.testing.assert_frame_equal(written.drop(columns="epoch_chosen_on"), expected.drop(columns="epoch_chosen_on"))
+    assert shown.readout.tolist() == ["similarity", "classifier", "ensemble"]
+    assert written.epoch_chosen_on.isna().all()  # the file does not say
+    assert "names no classes: its 12 are taken to be the dataset's, in the same order" in zero_shot_note(run)
+    saved, own = load_predictions(run.predictions, "test"), load_predictions(results / "predictions", "test")
+    assert np.abs(saved.readout("ensemble") - own.readout("ensemble")).max() < 1e-6
+
+
+def test_a_foreign_file_with_another_number_of_classes_is_zero_shot_and_says_why(scoring, tmp_path):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false")
+    file = foreign(checkpoint, tmp_path / "official.pth", run)
+    score_checkpoint(run, renamed(manifest, [*manifest.class_names, "one more"]), file)
+    assert zero_shot_note(run) == f"zero-shot: {file} names no classes and has another number of them than the dataset"
+
+
+def test_tables_say_what_the_epoch_was_chosen_on(scoring):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false")
+    score_checkpoint(run, manifest, checkpoint)
+    table = pd.read_csv(run.tables / "accuracy.csv")
+    assert set(table.epoch_chosen_on) == {"val"}
+    score_checkpoint(run, manifest, checkpoint.with_name("last.safetensors"))
+    assert set(pd.read_csv(run.tables / "accuracy.csv").epoch_chosen_on) == {"last epoch"}
+
+
+def test_predictions_of_another_file_are_refused(scoring, tmp_path):
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false")
+    score_checkpoint(run, manifest, checkpoint)
+    found = load_predictions(run.predictions, "test")
+    found.check_checkpoint(checkpoint)
+    found.check_checkpoint(tmp_path / "not there yet")
+    (other := tmp_path / "other.safetensors").write_bytes(b"other weights")
+    with pytest.raises(UserError, match=rf"made with a checkpoint of sha256 {found.checkpoint_sha256[:12]}, but .*other.safetensors is"):
+        found.check_checkpoint(other)
+
+
+def test_each_checkpoint_is_evaluated_into_its_own_run(scoring, tmp_path):
+    """Before, `eval demo --checkpoint other` overwrote the predictions and tables of run demo (85.9 became 31.2)."""
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false")
+    experiment, lines = run.experiment, []
+    other = tmp_path / "other.safetensors"
+    shutil.copy(checkpoint.with_name("last.safetensors"), other)
+    other.write_bytes(other.read_bytes() + b" ")
+    own = paths.CHECKPOINTS / "tiny" / "best.safetensors"
+    digest = file_sha256(other)[:12]
+    assert run_for_checkpoint(experiment, "", checkpoint, lines.append) == "tiny"  # nothing stands in its way
+    own.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, own)
+    assert run_for_checkpoint(experiment, "", checkpoint, lines.append) == "tiny"  # the run's own weights
+    assert lines == []
+    assert run_for_checkpoint(experiment, "", other, lines.append) == f"tiny-{digest}"
+    assert lines == [f"checkpoint {other} is not that of run 'tiny': evaluating into run 'tiny-{digest}'"]
+    assert run_for_checkpoint(experiment, "mine", other, lines.append) == "mine"
+    with pytest.raises(UserError, match=r"--run tiny: has a checkpoint of its own, .*best.safetensors, which is not .*other"):
+        run_for_checkpoint(experiment, "tiny", other, lines.append)
+    own.unlink()  # no training of this name, but an evaluation
+    score_checkpoint(Run.open("tiny", "tiny", [f"data.prepared={manifest.folder}"], "eval"), manifest, checkpoint)
+    assert run_for_checkpoint(experiment, "", checkpoint, lines.append) == "tiny"
+    assert run_for_checkpoint(experiment, "", other, lines.append) == f"tiny-{digest}"

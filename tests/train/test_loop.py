@@ -214,11 +214,6 @@ def test_missing_manifest_names_the_command_that_makes_it(workspace):
         load_manifest(load_experiment("tiny"))
 
 
-def test_missing_small_clip_names_the_command_that_makes_it(workspace):
-    with pytest.raises(UserError, match=r"small CLIP is not at .*; make it with: m2clip prepare tiny"):
-        open_backbone(load_experiment("tiny", ["backbone.source=demo"]))
-
-
 def without_validation() -> Manifest:
     manifest = load_manifest(load_experiment("tiny"))
     return Manifest(manifest.table[manifest.table.split != "val"], manifest.class_names, manifest.folder, manifest.sha256)

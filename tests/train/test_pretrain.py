@@ -1,80 +1,96 @@
-"""The demonstration's own CLIP: its recipe, its file, and how the file is found again."""
+"""The small CLIP: the file that is shipped, and the training that makes others."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from filelock import FileLock
+from safetensors import safe_open
 
-from m2clip_lib import paths
+from m2clip_lib import cli, paths
+from m2clip_lib.config import load_experiment
+from m2clip_lib.experiment import open_backbone
 from m2clip_lib.models import load_backbone
-from m2clip_lib.models.demo_clip import PretrainConfig, demo_clip_path, find_demo_clip
-from m2clip_lib.train.pretrain import train_demo_clip
+from m2clip_lib.models.demo_clip import DEMO_CLIP, ROWS, TOKENS, pack, stills_table, unpack, untrained_tokens
+from m2clip_lib.train.pretrain import PretrainConfig, pretrain
 
 SHORT = PretrainConfig(steps=3, batch_size=8, warmup_steps=1)
 
 
-@pytest.fixture
-def trained_clip(workspace):
+@pytest.fixture(scope="module")
+def trained_clip(tmp_path_factory):
     """Three steps of a small batch on one thread: bits agree only at the same number of threads."""
     torch.set_num_threads(1)
-    path, trained = train_demo_clip(SHORT, report=lambda line: None)
-    assert trained
+    path = tmp_path_factory.mktemp("clip") / "small.safetensors"
+    pretrain(SHORT, path, report=lambda line: None)
     return path
 
 
-def test_a_finished_recipe_is_not_trained_again(trained_clip):
-    before = trained_clip.stat().st_mtime_ns
-    assert train_demo_clip(SHORT) == (trained_clip, False)
-    assert trained_clip.stat().st_mtime_ns == before
-    visible = {file.suffix for file in trained_clip.parent.iterdir() if not file.name.startswith(".")}  # the lock file is hidden
-    assert visible == {".safetensors", ".json"}
+def test_the_shipped_file_is_what_demo_loads():
+    shipped, named = load_backbone(DEMO_CLIP), load_backbone("demo")
+    assert named.sha256 == shipped.sha256 == "SHIPPED_SHA"
+    assert named.source == "demo"
+    assert open_backbone(load_experiment("demo")).sha256 == shipped.sha256
 
 
-def test_a_process_waits_for_another_that_trains_the_same_clip(workspace):
-    path, lines = demo_clip_path(SHORT), []
-    path.parent.mkdir(parents=True)
-    with ThreadPoolExecutor(1) as pool:
-        with FileLock(path.with_name(f".{path.stem}.lock")):
-            waiting = pool.submit(train_demo_clip, SHORT, lines.append)
-            while not lines and not waiting.done():
-                time.sleep(0.01)
-            path.write_bytes(b"the other process's file")
-        assert waiting.result() == (path, False)
-    assert len(lines) == 1
-    assert "another process is training it; waiting for" in lines[0]
-    assert find_demo_clip("0" * 64) is None  # the lock file is not mistaken for a backbone
+def test_the_shipped_file_is_small_and_says_how_it_was_made():
+    assert DEMO_CLIP.stat().st_size < 4_000_000
+    with safe_open(DEMO_CLIP, framework="pt") as file:
+        recipe = json.loads(file.metadata()["pretraining"])["recipe"]
+    assert recipe == vars(PretrainConfig(seed=0))
 
 
-def test_the_file_loads_as_a_backbone_and_is_found_by_its_digest(trained_clip):
+def test_the_shipped_clip_knows_what_its_table_says():
+    table = stills_table().set_index("attribute")
+    assert table.chance.round().to_dict() == {"colour": 12, "place": 11, "size": 33, "shape": 25, "opacity": 50}
+    assert (table.top1.drop("shape") > 80).all()
+
+
+def test_a_trained_clip_loads_with_every_token_embedding(trained_clip):
     backbone = load_backbone(trained_clip)
     assert (backbone.image_size, backbone.context_length) == (64, 16)
-    side = json.loads(trained_clip.with_suffix(".json").read_text())
-    assert side["sha256"] == backbone.sha256
-    assert side["recipe"]["steps"] == 3
-    assert find_demo_clip(backbone.sha256) == trained_clip
-    assert find_demo_clip("0" * 64) is None
-    trained_clip.unlink()
-    assert find_demo_clip(backbone.sha256) is None  # a side file alone is not a backbone
+    assert backbone.clip.token_embedding.weight.shape == (49408, 96)
+    with safe_open(trained_clip, framework="pt") as file:
+        rows = file.get_tensor(ROWS)
+    untouched = torch.ones(49408, dtype=torch.bool)
+    untouched[rows] = False
+    assert torch.equal(backbone.clip.token_embedding.weight[untouched], untrained_tokens(49408, 96)[untouched])
+    assert 10 < len(rows) < 60  # the words of 24 captions
 
 
-def test_the_report_on_stills_covers_every_attribute_with_its_chance(trained_clip):
-    accuracy = json.loads(trained_clip.with_suffix(".json").read_text())["held_out_stills"]
-    chance = {name: round(100 / value["chance"]) for name, value in accuracy.items()}
-    assert chance == {"colour": 8, "place": 9, "size": 3, "shape": 4, "opacity": 2}
-    assert all(0 <= value["top1"] <= 100 for value in accuracy.values())
+def test_packing_keeps_the_rows_that_training_changed():
+    tokens = untrained_tokens(20, 4)
+    tokens[[3, 7]] += 0.25
+    packed = pack({TOKENS: tokens, "other": torch.tensor([0.5])})
+    assert packed[ROWS].tolist() == [3, 7]
+    back = unpack(packed, 20)
+    assert torch.equal(back[TOKENS][:3], tokens[:3])
+    assert torch.allclose(back[TOKENS], tokens, atol=2e-4)  # half precision
+    assert back["other"].dtype == torch.float32
+    assert unpack(back, 20) is back  # a state that is not packed
 
 
-def test_two_trainings_of_one_recipe_are_the_same_to_the_bit(trained_clip):
-    before = trained_clip.read_bytes()
-    trained_clip.unlink()
-    assert train_demo_clip(SHORT, report=lambda line: None) == (trained_clip, True)
-    assert trained_clip.read_bytes() == before
+def test_untrained_tokens_are_the_same_on_every_machine():
+    assert untrained_tokens(1, 3).tolist() == [[0.009488980285823345, -0.01594964787364006, -0.03180228918790817]]
+    assert float(untrained_tokens(2000, 8).std()) == pytest.approx(0.02, rel=0.02)
 
 
-def test_another_recipe_has_another_name(workspace):
-    names = {demo_clip_path(config).name for config in (PretrainConfig(), SHORT, PretrainConfig(seed=1))}
-    assert len(names) == 3
-    assert demo_clip_path().parent == paths.CHECKPOINTS / "backbones"
+def test_two_trainings_of_one_recipe_are_the_same_to_the_bit(trained_clip, tmp_path):
+    pretrain(SHORT, tmp_path / "again.safetensors", report=lambda line: None)
+    assert (tmp_path / "again.safetensors").read_bytes() == trained_clip.read_bytes()
+
+
+def test_the_command_writes_a_clip_that_an_experiment_can_name(workspace, monkeypatch, capsys):
+    monkeypatch.setattr("m2clip_lib.train.pretrain.PretrainConfig", lambda seed: PretrainConfig(steps=2, batch_size=8, seed=seed))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", "--seed", "3"])
+    assert ended.value.code == 0
+    file = paths.CHECKPOINTS / "backbones" / "demo-clip-seed3.safetensors"
+    assert f"-o backbone.source={file}" in capsys.readouterr().out
+    assert open_backbone(load_experiment("tiny", [f"backbone.source={file}"])).source == str(file)
+
+
+def test_the_command_refuses_a_name_that_no_reader_recognises(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", "--out", "clip.bin"])
+    assert ended.value.code == 2
+    assert "ends in .safetensors" in capsys.readouterr().err

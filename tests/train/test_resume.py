@@ -293,6 +293,8 @@ def test_a_name_taken_by_other_settings_is_refused_with_the_fields(prepared):
         train_tiny("taken", "train.epochs=2", "train.seed=5")
     with pytest.raises(UserError, match=r"clips an update = 8 \(there: 4\)"):
         train_tiny("taken", "train.epochs=1", "train.accumulate=2")
+    free = ("data.file_timeout_s=5", "eval.checkpoint=last", "data.workers=1")  # change no result; the first was refused before
+    train_tiny("taken", "train.epochs=1", *free)
     train_tiny("taken", "train.epochs=2", resume="replace")  # the notebook's way: re-run with changed parameters
     assert len(pd.read_csv(paths.RESULTS / "taken" / "metrics.csv")) == 2
 

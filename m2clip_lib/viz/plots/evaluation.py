@@ -103,8 +103,11 @@ def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str) ->
     return ax
 
 
-def plot_ablation(ax: Axes, table: pd.DataFrame, measure: str, chance: float) -> Axes:
-    """One row per variant: a ring per seed, a red bar at the mean (job_table, ensemble read-out); percent."""
+def plot_ablation(ax: Axes, table: pd.DataFrame, measure: str, chance: float, comparisons: pd.DataFrame | None = None) -> Axes:
+    """One row per variant: a ring per seed, a red bar at the mean (job_table, ensemble read-out); percent.
+
+    comparisons: a comparison_table of the variants; without it the title claims no order.
+    """
     rows = table[table.readout == "ensemble"]
     found = rows.groupby("variant", sort=False)[measure].agg(["mean", "min", "max"]).sort_values("mean", kind="stable")
     places = rows.variant.map({variant: y for y, variant in enumerate(found.index)})
@@ -114,10 +117,11 @@ def plot_ablation(ax: Axes, table: pd.DataFrame, measure: str, chance: float) ->
     chance_line(ax, chance)
     labels = [(high + 3, f"{mean:.1f}") for mean, high in zip(found["mean"], found["max"], strict=True)]
     name_rows(ax, found.index, labels, downwards=False)
-    finding = "Too few variants or seeds for a claim"
-    if len(found) > 1 and rows.seed.nunique() > 1:  # a claim only where the seeds of the best two do not overlap
-        verdict = "ahead of" if found["min"].iloc[-1] > found["max"].iloc[-2] else "not separable from"
-        finding = f"{MEASURES[measure]}: “{found.index[-1]}” is {verdict} “{found.index[-2]}”"
+    finding = f"{MEASURES[measure]}: no order is claimed"
+    if comparisons is not None and len(comparisons):
+        first = comparisons.iloc[0]  # the best two
+        verdict = "ahead of" if first.ahead else "not separable from"
+        finding = f"{MEASURES[measure]}: “{first.better}” is {verdict} “{first.other}”"
     name = {"top1": "top-1 of the ensemble, %", "direction": "direction accuracy, %"}[measure]
     ax.set(xlim=(0, 112), ylim=(-0.6, len(found) - 0.4), xlabel=name, title=finding)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))

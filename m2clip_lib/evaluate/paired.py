@@ -1,0 +1,57 @@
+"""Paired comparisons: is one model ahead of another on the same videos, trained with the same seeds?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from numpy import ndarray
+from scipy.stats import t as student
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one model minus that of another, percentage points, with its 95 % interval and two-sided p-value."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_difference(first: Bool[ndarray, "s n"], second: Bool[ndarray, "s n"]) -> Difference:
+    """Compare hits of two models on n videos, each trained with the same s seeds.
+
+    Both seeds and videos count as drawn at random: the variance of the mean is that over seeds plus that over videos, which is
+    never too small (Owen 2007, "The pigeonhole bootstrap"), and t has s - 1 degrees of freedom. One seed proves nothing: p is 1.
+    """
+    gain = 100 * (first.astype(float) - second.astype(float))
+    seeds, videos = gain.shape
+    mean = float(gain.mean())
+    if seeds < 2:
+        return Difference(mean, -100.0, 100.0, 1.0)
+    by_seed, by_video = gain.mean(axis=1), gain.mean(axis=0)
+    error = float(np.sqrt(by_seed.var(ddof=1) / seeds + by_video.var(ddof=1) / videos))
+    half = float(student.ppf(1 - LEVEL / 2, seeds - 1)) * error
+    p_value = 2 * float(student.sf(abs(mean) / error, seeds - 1)) if error else float(mean == 0)
+    return Difference(mean, max(-100.0, mean - half), min(100.0, mean + half), p_value)
+
+
+def comparison_table(hits: Mapping[str, Bool[ndarray, "s n"]]) -> pd.DataFrame:
+    """Every pair of models, the better one first: difference, its interval, p_value, and `ahead`, whether an order may be claimed.
+
+    p_value is corrected for the number of pairs (Bonferroni); the intervals are of single differences.
+    """
+    ranked = sorted(hits, key=lambda name: -hits[name].mean())
+    pairs = list(combinations(ranked, 2))
+    rows = []
+    for better, other in pairs:
+        found = paired_difference(hits[better], hits[other])
+        p_value = min(1.0, found.p_value * len(pairs))
+        numbers = {"difference": found.mean, "low": found.low, "high": found.high, "p_value": p_value}
+        rows.append({"better": better, "other": other} | numbers | {"ahead": p_value < LEVEL})
+    return pd.DataFrame(rows)
