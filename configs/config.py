@@ -109,7 +109,7 @@ EXPERIMENTS = {
         "backbone": DEMO_CLIP,
         "model": SMALL_ADAPTERS,
         "data": DEMO_VIDEOS | {"cache_frames": True, "workers": 0},
-        "train": {"epochs": 12, "batch_size": 32, "lr": 1e-2, "threads": 1},
+        "train": {"epochs": 8, "batch_size": 32, "lr": 8e-3, "warmup": 0.15, "threads": 1},
         "eval": {"backwards": True, "batch_size": 64},
     },
     # The demonstration's videos with a real CLIP at 224 px: needs the network once; a GPU is advisable.

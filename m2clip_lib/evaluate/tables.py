@@ -53,8 +53,10 @@ def headline_finding(headline: pd.DataFrame) -> str:
     """The result in one or two sentences."""
     best = best_rows(headline)
     own, others = best.iloc[-1], best.iloc[:-1]
+    chosen_here = own.get("epoch_chosen_on", "") == own.split
+    videos = f"{own.videos:,} {'' if chosen_here else 'held-out '}videos ({own.split} split{', which also chose the epoch' * chosen_here})"
     text = (
-        f"{own.model} names {own.top1:.1f} % of {own.videos:,} held-out videos ({own.split} split) correctly "
+        f"{own.model} names {own.top1:.1f} % of {videos} correctly "
         f"(95 % interval {own.top1_low:.1f} to {own.top1_high:.1f}); the best control without time reaches {others.top1.max():.1f} %."
     )
     if "direction" in headline:

@@ -37,11 +37,11 @@ LABEL_WORDS = {  # attribute -> (its values, the caption that names one)
 class PretrainConfig:
     """Recipe of the small CLIP."""
 
-    steps: int = 400
+    steps: int = 3200
     batch_size: int = 128
     lr: float = 2e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 40
+    warmup_steps: int = 320
     seed: int = 0
 
 
@@ -74,7 +74,7 @@ def pretrain(config: PretrainConfig, path: Path, report: Callable[[str], None] =
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 200 == 0:
             report(f"step {step + 1}/{config.steps}  contrastive {contrastive.item():.3f}  attributes {auxiliary.item():.3f}")
     packed = pack(clip.state_dict())
     clip.load_state_dict(unpack(packed, len(tokens)))  # what the file gives: rounded to half precision

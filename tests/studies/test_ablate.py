@@ -57,7 +57,8 @@ def test_every_variant_is_a_valid_change_of_the_experiment(workspace, backbone):
         model = build_model(load_experiment("tiny", change), backbone, ["moving left", "growing"])
         counts[name] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert counts["full"] == counts["static adapter"]  # a matched control; before it had 69 % of the parameters
-    assert counts["full"] > counts["enhancement only"] > counts["difference only"] > counts["none"]
+    assert counts["full"] > max(counts["enhancement only"], counts["difference only"])
+    assert min(counts["enhancement only"], counts["difference only"]) > counts["none"]
 
 
 def test_variant_table_says_what_changes(workspace):
