@@ -124,7 +124,7 @@ def _header(content: bytes) -> bytes:
 
 
 NOT_INPUTS = (  # code that cannot change a step's result
-    "cli.py", "__main__.py", "workbook.py", "viz/report.py", "viz/panel.py", "viz/explorer.py",
+    "__main__.py", "workbook.py", "viz/report.py", "viz/panel.py", "viz/explorer.py",
 )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def code_digest(core: bool = False) -> str:
         for file in sorted(root.rglob("*"))
         if file.suffix in {".py", ".json", ".csv", ".safetensors"}
     }
-    skipped = ("viz/", "attention/") if core else ()
+    skipped = ("cli/", "viz/", "attention/") if core else ("cli/",)
     kept = [name for name in files if name not in NOT_INPUTS and not name.startswith(skipped)]
     return hash_texts(*(f"{name} {file_sha256(files[name])}" for name in kept))
 

@@ -1,0 +1,53 @@
+"""The command line: m2clip run | prepare | pretrain | train | eval | predict | bench | plan.
+
+Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
+"""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from m2clip_lib.cli.evaluation import evaluate, predict
+from m2clip_lib.cli.training import plan, pretrain, train
+from m2clip_lib.cli.workbook import bench, prepare, run
+from m2clip_lib.errors import UserError
+
+app = typer.Typer(
+    help="M2CLIP workbook: adapt a frozen CLIP to video action recognition.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+COMMANDS = {"run": run, "prepare": prepare, "pretrain": pretrain, "train": train, "eval": evaluate}
+COMMANDS |= {"predict": predict, "bench": bench, "plan": plan}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Options before the command."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry of the command line; arguments default to sys.argv[1:]."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments  # it may come anywhere
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status = app(args=arguments, prog_name="m2clip", standalone_mode=False)
+    except Exception as error:
+        # Usage errors are recognised by their method: newer typers carry their own copy of click, so they share no public base class.
+        message = str(error) if isinstance(error, UserError) else error.format_message() if hasattr(error, "format_message") else None
+        if debug or message is None:
+            raise
+        print(f"m2clip: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:  # newer typers return 130 instead
+        status = 130
+    if status == 130:
+        print("m2clip: interrupted", file=sys.stderr)
+    raise SystemExit(status if isinstance(status, int) else 0)
