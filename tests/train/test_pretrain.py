@@ -27,7 +27,7 @@ def trained_clip(tmp_path_factory):
 
 def test_the_shipped_file_is_what_demo_loads():
     shipped, named = load_backbone(DEMO_CLIP), load_backbone("demo")
-    assert named.sha256 == shipped.sha256 == "SHIPPED_SHA"
+    assert named.sha256 == shipped.sha256 == "61f286e15ee1e4bb41f51fadb21eea9ba59457bf79a9955143ad83d0c0c1ec9f"
     assert named.source == "demo"
     assert open_backbone(load_experiment("demo")).sha256 == shipped.sha256
 
