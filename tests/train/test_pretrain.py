@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,7 +13,7 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.experiment import open_backbone
 from m2clip_lib.models import load_backbone
 from m2clip_lib.models.demo_clip import DEMO_CLIP, ROWS, TOKENS, pack, stills_table, unpack, untrained_tokens
-from m2clip_lib.train.pretrain import PretrainConfig, pretrain
+from m2clip_lib.train.pretrain import PretrainConfig, pretrain, zero_shot_on_stills
 
 SHORT = PretrainConfig(steps=3, batch_size=8, warmup_steps=1)
 
@@ -42,7 +44,10 @@ def test_the_shipped_file_is_small_and_says_how_it_was_made():
 def test_the_shipped_clip_knows_what_its_table_says():
     table = stills_table().set_index("attribute")
     assert table.chance.round().to_dict() == {"colour": 12, "place": 11, "size": 33, "shape": 25, "opacity": 50}
-    assert (table.top1.drop("shape") > 80).all()
+    assert table.top1.round().to_dict() == {"colour": 77, "place": 90, "size": 86, "shape": 33, "opacity": 83}
+    shipped = load_backbone("demo")
+    again = pd.DataFrame(zero_shot_on_stills(shipped.clip, shipped.tokenizer, np.random.default_rng([0, 1]))).T
+    assert (again.top1 - table.top1).abs().max() < 0.5  # another processor rounds differently
 
 
 def test_a_trained_clip_loads_with_every_token_embedding(trained_clip):
