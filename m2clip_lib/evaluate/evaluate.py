@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,10 @@ from m2clip_lib.experiment import keep_freed_memory, open_backbone, set_threads
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
-SHOWN = ("model", "readout", "top1", "top1_low", "top1_high", "top5", "direction", "videos", "failed")  # columns to print
+SHOWN = (  # columns to print
+    *("model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction"),
+    *("videos", "failed", "listed", "missing", "unreadable", "scored"),
+)
 
 
 def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None) -> list[str]:
@@ -47,7 +51,7 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
     return list(played)
 
 
-def is_own_label_set(trained: list[str], listed: list[str], checkpoint: Path) -> bool:
+def is_own_label_set(trained: Sequence[str], listed: Sequence[str], checkpoint: Path | str) -> bool:
     """Whether a dataset's classes are those of a checkpoint, ignoring spelling.
 
     Raises: UserError when the classes are the same in another order: label i would mean two classes.
@@ -87,7 +91,8 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     columns = predictions.protocol.columns(predictions.list_sha256)
     table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**columns, seeds=1)
     run.save(table, "accuracy")
-    run.save(per_class_table(predictions.best, predictions.labels, manifest.class_names), "per_class")
+    per_class = per_class_table(predictions.best, predictions.labels, manifest.class_names, predictions.recordings, predictions.wrong)
+    run.save(per_class.assign(readout=predictions.readouts[-1]), "per_class")
     counts = pd.DataFrame(confusion_matrix(predictions.best, predictions.labels), columns=manifest.class_names)
     run.save(counts.assign(true_class=manifest.class_names), "confusion")
     if run.experiment.eval.backwards and has_opposites(manifest.class_names):

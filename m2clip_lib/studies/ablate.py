@@ -125,7 +125,8 @@ def run_job(job: Job) -> float:
 def study_protocol(jobs: Sequence[Job]) -> dict[str, object]:
     """The protocol's columns; all jobs of a study share one protocol."""
     predictions = load_predictions(jobs[0].folder, FORWARDS)
-    return predictions.protocol.columns(predictions.list_sha256)
+    columns = predictions.protocol.columns(predictions.list_sha256)
+    return columns | {"count_unreadable_as_wrong": predictions.count_unreadable_as_wrong}
 
 
 def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
