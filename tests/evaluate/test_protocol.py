@@ -65,6 +65,11 @@ def test_a_model_brings_the_prompts_it_was_trained_with():
     assert dataclasses.replace(kept, prompts=PROTOCOL.prompts, prompts_file="") == PROTOCOL  # nothing else changes
 
 
+def test_the_experiment_says_whether_unreadable_videos_count_as_wrong(workspace):
+    assert not Protocol.of_experiment(load_experiment("tiny")).count_unreadable_as_wrong
+    assert Protocol.of_experiment(load_experiment("tiny", ["eval.count_unreadable_as_wrong=true"])).count_unreadable_as_wrong
+
+
 def test_one_view_changes_nothing_but_the_views():
     one = PROTOCOL.one_view()
     assert (PROTOCOL.num_views, one.num_views) == (6, 1)

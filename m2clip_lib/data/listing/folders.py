@@ -1,4 +1,4 @@
-"""Listings from class folders and from list files, and splits of recordings: of a folder without split folders, and held out for validation.
+"""Listings from class folders and from list files, and the share of training videos that is held out for validation.
 
 The official annotations of known datasets are read in annotations.py.
 """
@@ -6,15 +6,13 @@ The official annotations of known datasets are read in annotations.py.
 import hashlib
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from m2clip_lib.data.classes import SPLITS, class_key, name_from_folder
+from m2clip_lib.data.classes import name_from_folder
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
@@ -23,24 +21,20 @@ EXTENSIONS = {
     *(".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".gif", ".mxf", ".y4m", ".h264", ".hevc", ".ivf"),
 }
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of the recordings, for a folder without split folders
+VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of a class's videos, for a folder without split folders
 LAST_NUMBER = re.compile(r"(.*\S)[ \t]+([0-9]+)")  # a line that ends with a number; what is before it may contain spaces
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Videos with labels, not yet opened.
-
-    rows: (path, label, split); label is an index into class_names. notes: what listing them decided, one line each.
-    """
+    """Videos with labels, not yet opened. rows: (path, label, split); label is an index into class_names."""
 
     rows: list[tuple[Path, int, str]]
     class_names: list[str]
-    notes: tuple[str, ...] = ()
 
 
 def list_folder(root: Path) -> Listing:
-    """List root/<class>/* or root/<train|val|test>/<class>/*; without split folders the recordings are split by their names.
+    """List root/<class>/* or root/<train|val|test>/<class>/*; without split folders each class is split by a hash of the file names.
 
     Raises: UserError when the folder is missing, or holds no video in class folders.
     """
@@ -69,9 +63,11 @@ def list_folder(root: Path) -> Listing:
     for (first, name), (second, other) in combinations(zip(folders, class_names, strict=True), 2):
         if name == other:
             raise UserError(f"videos: folders {first!r} and {second!r} in {root} are both class {name!r}; merge them")
-    rows = [(file, folders.index(folder), split) for (folder, split), files in sorted(groups.items()) for file in files]
-    listing = without_repeats(Listing(rows, class_names))
-    return listing if has_splits else _split_recordings(listing, {"test": TEST_SHARE, "val": VAL_SHARE}, root)
+    rows = []
+    for (folder, split), files in sorted(groups.items()):
+        named = [(file, split) for file in files] if split else _split_by_hash(files, root)
+        rows += [(file, folders.index(folder), part) for file, part in named]
+    return Listing(rows, class_names)
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
@@ -91,17 +87,14 @@ def videos_below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def real_paths(paths: Sequence[Path]) -> list[Path]:
-    """Where each path leads, links followed. A folder is looked up once: a dataset has many videos in few folders."""
-    folder = cache(os.path.realpath)
-    return [Path(os.path.realpath(path) if os.path.islink(path) else folder(path.parent), path.name) for path in paths]
-
-
-def without_repeats(listing: Listing) -> Listing:
-    """Keep the first of the rows that name the same file with the same label and split, also through links; a note counts the others."""
-    places = real_paths([path for path, *_ in listing.rows])
-    kept = {(place, label, split): path for place, (path, label, split) in zip(reversed(places), reversed(listing.rows), strict=True)}
-    return listing
+def _split_by_hash(files: list[Path], root: Path) -> list[tuple[Path, str]]:
+    """Sort by a hash of the relative path, then cut: the same files give the same split on every machine."""
+    ordered = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file.relative_to(root))).hexdigest())
+    tests = max(1, round(len(files) * TEST_SHARE)) if len(files) >= 2 else 0
+    vals = max(1, round(len(files) * VAL_SHARE)) if len(files) >= 3 else 0
+    parts = ["test"] * tests + ["val"] * vals
+    parts += ["train"] * (len(files) - len(parts))
+    return sorted(zip(ordered, parts, strict=True))
 
 
 def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Listing:
