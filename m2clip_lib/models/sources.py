@@ -104,9 +104,7 @@ def refuse_not_finite(where: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Raises: UserError naming the first tensor with a value that is NaN or infinite in fp32."""
     for name, value in tensors.items():
         if not value.float().isfinite().all():
-            raise UserError(
-                f"{where}: tensor {name} holds values that are not finite (NaN or infinity); copy it again, or give another file"
-            )
+            raise UserError(f"{where}: tensor {name} is not finite (it holds NaN or infinity); copy the file again, or give another")
 
 
 def load_weights_only(path: Path, *wrappers: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from m2clip_lib.config import DataSection, EvalSection, Experiment
+from m2clip_lib.config import DataSection, EvalSection, Experiment, load_experiment
 from m2clip_lib.data.dataset import Item, VideoReader, in_order, make_loader
 from m2clip_lib.data.listing.folders import list_folder
 from m2clip_lib.data.manifest import Manifest

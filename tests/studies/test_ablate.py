@@ -12,7 +12,7 @@ from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
 from m2clip_lib.experiment import build_model
-from m2clip_lib.studies.ablate import VARIANTS, Job, job_table, plan_jobs, run_job, run_jobs, summary_table, variant_table
+from m2clip_lib.studies.ablate import VARIANTS, Job, job_table, plan_jobs, run_job, run_jobs, study_protocol, summary_table, variant_table
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -129,8 +129,11 @@ def test_job_table_has_one_row_per_job_and_readout(trained):
         "backwards_true",
         "backwards_opposite",
         "videos",
+        *("interval", "listed", "missing", "unreadable", "scored", "count_unreadable_as_wrong"),
     }
     assert (table.videos == 12).all()
+    assert (table.listed == 12).all()
+    assert study_protocol(planned_as_trained(trained))["count_unreadable_as_wrong"] is False
 
 
 def test_job_table_without_backwards_has_no_such_columns(trained, workspace):
