@@ -209,6 +209,8 @@ class EvalSection(Section):
     """Crops along the long side; 4 is the published "4"."""
     batch_size: Positive = 32
     """Videos per step."""
+    count_unreadable_as_wrong: bool = False
+    """Count listed videos that are missing or cannot be read as wrong in top-1, top-5, direction and interval; false: leave them out."""
     backwards: bool = False
     """Also play the videos backwards, and compare (needs classes that are time-reversed pairs: the demonstration's)."""
     ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1, 2)

@@ -6,9 +6,11 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 
 from m2clip_lib import cli, paths
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.predict import open_checkpoint
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -132,6 +134,34 @@ def test_prediction_names_missing_files_and_answers_for_the_others(trained, work
     assert {entry["label"] for entry in found["top"]} == {"run", "walk"}
 
 
+def test_weights_that_are_not_finite_end_eval_and_predict_with_one_line(trained, workspace, video_folder, capsys):
+    """eval wrote a table (8.3 % top-1, 100 % recall for class 0); predict printed "nan %"."""
+    folder = trained[0] / "checkpoints" / "tiny"
+    model = open_checkpoint(folder / "best.safetensors")[0]
+    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    model.save(workspace / "bad.safetensors", stride=0)
+    status, out, err = call(capsys, "eval", "tiny", "--checkpoint", workspace / "bad.safetensors", "-o", prepared(trained))
+    assert_one_line(status, err, "bad.safetensors: tensor classifier.bias is not finite")
+    assert out == ""
+    assert not list(paths.RESULTS.rglob("*.csv"))
+    good = sorted(video_folder.rglob("*.mp4"))[0]
+    for option in ([], ["--timeline"], ["--json"]):
+        status, out, err = call(capsys, "predict", good, "--checkpoint", workspace / "bad.safetensors", *option)
+        assert_one_line(status, err, "bad.safetensors: tensor classifier.bias is not finite")
+        assert out == ""
+
+
+def test_scores_that_are_not_finite_end_predict_with_one_line(trained, workspace, video_folder, capsys):
+    model = open_checkpoint(trained[0] / "checkpoints" / "tiny" / "best.safetensors")[0]
+    torch.nn.init.constant_(model.classifier.weight, 3e38)  # finite, but not what comes of it
+    model.save(workspace / "large.safetensors", stride=0)
+    good = sorted(video_folder.rglob("*.mp4"))[0]
+    for option in ([], ["--timeline"]):
+        status, out, err = call(capsys, "predict", good, "--checkpoint", workspace / "large.safetensors", *option)
+        assert_one_line(status, err, "large.safetensors: the scores of", "are not finite", str(good))
+        assert out == ""
+
+
 def test_a_timeline_is_printed_as_a_table_or_json_and_drawn(trained, workspace, video_folder, capsys):
     checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
     good = sorted(video_folder.rglob("*.mp4"))[0]  # 12 frames at 8 per second: 1.5 s
@@ -174,6 +204,8 @@ def test_a_users_folder_is_prepared_trained_evaluated_and_predicted(workspace, v
     status, out, _ = call(capsys, "eval", "folder", "-o", f"data.prepared={data}")  # finds the last run by itself
     assert status == 0
     assert f"tables: {paths.RESULTS / 'mine' / 'tables'}" in out
+    assert "–" in out.splitlines()[1]  # top-5 of two classes: it said 100
+    assert "wilson" in out.splitlines()[1]
     accuracy = pd.read_csv(paths.RESULTS / "mine" / "tables" / "accuracy.csv")
     assert accuracy.readout.tolist() == ["similarity", "classifier", "ensemble"]
     assert accuracy.videos.tolist() == [2, 2, 2]  # 15 % of six, but at least one, from each of two classes

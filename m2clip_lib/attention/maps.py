@@ -38,13 +38,16 @@ class PatchMap:
 
 @dataclass(frozen=True)
 class MapChoice:
-    """Which map to compute. block and head are counted from 0; head None is the mean; only relevance reads readout and label."""
+    """Which map to compute. block and head are counted from 0; head None is the mean; only relevance reads label and readout.
+
+    readout: "" is the best there is: the ensemble for the model's own classes, similarity for other names.
+    """
 
     method: str = "attention"
     block: int = 0
     head: int | None = None
     label: int = 0
-    readout: str = "ensemble"
+    readout: str = ""
 
 
 def patch_map(
@@ -64,8 +67,9 @@ def patch_map(
         case "rollout":
             found, whose = attention_rollout(model, video, choice.block), f"Blocks 1 to {choice.block + 1}"
         case "relevance":
-            found = relevance(model, video, texts, torch.tensor([choice.label], device=video.device), choice.readout)
-            whose = f"“{names[choice.label]}” by {choice.readout}"
+            readout = choice.readout or ("ensemble" if list(names) == list(model.config.class_names) else "similarity")
+            found = relevance(model, video, texts, torch.tensor([choice.label], device=video.device), readout)
+            whose = f"“{names[choice.label]}” by {readout}"
         case _:
             found, whose = branch_norms(model, video, choice.block, choice.method), block
     values, unit = found[0].float().cpu().numpy(), METHODS[choice.method]

@@ -31,7 +31,7 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint, processes)
     if not processes.is_main:
         return
-    say(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    say(table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.1f}"))
     say(decoders_note(opened))
     if note := zero_shot_note(opened):
         say(note)

@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.evaluate.metrics import is_hit, top1_columns
+from m2clip_lib.evaluate.evaluate import is_own_label_set
 from m2clip_lib.evaluate.predictions import predict_split
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.experiment import first_of_each_class
 from m2clip_lib.models import M2CLIP
 
@@ -39,27 +40,35 @@ def published_costs(dataset: str) -> pd.DataFrame:
 
 
 def video_gflops(model: M2CLIP, frames: int) -> float:
-    """Operations of encode_video for one view of this many frames, in 1e9; a multiply-add counts as two."""
+    """Operations of encode_video for one view of this many frames, in 1e9; a multiply-add counts as two.
+
+    They are those of the full forward pass, which published numbers count: without model.shortcuts, so with all tokens in the last block.
+    """
     clip = torch.zeros(1, 3, frames, *model.clip.visual.image_size, device=model.clip.logit_scale.device)
-    counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter misses some fused attention kernels
-        model.encode_video(clip)
+    counter, shortcuts = FlopCounterMode(display=False), model.shortcuts
+    model.shortcuts = False
+    try:
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter misses some fused attention kernels
+            model.encode_video(clip)
+    finally:
+        model.shortcuts = shortcuts
     return counter.get_total_flops() / 1e9
 
 
 def frames_table(
     model: M2CLIP, experiment: Experiment, manifest: Manifest, frames: list[int], videos: int, device: torch.device
 ) -> pd.DataFrame:
-    """Top-1 of the ensemble when one checkpoint reads clips of other lengths, on the first `videos` videos of every class.
+    """Accuracy of one checkpoint's best read-out on clips of other lengths, for the first `videos` videos of every class.
 
-    Returns: one row per length: model, frames, views, gflops (per video), top1 with its 95 % interval (percent), videos.
+    Returns: one row per length: model, frames, views, gflops (per video, see video_gflops), and the columns of accuracy_rows.
     """
-    protocol = Protocol.of_experiment(experiment)
+    protocol, names = Protocol.of_experiment(experiment), manifest.class_names
+    other = None if is_own_label_set(model.config.class_names, names, model.source) else names
     chosen = first_of_each_class(manifest.split(protocol.split), videos)
     rows = []
     for length in frames:
-        found = predict_split(experiment, manifest, model.to(device), dataclasses.replace(protocol, frames=length), chosen)
-        hits, views = is_hit(found.readout("ensemble"), found.labels, 1), found.protocol.num_views
-        row = {"model": "this run", "frames": length, "views": views, "gflops": views * video_gflops(model, length)}
-        rows.append(row | top1_columns(hits) | {"videos": len(hits)})
+        asked = dataclasses.replace(protocol, frames=length)
+        found = predict_split(experiment, manifest, model.to(device), asked, chosen, class_names=other)
+        row = {"model": "this run", "frames": length, "views": asked.num_views, "gflops": asked.num_views * video_gflops(model, length)}
+        rows.append(row | accuracy_rows(found, "this run")[-1])
     return pd.DataFrame(rows)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,10 @@ from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
 from m2clip_lib.runs import Run
 
-SHOWN = ("model", "readout", "top1", "top1_low", "top1_high", "top5", "direction", "videos", "failed")  # columns to print
+SHOWN = (  # columns to print
+    *("model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction"),
+    *("videos", "failed", "listed", "missing", "unreadable", "scored"),
+)
 
 
 def run_for_checkpoint(experiment: Experiment, run: str, checkpoint: Path, report: Callable[[str], None]) -> str:
@@ -89,7 +92,7 @@ def take_class_names(model: M2CLIP, checkpoint: Path, experiment: Experiment, cl
     return True
 
 
-def is_own_label_set(trained: list[str], listed: list[str], checkpoint: Path) -> bool:
+def is_own_label_set(trained: Sequence[str], listed: Sequence[str], checkpoint: Path | str) -> bool:
     """Whether a dataset's classes are those of a checkpoint, ignoring spelling.
 
     Raises: UserError when the classes are the same in another order: label i would mean two classes.
@@ -132,7 +135,8 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     predictions = load_predictions(run.predictions, split)
     table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**predictions.columns(), seeds=1)
     run.save(table, "accuracy")
-    run.save(per_class_table(predictions.best, predictions.labels, manifest.class_names), "per_class")
+    per_class = per_class_table(predictions.best, predictions.labels, manifest.class_names, predictions.recordings, predictions.wrong)
+    run.save(per_class.assign(readout=predictions.readouts[-1]), "per_class")
     counts = pd.DataFrame(confusion_matrix(predictions.best, predictions.labels), columns=manifest.class_names)
     run.save(counts.assign(true_class=manifest.class_names), "confusion")
     if run.experiment.eval.backwards and has_opposites(manifest.class_names):

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
-from scipy.stats import binom
+from scipy.stats import binomtest
 
 READOUTS = ("similarity", "classifier", "ensemble")
+NO_LABELS = np.zeros(0, np.int64)
 
 
 def top_ids(scores: Float[ndarray, "n k"], k: int) -> Int[ndarray, "n top"]:
@@ -27,8 +28,8 @@ def percent(hits: Bool[ndarray, "n"]) -> float:
 
 
 def topk_accuracy(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], k: int) -> float:
-    """Share of rows whose true class is among the k best, percent; NaN without rows."""
-    return percent(is_hit(scores, labels, k))
+    """Share of rows whose true class is among the k best, percent; NaN without rows, and with k classes or fewer: nothing can miss."""
+    return percent(is_hit(scores, labels, k)) if scores.shape[1] > k else float("nan")
 
 
 def direction_hits(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> Bool[ndarray, "n"]:
@@ -37,18 +38,36 @@ def direction_hits(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> 
     return scores[rows, labels] > scores[rows, labels ^ 1]
 
 
-def bootstrap_interval(hits: Bool[ndarray, "n"], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of hits, percent: bootstrap over videos."""
-    # The sum of n draws with replacement from 0/1 values is binomial: the same distribution without drawing indices.
-    counts = binom.rvs(len(hits), hits.mean(), size=resamples, random_state=np.random.default_rng(seed))
-    low, high = np.percentile(100 * counts / len(hits), [2.5, 97.5])
-    return float(low), float(high)
+def accuracy_interval(
+    hits: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, str]:
+    """95 % interval of the share of hits, percent, and its name; NaN without rows.
+
+    Args:
+        recordings: what each video was cut from; None: every video is its own recording.
+    Returns: low, high, "wilson"; or, where videos share recordings, whose hits are not independent, "bootstrap over N recordings"
+        ("wilson over N recordings" if all of these have the same share of hits: drawing from them would give no width).
+    """
+    if not len(hits):
+        return float("nan"), float("nan"), ""
+    groups = np.arange(len(hits)) if recordings is None else np.unique(recordings, return_inverse=True)[1]
+    sizes, count, name = np.bincount(groups), int(groups.max()) + 1, "wilson"
+    if count < len(hits):
+        # Recordings with equal numbers of videos and hits are interchangeable: draw how often each kind occurs, not the recordings.
+        kinds, frequency = np.unique(np.stack([sizes, np.bincount(groups, hits)]), axis=1, return_counts=True)
+        videos, right = kinds @ np.random.default_rng(seed).multinomial(count, frequency / count, size=resamples).T
+        low, high = np.percentile(100 * right / videos, [2.5, 97.5])
+        if low < high:
+            return float(low), float(high), f"bootstrap over {count} recordings"
+        name = f"wilson over {count} recordings"
+    found = binomtest(round(count * hits.mean()), count).proportion_ci(0.95, method="wilson")
+    return 100 * float(found.low), 100 * float(found.high), name
 
 
-def top1_columns(hits: Bool[ndarray, "n"]) -> dict[str, float]:
-    """The columns of a top-1 accuracy with its 95 % interval, percent."""
-    low, high = bootstrap_interval(hits)
-    return {"top1": percent(hits), "top1_low": low, "top1_high": high}
+def top1_columns(hits: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None) -> dict[str, float | str]:
+    """The columns of a top-1 accuracy with its 95 % interval, percent, and the interval's name."""
+    low, high, name = accuracy_interval(hits, recordings)
+    return {"top1": percent(hits), "top1_low": low, "top1_high": high, "interval": name}
 
 
 def confusion_matrix(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> Int[ndarray, "k k"]:
@@ -57,14 +76,25 @@ def confusion_matrix(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -
     return np.bincount(labels * classes + top_ids(scores, 1)[:, 0], minlength=classes**2).reshape(classes, classes)
 
 
-def per_class_table(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], class_names: Sequence[str]) -> pd.DataFrame:
-    """One row per class: videos, recall (top1) and precision in percent, and the class it is most often mistaken for."""
+def per_class_table(
+    scores: Float[ndarray, "n k"],
+    labels: Int[ndarray, "n"],
+    class_names: Sequence[str],
+    recordings: Shaped[ndarray, "n_or_more"] | None = None,
+    wrong: Int[ndarray, "wrong"] = NO_LABELS,
+) -> pd.DataFrame:
+    """One row per class: videos, recall (top1) with its 95 % interval, precision in percent, the class it is most often mistaken for.
+
+    Args:
+        recordings: as in accuracy_interval, of the scored videos, then of those in `wrong`.
+        wrong: labels of videos without scores that top1 counts as wrong; they are not in `videos`.
+    """
     counts = confusion_matrix(scores, labels)
-    hits, videos = np.diag(counts), counts.sum(axis=1)
-    wrong = counts - np.diag(hits)
+    hits, truth = np.pad(is_hit(scores, labels, 1), (0, len(wrong))), np.append(labels, wrong)
+    groups = np.arange(len(hits)) if recordings is None else recordings[: len(hits)]
     with np.errstate(invalid="ignore"):
-        recall, precision = 100 * hits / videos, 100 * hits / counts.sum(axis=0)
-    mistaken = [class_names[row.argmax()] if row.any() else "" for row in wrong]
-    return pd.DataFrame(
-        {"class_name": class_names, "videos": videos, "top1": recall, "precision": precision, "most_often_taken_for": mistaken}
-    )
+        precision = 100 * np.diag(counts) / counts.sum(axis=0)
+    mistaken = [class_names[row.argmax()] if row.any() else "" for row in counts - np.diag(np.diag(counts))]
+    recall = pd.DataFrame([top1_columns(hits[truth == label], groups[truth == label]) for label in range(len(class_names))])
+    table = pd.DataFrame({"class_name": class_names, "videos": counts.sum(axis=1)}).join(recall)
+    return table.assign(precision=precision, most_often_taken_for=mistaken)

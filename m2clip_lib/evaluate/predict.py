@@ -174,7 +174,7 @@ def video_timeline(
         return video.reader(0, [spans[place][0] + i for i in indices], short_side)
 
     starts, ends = np.array(spans).T
-    clips = TestViews(pd.DataFrame({"num_frames": ends - starts, "label": 0}), read_window, video.protocol, video.side)
+    clips = TestViews(pd.DataFrame({"num_frames": ends - starts, "label": 0, "path": str(path)}), read_window, video.protocol, video.side)
     scored = predict(model, clips, BATCH_SIZE, 0, pick_device(), class_names=list(labels) or None)
     scores = np.full((len(spans), len(scored.class_names)), np.nan, np.float32)
     scores[scored.rows] = scored.best

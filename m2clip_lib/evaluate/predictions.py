@@ -5,30 +5,31 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import batches, in_order, make_loader
-from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.listing.folders import source_of
+from m2clip_lib.data.manifest import Manifest, read_side_file
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.metrics import READOUTS, top_ids
+from m2clip_lib.evaluate.metrics import NO_LABELS, READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
 from m2clip_lib.experiment import EVALUATION_ADVICE, out_of_memory_explained
 from m2clip_lib.files import file_sha256, write_atomically, write_json
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.models.losses import SCORE_SCALE
+from m2clip_lib.models.losses import cosine_scores
 from m2clip_lib.models.m2clip import VideoOutput
-from m2clip_lib.models.text import class_features
+from m2clip_lib.models.text import unit
 
 HOW = "(m2clip eval, or notebook 04)"
 
@@ -44,6 +45,9 @@ class Predictions:
         protocol: how the videos were scored (None: scores that do not come from videos). list_sha256: digest of the manifest, once saved.
         checkpoint_sha256: digest of the trained model's file, once saved; "" for controls.
         epoch_chosen_on: the split that chose the trained model's epoch ("val"), or "last epoch", once saved.
+        lost: labels of the listed videos without scores: first those of `failed`, then those that the manifest marks as not usable.
+        missing: how many of the latter are missing. recordings: a number for each scored and then each lost video, the same for clips
+            of one recording (by default each is its own).
     """
 
     similarity: np.ndarray
@@ -57,16 +61,36 @@ class Predictions:
     list_sha256: str = ""
     checkpoint_sha256: str = ""
     epoch_chosen_on: str = ""
+    lost: np.ndarray | None = None
+    missing: int = 0
+    recordings: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.lost is None:
+            object.__setattr__(self, "lost", np.full(len(self.failed), -1))  # of a class that is not known
+        if self.recordings is None:
+            object.__setattr__(self, "recordings", np.arange(len(self.labels) + len(self.lost)))
 
     def columns(self) -> dict[str, object]:
-        """The columns that make a table's numbers reproducible: the protocol's, and how the model's epoch was chosen."""
-        return self.protocol.columns(self.list_sha256) | {"epoch_chosen_on": self.epoch_chosen_on}
+        """The columns that make a table's numbers reproducible: the protocol's, what counts as wrong, how the epoch was chosen."""
+        own = {"count_unreadable_as_wrong": self.count_unreadable_as_wrong, "epoch_chosen_on": self.epoch_chosen_on}
+        return self.protocol.columns(self.list_sha256) | own
 
     def check_checkpoint(self, file: Path) -> None:
         """Raises: UserError when a file of this name exists and is not the one these scores were made with."""
         if file.is_file() and self.checkpoint_sha256 != (digest := file_sha256(file)):
             made = f"predictions: made with a checkpoint of sha256 {self.checkpoint_sha256[:12]}"
             raise UserError(f"{made}, but {file} is {digest[:12]}; evaluate again {HOW}")
+
+    @property
+    def count_unreadable_as_wrong(self) -> bool:
+        """Whether tables count the videos without scores as wrong."""
+        return self.protocol is not None and self.protocol.count_unreadable_as_wrong
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Labels of the videos without scores that count as wrong."""
+        return self.lost if self.count_unreadable_as_wrong else NO_LABELS
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -91,7 +115,7 @@ def class_logits(seen: VideoOutput, texts: Tensor, own: bool) -> dict[str, Tenso
     Args:
         texts: features of the class texts, of length 1. own: whether they are the classes that the model was trained on.
     """
-    logits = {"similarity": SCORE_SCALE * (F.normalize(seen.image_features, dim=-1) @ texts.T)}
+    logits = {"similarity": cosine_scores(unit(seen.image_features), texts)}
     return logits | {"classifier": seen.fc_logits} if own else logits
 
 
@@ -120,7 +144,7 @@ def predict(
     own = class_names is None
     names = list(model.config.class_names if own else class_names)
     protocol = dataset.protocol.with_texts_of(model.config) if own else dataset.protocol
-    texts = class_features(model, model.config.prompts() if own else protocol.class_prompts(names), device)
+    texts = protocol.class_texts(model, class_names)
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
     found, failed, decoders = [], [], Counter()  # found: rows, labels and scores by read-out of each batch
     with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
@@ -139,8 +163,20 @@ def predict(
     order = np.argsort(np.concatenate(rows))
     both = {name: np.concatenate([of_batch[name] for of_batch in scores])[order] for name in scores[0]}
     rows, labels = np.concatenate(rows)[order].tolist(), np.concatenate(labels)[order]
-    decoders = dict(sum((part[2] for part in parts), Counter()))
-    return Predictions(both["similarity"], both.get("classifier"), labels, rows, names, sorted(failed), decoders, protocol)
+    refuse_infinite_scores(np.concatenate(list(both.values()), axis=1), rows, dataset, model)
+    decoders, failed = dict(sum((part[2] for part in parts), Counter())), sorted(failed)
+    lost = dataset.table.label.to_numpy()[[row for row, _ in failed]]
+    return Predictions(both["similarity"], both.get("classifier"), labels, rows, names, failed, decoders, protocol, lost=lost)
+
+
+def refuse_infinite_scores(values: np.ndarray, rows: Sequence[int], dataset: TestViews, model: M2CLIP) -> None:
+    """Raises: UserError naming checkpoint and video when a row of values (n, ...) is not finite; rows: of the dataset's table."""
+    bad = [dataset.table.path.iloc[row] for row, value in zip(rows, values, strict=True) if not np.isfinite(value).all()]
+    if bad:
+        raise UserError(
+            f"{model.source}: the scores of {len(bad)} of {len(rows)} videos are not finite, although its weights are (first: {bad[0]}); "
+            "its values are too large to compute with: use another checkpoint"
+        )
 
 
 def predict_split(
@@ -151,7 +187,23 @@ def predict_split(
     rows: of the split's table (default: all). options: class_names and processes, see predict.
     """
     views, device = evaluation_views(experiment, manifest, model.backbone, protocol, rows), model.clip.logit_scale.device
-    return predict(model, views, experiment.eval.batch_size, experiment.data.workers, device, **options)
+    found = predict(model, views, experiment.eval.batch_size, experiment.data.workers, device, **options)
+    return with_list(found, experiment, manifest, chosen=rows is not None)
+
+
+def with_list(found: Predictions, experiment: Experiment, manifest: Manifest, chosen: bool = False) -> Predictions:
+    """Add what the manifest says: the recording of every video, and the videos of the split that it marks as not usable.
+
+    chosen: only some rows of the split were asked for: no other video counts as listed.
+    """
+    usable, split = manifest.split(found.protocol.split), manifest.table[manifest.table.split == found.protocol.split]
+    unusable = split[(split.status != "ok") & (not chosen)]
+    listed = pd.concat([usable.iloc[found.rows], usable.iloc[[row for row, _ in found.failed]], unusable])
+    copied = ".mp4" if experiment.data.transcode else ""  # added to the name of a file's copy
+    root, numbered = Path(read_side_file(manifest.folder)["root"]), experiment.data.layout == "hmdb51"
+    recordings = pd.factorize(np.array([source_of(Path(path.removesuffix(copied)), root, numbered) for path in listed.path]))[0]
+    missing = int(unusable.status.str.startswith("missing").sum())
+    return replace(found, lost=listed.label.to_numpy()[len(found.rows) :], missing=missing, recordings=recordings)
 
 
 def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path, name: str, **provenance: object) -> None:
@@ -166,11 +218,12 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
     arrays = {readout: predictions.readout(readout) for readout in predictions.readouts if readout != "ensemble"}
     content = io.BytesIO()  # given a path, savez would append .npz to the temporary file's name
-    np.savez(content, labels=predictions.labels, rows=np.asarray(predictions.rows), **arrays)
+    arrays |= {name: getattr(predictions, name) for name in ("labels", "lost", "recordings")}
+    np.savez(content, rows=np.asarray(predictions.rows), **arrays)
     write_atomically(folder / f"{name}.npz", lambda file: file.write_bytes(content.getbuffer()))
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
     about = {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders}
-    about |= {"protocol": asdict(predictions.protocol), "list_sha256": manifest.sha256}
+    about |= {"protocol": asdict(predictions.protocol), "list_sha256": manifest.sha256, "missing": predictions.missing}
     write_json(folder / f"{name}.json", about | provenance)
 
 
@@ -180,7 +233,7 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     if not side.is_file():
         raise UserError(f"predictions: no such file: {side}; evaluate first {HOW}")
     about = json.loads(side.read_text())
-    if "protocol" not in about:
+    if "missing" not in about:
         raise UserError(f"predictions: {side} was written by an older version; evaluate again {HOW}")
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
@@ -188,4 +241,5 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
     rest = {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
     rest |= {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"])}
+    rest |= {"lost": arrays["lost"], "missing": about["missing"], "recordings": arrays["recordings"]}
     return Predictions(*scores, arrays["labels"], rows, about["class_names"], failed, **rest)

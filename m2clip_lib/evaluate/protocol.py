@@ -11,6 +11,8 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from m2clip_lib import paths
@@ -22,9 +24,10 @@ from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.transforms import Colours, exact_resize, frames_to_clip, test_crops
 from m2clip_lib.data.video.probe import VideoError, probe
 from m2clip_lib.experiment import make_reader
-from m2clip_lib.models import Backbone
+from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import M2CLIPConfig
 from m2clip_lib.models.checkpoint import CheckpointInfo
+from m2clip_lib.models.text import class_features
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Protocol:
         temporal_views, spatial_views: clips along time (always one with stride 0), and crops of each clip.
         prompts: templates with one {}. prompts_file: the file of the sentences that replace them, if any.
         resize: "fast" in the decoder, or "exact" as published. backwards: play every clip in reverse.
+        count_unreadable_as_wrong: in tables, listed videos without scores are wrong; otherwise they are left out.
     """
 
     split: str
@@ -48,6 +52,7 @@ class Protocol:
     prompts_file: str = ""
     resize: Literal["fast", "exact"] = "fast"
     backwards: bool = False
+    count_unreadable_as_wrong: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))  # JSON has lists
@@ -61,6 +66,7 @@ class Protocol:
         fields = {"split": asked.split, "frames": data.num_frames, "stride": data.stride, "resize": data.resize}
         fields |= {"temporal_views": asked.temporal_views, "spatial_views": asked.spatial_views}
         fields |= {"prompts": templates(data.prompt), "prompts_file": data.prompts_file}
+        fields |= {"count_unreadable_as_wrong": asked.count_unreadable_as_wrong}
         return cls(**fields | changed)
 
     @classmethod
@@ -87,6 +93,12 @@ class Protocol:
         """The prompts of each class. Raises: UserError when the prompts file lacks a class."""
         own = read_prompts_file(paths.resolve(self.prompts_file), class_names) if self.prompts_file else ()
         return class_prompts(class_names, self.prompts, own)
+
+    @torch.inference_mode()
+    def class_texts(self, model: M2CLIP, class_names: Sequence[str] | None = None) -> Float[Tensor, "k e"]:
+        """Unit-length features of these classes in this protocol's prompts; by default of the model's own classes in its own prompts."""
+        prompts = model.config.prompts() if class_names is None else self.class_prompts(class_names)
+        return class_features(model, prompts, model.clip.logit_scale.device)
 
     def columns(self, list_sha256: str) -> dict[str, object]:
         """The columns that make a table's numbers reproducible. list_sha256: digest of the manifest."""

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from m2clip_lib.data.demo.videos import CLASS_NAMES, opposite
-from m2clip_lib.evaluate.metrics import direction_hits, is_hit, percent, top1_columns, topk_accuracy
+from m2clip_lib.evaluate.metrics import direction_hits, is_hit, percent, top1_columns
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
 MODEL_NAME = "M2-CLIP"
@@ -17,15 +18,31 @@ def has_opposites(class_names: list[str]) -> bool:
 
 
 def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
-    """One row per read-out: top1 with its 95 % interval, top5, and direction accuracy where the classes are pairs. Percent."""
+    """One row per read-out: accuracies in percent, and numbers of videos.
+
+    top1 with its 95 % interval; top5, NaN with five classes or fewer; direction where the classes are pairs. listed = missing +
+    unreadable + scored; a video that failed while it was decoded is unreadable. videos: those scored; failed: those that failed.
+    """
+    scored, lost, missing = len(predictions.labels), len(predictions.lost), predictions.missing
+    counts = {"videos": scored, "failed": len(predictions.failed)}
+    counts |= {"listed": scored + lost, "missing": missing, "unreadable": lost - missing, "scored": scored}
+    counts["count_unreadable_as_wrong"] = predictions.count_unreadable_as_wrong
     rows = []
     for readout in predictions.readouts:
         scores, labels = predictions.readout(readout), predictions.labels
-        row = {"model": model, "readout": readout} | top1_columns(is_hit(scores, labels, 1)) | {"top5": topk_accuracy(scores, labels, 5)}
+        row = {"model": model, "readout": readout}
+        hits = with_wrong(is_hit(scores, labels, 1), predictions)
+        row |= top1_columns(hits, predictions.recordings[: len(hits)])
+        row["top5"] = percent(with_wrong(is_hit(scores, labels, 5), predictions)) if scores.shape[1] > 5 else float("nan")
         if has_opposites(predictions.class_names):
-            row["direction"] = percent(direction_hits(scores, labels))
-        rows.append(row | {"videos": len(labels), "failed": len(predictions.failed)})
+            row["direction"] = percent(with_wrong(direction_hits(scores, labels), predictions))
+        rows.append(row | counts)
     return rows
+
+
+def with_wrong(hits: np.ndarray, predictions: Predictions) -> np.ndarray:
+    """Hits of the scored videos (n,), followed by a miss for each video without scores that counts as wrong."""
+    return np.pad(hits, (0, len(predictions.wrong)))
 
 
 def model_name(predictions: Predictions) -> str:
@@ -53,8 +70,9 @@ def headline_finding(headline: pd.DataFrame) -> str:
     """The result in one or two sentences."""
     best = best_rows(headline)
     own, others = best.iloc[-1], best.iloc[:-1]
+    counted = own.listed if own.count_unreadable_as_wrong else own.scored
     chosen_here = own.get("epoch_chosen_on", "") == own.split
-    videos = f"{own.videos:,} {'' if chosen_here else 'held-out '}videos ({own.split} split{', which also chose the epoch' * chosen_here})"
+    videos = f"{counted:,} {'' if chosen_here else 'held-out '}videos ({own.split} split{', which also chose the epoch' * chosen_here})"
     text = (
         f"{own.model} names {own.top1:.1f} % of {videos} correctly "
         f"(95 % interval {own.top1_low:.1f} to {own.top1_high:.1f}); the best control without time reaches {others.top1.max():.1f} %."
@@ -62,6 +80,9 @@ def headline_finding(headline: pd.DataFrame) -> str:
     if "direction" in headline:
         span = dict.fromkeys(f"{value:.1f}" for value in (others.direction.min(), others.direction.max()))  # one number if they agree
         text += f" On direction it scores {own.direction:.1f} %, the controls {' to '.join(span)} %."
+    if own.listed > own.scored:
+        fate = "counted as wrong" if own.count_unreadable_as_wrong else "left out"
+        text += f" {own.listed - own.scored:,} of {own.listed:,} listed videos could not be read; they are {fate}."
     return text
 
 
@@ -70,6 +91,7 @@ def backwards_table(forwards: Predictions, backwards: Predictions) -> pd.DataFra
     rows = []
     for played, found in (("forwards", forwards), ("backwards", backwards)):
         for readout in found.readouts:
-            top1 = [topk_accuracy(found.readout(readout), labels, 1) for labels in (found.labels, opposite(found.labels))]
+            hits = [is_hit(found.readout(readout), labels, 1) for labels in (found.labels, opposite(found.labels))]
+            top1 = [percent(with_wrong(of_class, found)) for of_class in hits]
             rows.append((played, readout, *top1, len(found.labels)))
     return pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class", "videos"])

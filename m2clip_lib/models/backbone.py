@@ -13,7 +13,7 @@ from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.demo_clip import DEMO_CLIP
-from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag
+from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag, refuse_not_finite
 from m2clip_lib.sections import ModelSection
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         model_name: open_clip's name of the architecture, for a file that does not record it. Without it, and without an
             open_clip_config.json beside the file, sizes are inferred from the tensors and OpenAI's layout is assumed.
         trust_torchscript: open a TorchScript archive that is not one of OpenAI's published files (it can run code).
-    Raises: UserError when the weights are missing, unreadable, or of an architecture that the adapters do not fit.
+    Raises: UserError when the weights are missing, unreadable, not finite, or of an architecture that the adapters do not fit.
     """
     from open_clip.tokenizer import SimpleTokenizer  # CLIP's byte-pair encoding, which all native open_clip ViTs use
 
@@ -99,6 +99,7 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
     else:
         clip, mean, std = from_tag(str(source))
     _check_towers(clip, str(source))
+    refuse_not_finite(f"backbone {source}", clip.state_dict())
     clip.eval().requires_grad_(False)
     tokenizer = SimpleTokenizer(context_length=clip.positional_embedding.shape[0])
     backbone = Backbone(clip, tokenizer, str(source), state_sha256(clip.state_dict()), int(clip.visual.image_size[0]), mean, std)

@@ -13,6 +13,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import DamagedFile, open_sealed, seal, write_atomically, write_json
 from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.foreign import load_published
+from m2clip_lib.models.sources import refuse_not_finite
 
 FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # UNSEALED: of earlier versions, without a digest
 
@@ -85,8 +86,8 @@ def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num
     """Rebuild a model on its backbone: from our .safetensors, the official adapter-only .pth, or the replicate's full .pt.
 
     num_frames: clip length, instead of the one the file was trained with; third-party files do not record theirs (default 8).
-    Raises: UserError when the file is none of these, is damaged, or was trained on another backbone (it names the first
-        differing tensor).
+    Raises: UserError when the file is none of these, is damaged, holds a value that is not finite, or was trained on another backbone
+        (it names the first such, or the first differing, tensor).
     """
     path = existing(path)
     if not is_ours(path):
@@ -106,5 +107,7 @@ def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num
     if info.backbone_sha256 != backbone.sha256:
         digests = f"{trained_on} (sha256 {info.backbone_sha256[:12]}), not on {this} (sha256 {backbone.sha256[:12]})"
         raise UserError(f"{path}: trained on backbone {digests}; load that backbone")
+    refuse_not_finite(path, found)
     model.load_state_dict(found, strict=False)
+    model.source = str(path)
     return model.eval()

@@ -14,7 +14,7 @@ from torch import Tensor
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically
 from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
-from m2clip_lib.models.sources import load_weights_only
+from m2clip_lib.models.sources import load_weights_only, refuse_not_finite
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ def load_published(model_class: type, path: Path, backbone: Backbone, num_frames
 
     The masked-word block comes from the file if it is a full one, otherwise it is a copy of the backbone's last text block.
     Class names and vocabulary words are placeholders ("class 0", "word 0"), as such files do not contain them.
-    Raises: UserError naming the first tensor that does not fit.
+    Raises: UserError naming the first tensor that is not finite, or does not fit.
     """
     state = read_published(path)
+    refuse_not_finite(path, state)
     if num_frames is None:
         num_frames = DEFAULT_FRAMES
         log.warning("%s: does not record its clip length: taking %d frames; give num_frames to change it", path, num_frames)
@@ -88,6 +89,7 @@ def load_published(model_class: type, path: Path, backbone: Backbone, num_frames
             where = f"tensor {name.removeprefix('clip.')} {tuple(value.shape)}"
             raise UserError(f"{path}: {where} differs in its values from backbone {backbone.source!r}; {RIGHT_ONE}")
     model.load_state_dict({name: value for name, value in found.items() if not name.startswith("clip.")}, strict=False)
+    model.source = str(path)
     return model.eval()
 
 

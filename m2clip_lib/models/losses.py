@@ -9,11 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2clip_lib.models.text import NOT_A_TARGET, text_length
+from m2clip_lib.models.text import NOT_A_TARGET, text_length, unit
 from m2clip_lib.sections import LossWeights
 
 TARGET_SHARPNESS = 10.0  # of the soft targets of the contrastive loss
 SCORE_SCALE = 100.0  # fixed logit scale of the cross-modal scores (CLIP's own)
+
+
+def cosine_scores(images: Float[Tensor, "b e"], texts: Float[Tensor, "n e"], scale: float | Tensor = SCORE_SCALE) -> Float[Tensor, "b n"]:
+    """scale x cosine of features of length 1, in fp32 also under autocast: bf16 leaves 33 values in a row of 400."""
+    with torch.autocast(images.device.type, enabled=False):
+        return scale * images.float() @ texts.float().T
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,10 @@ def multi_task_loss(
     classes = model.encode_text(class_tokens, fixed=True).text_features if class_features is None else class_features
     captions = classes[labels] if caption_tokens is None else model.encode_text(caption_tokens).text_features
 
-    image, text = F.normalize(seen.image_features, dim=-1), F.normalize(captions, dim=-1)
+    image, text = unit(seen.image_features), unit(captions)
     contrastive = _contrastive_part(model, image, text, labels, classes, part)
 
-    scores = SCORE_SCALE * image @ F.normalize(classes, dim=-1).T
+    scores = cosine_scores(image, unit(classes))
     if cross_modal_ce == "on_probabilities":
         scores = scores.softmax(dim=-1)
     elif cross_modal_ce != "on_scores":
@@ -119,13 +125,13 @@ def _contrastive_part(
     """The contrastive loss among the clips of `part`; the captions of other batches are their classes' prompts."""
     scale = model.clip.logit_scale.exp()
     if part.images is None:
-        logits = scale * image @ text.T
+        logits = cosine_scores(image, text, scale)
         return part.clip_share * contrastive_loss(logits, logits.T, labels)
-    others, stop = F.normalize(classes.detach()[part.labels], dim=-1), part.start + len(labels)
+    others, stop = unit(classes.detach()[part.labels]), part.start + len(labels)
     images = part.images(image)
     image = torch.cat([images[: part.start], image, images[stop:]])
     text = torch.cat([others[: part.start], text, others[stop:]])
-    logits = scale * image @ text.T
+    logits = cosine_scores(image, text, scale)
     full = contrastive_loss(logits, logits.T, part.labels)
     # Every batch computes the full loss with gradient to its own rows only: gradients add up unscaled, values by share.
     return full - (1 - part.clip_share) * full.detach()

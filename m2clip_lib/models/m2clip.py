@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from m2clip_lib.errors import UserError
@@ -22,7 +21,8 @@ from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.blocks import clip_block
 from m2clip_lib.models.checkpoint import load_checkpoint, save_checkpoint
 from m2clip_lib.models.foreign import export_published
-from m2clip_lib.models.text import PrefixCache, text_length
+from m2clip_lib.models.losses import cosine_scores
+from m2clip_lib.models.text import PrefixCache, text_length, unit
 
 FROZEN = ("clip.", "mlm_block.")
 
@@ -59,6 +59,8 @@ class M2CLIPOutput(VideoOutput, TextOutput):
 
 class M2CLIP(nn.Module):
     """The model of the module's docstring. Parameters `clip.*` and `mlm_block.*` are frozen, all others trainable."""
+
+    source = "model"  # the file it was loaded from, for messages
 
     def __init__(self, backbone: Backbone, config: M2CLIPConfig):
         """Raises: UserError when the configuration does not fit the backbone."""
@@ -196,7 +198,7 @@ class M2CLIP(nn.Module):
     def forward(self, video: Float[Tensor, "b 3 t h w"], tokens: Int[Tensor, "n l"]) -> M2CLIPOutput:
         """Score every clip against every text; also compute masked-word logits when there is one text per clip (n == b)."""
         seen, read = self.encode_video(video), self.encode_text(tokens)
-        scores = self.clip.logit_scale.exp() * F.normalize(seen.image_features, dim=-1) @ F.normalize(read.text_features, dim=-1).T
+        scores = cosine_scores(unit(seen.image_features), unit(read.text_features), self.clip.logit_scale.exp())
         words = self.mlm_logits(read.text_hidden, seen.frame_features) if len(tokens) == len(video) else None
         return M2CLIPOutput(**vars(read), **vars(seen), logits_per_image=scores, mlm_logits=words)
 

@@ -7,6 +7,7 @@ import pickle
 import socket
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -99,6 +100,13 @@ def read_state(path: Path, trust_torchscript: bool = False) -> tuple[dict[str, T
     if not state:
         raise UserError(f"{path}: holds no named tensors, so it is not a CLIP; give the path of a CLIP file")
     return state, {}
+
+
+def refuse_not_finite(where: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises: UserError naming the first tensor with a value that is NaN or infinite in fp32."""
+    for name, value in tensors.items():
+        if not value.float().isfinite().all():
+            raise UserError(f"{where}: tensor {name} is not finite (it holds NaN or infinity); copy the file again, or give another")
 
 
 def load_weights_only(path: Path, *wrappers: str) -> dict[str, Tensor]:

@@ -103,6 +103,11 @@ class TrainingTexts:
         return self._sets[prompt_number(self.seed, step, len(self._sets))]
 
 
+def unit(features: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+    """Features of length 1, in fp32."""
+    return F.normalize(features.float(), dim=-1)
+
+
 def class_features(model, prompts: Sequence[Sequence[Prompt]], device: torch.device) -> Tensor:
     """Unit-length text features (k, e): of each class's only prompt, or the mean over its prompts' features.
 
@@ -112,9 +117,9 @@ def class_features(model, prompts: Sequence[Sequence[Prompt]], device: torch.dev
     for number in range(most):
         rows = [i for i, of_class in enumerate(prompts) if number < len(of_class)]
         tokens = tokenize(model.backbone.tokenizer, [prompts[i][number].text for i in rows]).to(device)
-        features = F.normalize(model.encode_text(tokens).text_features, dim=-1)
+        features = unit(model.encode_text(tokens).text_features)
         total = features if total is None else total.index_add(0, torch.tensor(rows, device=device), features)
-    return total if most == 1 else F.normalize(total, dim=-1)
+    return total if most == 1 else unit(total)
 
 
 @torch.inference_mode()

@@ -131,7 +131,8 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
         f"{experiment.name}: {videos:,} training videos x {settings.epochs} epochs = {clips:,} clips; batch {settings.batch_size}, "
         f"{settings.precision}, activation checkpointing {'on' if settings.activation_checkpointing else 'off'}",
         f"counted: {flop / 1e9:,.0f} GFLOP per clip, forward and backward ({cost.clip_flop / 1e9:,.0f} in the video tower, "
-        f"{cost.text_flop / 1e9:,.0f} per step for the texts of {classes} classes)",
+        f"{cost.text_flop / 1e9:,.0f} per step for the texts of {classes} classes); 2 per multiply-add, less than a full pass, as the last "
+        "block computes the class token alone",
         f"computed, not measured: {memory:.1f} GiB per step ({cost.fixed_bytes / GIB:.1f} for weights, gradients and moments, "
         f"{cost.clip_bytes / 2**20:,.0f} MiB per clip kept for the backward pass); add 1 to 2 GiB for work space",
     ]

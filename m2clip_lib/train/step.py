@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import make_reader
 from m2clip_lib.models import M2CLIP, Backbone, multi_task_loss
 from m2clip_lib.models.losses import PartOfUpdate
-from m2clip_lib.models.text import NOT_A_TARGET, TrainingTexts, mask_batch
+from m2clip_lib.models.text import NOT_A_TARGET, TrainingTexts, mask_batch, unit
 from m2clip_lib.train.optim import FiniteCheck, live_parameters, lr_factor, parameter_groups
 from m2clip_lib.train.record import TERMS, Tally, gpu_memory
 
@@ -207,7 +206,7 @@ class TrainingSteps:
         if len(parts) == 1:
             return lambda image: self.processes.gather_rows(image.detach(), sizes), labels
         with torch.no_grad(), self._autocast():
-            features = [F.normalize(self.model.encode_video(self._video(p)).image_features, dim=-1).float() for p in parts if p.counts[0]]
+            features = [unit(self.model.encode_video(self._video(part)).image_features) for part in parts if part.counts[0]]
         width = self.model.clip.visual.proj.shape[1]
         images = self.processes.gather_rows(torch.cat([torch.empty(0, width, device=self.device), *features]), sizes)
         return lambda image: images, labels

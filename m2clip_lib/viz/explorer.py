@@ -117,7 +117,9 @@ def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Te
     return (100 * table).sort_values(table.columns[-1], ascending=False, kind="stable")
 
 
-_cached_texts = functools.lru_cache(maxsize=32)(text_features)  # a moving slider does not encode the names again
+@functools.lru_cache(maxsize=32)  # a moving slider does not encode the names again
+def _cached_texts(model: M2CLIP, names: tuple[str, ...], protocol: Protocol | None = None) -> Float[Tensor, "k e"]:
+    return protocol.class_texts(model, names) if protocol else text_features(model, names)
 
 
 @dataclass
@@ -173,12 +175,17 @@ class Explorer:
     def scores(self, look: Look, names: Sequence[str] = (), model: M2CLIP | None = None) -> pd.DataFrame:
         """Return the score_table of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
-        return score_table(model, look, names, _cached_texts(model, tuple(names)))
+        return score_table(model, look, names, self._texts(model, names))
 
     def map(self, look: Look, choice: MapChoice, names: Sequence[str] = (), model: M2CLIP | None = None) -> PatchMap:
         """Return the patch_map of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
-        return patch_map(model, model_video(model, look), choice, _cached_texts(model, tuple(names)), names)
+        return patch_map(model, model_video(model, look), choice, self._texts(model, names), names)
+
+    def _texts(self, model: M2CLIP, names: Sequence[str]) -> Float[Tensor, "k e"]:
+        """Texts of the names as the run's evaluation read them if it was zero-shot on them, else in the model's own prompts."""
+        zero_shot = self.predictions.classifier is None and list(names) == self.predictions.class_names != list(model.config.class_names)
+        return _cached_texts(model, tuple(names), self.predictions.protocol if zero_shot else None)
 
     def figure(self, look: Look, maps: Sequence[PatchMap]) -> Figure:
         """Draw the frames with each map, one below the other."""
@@ -191,7 +198,8 @@ class Explorer:
         return figure
 
     def timeline(self, path: str | Path, names: Sequence[str] = ()) -> Timeline:
-        """Score a video window by window with the run's model."""
+        """Score a video window by window with the run's model, by default for the classes of its evaluation."""
+        names = names or (() if self.predictions.classifier is not None else self.predictions.class_names)
         return video_timeline(Path(path), self.model, self.predictions.protocol, names)
 
     def ranking(self, row: int, top: int = 5) -> pd.DataFrame:
@@ -205,15 +213,15 @@ class Explorer:
         return pd.DataFrame(columns, index=pd.RangeIndex(1, len(ids) + 1, name="rank"))
 
     def surest_mistake(self) -> int:
-        """Row of the misclassified video with the highest ensemble score; without mistakes, of the hit with the lowest."""
+        """Row of the misclassified video with the highest score in the best read-out; without mistakes, of the hit with the lowest."""
         return self._surest(right=False)
 
     def surest_hit(self) -> int:
-        """Row of the correctly classified video with the highest ensemble score; without hits, of the mistake with the lowest."""
+        """Row of the correctly classified video with the highest score in the best read-out; without hits, the mistake with the lowest."""
         return self._surest(right=True)
 
     def _surest(self, right: bool) -> int:
-        scores = self.predictions.readout("ensemble")
+        scores = self.predictions.best
         sure = scores.max(axis=1)
         wanted = (scores.argmax(axis=1) == self.predictions.labels) == right
         return self.predictions.rows[int(np.where(wanted, sure, -sure).argmax())]

@@ -50,7 +50,7 @@ class ExplorerPanel:
         self.block = w.IntSlider(value=blocks, min=1, max=blocks, description="block", **SETTLED, **SHORT)
         self.head = w.Dropdown(options=heads, description="head", **SHORT)
         self.asked = w.Dropdown(options=["the best", *explorer.manifest.class_names], description="speaks for", **SHORT)
-        self.readout = w.Dropdown(options=["ensemble", "similarity", "classifier"], description="read-out", **SHORT)
+        self.readout = w.Dropdown(options=explorer.predictions.readouts[::-1], description="read-out", **SHORT)
         self.labels = w.Text(description="your labels", placeholder="a, b, c: any words, ranked at once", **WIDE)
         self.backwards = w.Checkbox(description="play backwards", indent=False, layout=w.Layout(width="10em"))
         self.hidden_frames = w.SelectMultiple(options=[(str(i + 1), i) for i in range(frames)], description="hide frames", rows=4, **SHORT)

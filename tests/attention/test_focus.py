@@ -24,7 +24,7 @@ def test_mass_inside_by_hand():
 
 @pytest.fixture
 def experiment(trained, workspace):
-    return load_experiment("tiny", [f"data.prepared={trained[0] / 'data' / 'tiny'}"])
+    return load_experiment("tiny", [f"data.prepared={trained[0] / 'data' / 'tiny'}", "eval.spatial_views=3"])
 
 
 def test_an_untrained_model_has_the_boxes_share_of_the_area(experiment):
@@ -35,6 +35,7 @@ def test_an_untrained_model_has_the_boxes_share_of_the_area(experiment):
     assert list(dict.fromkeys(table.model)) == ["this run", "adapters untrained", "nothing trained"]
     assert len(table) == 3 * 12
     assert (table.videos == 1).all()
+    assert (table.views == "1x1").all()  # whatever the experiment's views are
     assert table.area.between(2, 35).all()
     means = table.groupby("model")[["inside", "area"]].mean()
     ratio = means.inside / means.area
@@ -49,3 +50,12 @@ def test_an_untrained_model_keeps_no_weights_of_the_backbone(experiment, backbon
     kept = [name for name in old if old[name].dim() > 1 and np.allclose(old[name], new[name]) and "mask" not in name]
     assert kept == []
     assert fresh.backbone.sha256 == again.backbone.sha256 != backbone.sha256  # and the same every time
+
+
+def test_other_classes_than_the_models_own_are_asked_by_similarity(experiment, backbone):
+    """The ensemble's classifier knows two classes, the videos have twelve: this failed."""
+    manifest = load_manifest(experiment)
+    model = build_model(experiment, backbone, ["running", "walking"]).eval()
+    table = focus_table({"this run": model}, experiment, manifest, 1, "ensemble")
+    assert table.class_name.nunique() == 12
+    assert table.inside.between(1, 100).all()

@@ -1,5 +1,7 @@
 """The controls that cannot see time, against open_clip's own towers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.video.decode import read_frames
-from m2clip_lib.evaluate.controls import frame_mean_probe, frozen_clip, zero_shot
+from m2clip_lib.evaluate.controls import clip_features, frame_mean_probe, frozen_clip, zero_shot
+from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 
 pytestmark = pytest.mark.xdist_group("trained")
 CPU = torch.device("cpu")
@@ -77,3 +80,36 @@ def test_probe_learns_what_a_linear_classifier_can(tiny, backbone):
     )
     found = frame_mean_probe(experiment, same, backbone, CPU)
     assert (found.similarity.argmax(axis=1) == found.labels).mean() > 0.95
+
+
+def test_the_probe_is_scored_on_all_views_and_its_row_says_so(tiny, backbone, monkeypatch):
+    """Three clips along time: the mean of their softmax scores. It was the first view alone, and the row said 1x1."""
+    prepared = f"data.prepared={tiny[0].prepared}"
+    experiment, manifest = load_experiment("tiny", [prepared, "data.stride=1", "eval.temporal_views=3"]), tiny[1]
+    torch.manual_seed(0)
+    fixed = torch.nn.Linear(96, 12)
+    monkeypatch.setattr("m2clip_lib.evaluate.controls._fit", lambda *_: fixed)
+    found = frame_mean_probe(experiment, manifest, backbone, CPU)
+    assert found.protocol.columns("")["views"] == "1x3"
+    protocol = Protocol.of_experiment(experiment)
+    model = frozen_clip(experiment, backbone, manifest.class_names)
+    train = evaluation_views(experiment, manifest, backbone, dataclasses.replace(protocol.one_view(), split="train"))
+    seen = clip_features(model, train, experiment, CPU)[0]  # one view of each training video
+    test = evaluation_views(experiment, manifest, backbone, protocol)
+    with torch.no_grad():
+        for row in (0, 5):
+            features = F.normalize(model.encode_video(backbone.video(test[row].clip, CPU)).image_features, dim=-1)
+            by_view = fixed((features - seen.mean(0)) / (seen.std(0) + 1e-6)).softmax(-1)
+            assert (by_view[0] - by_view[2]).abs().max() > 1e-3  # the views differ
+            np.testing.assert_allclose(found.similarity[row], by_view.mean(0), atol=1e-5)
+
+
+def test_features_of_a_video_are_the_mean_over_its_views(tiny, backbone):
+    experiment = load_experiment("tiny", [f"data.prepared={tiny[0].prepared}", "data.stride=1", "eval.temporal_views=2"])
+    model = frozen_clip(experiment, backbone, tiny[1].class_names)
+    views = evaluation_views(experiment, tiny[1], backbone, Protocol.of_experiment(experiment))
+    features, labels, rows, failed = clip_features(model, views, experiment, CPU)
+    with torch.no_grad():
+        both = F.normalize(model.encode_video(backbone.video(views[3].clip, CPU)).image_features, dim=-1)
+    torch.testing.assert_close(features[3], (both[0] + both[1]) / 2, atol=1e-5, rtol=1e-5)  # it was both[0]
+    assert (labels.tolist(), rows, failed) == (tiny[1].split("test").label.tolist(), list(range(12)), [])

@@ -114,7 +114,9 @@ def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(sco
     assert shown.model.tolist() == ["M2-CLIP, zero-shot"]
     assert shown.readout.tolist() == ["similarity"]
     assert pd.read_csv(run.tables / "accuracy.csv").prompt.tolist() == ["see {} | {} here"]
-    assert pd.read_csv(run.tables / "per_class.csv").class_name.tolist() == names
+    per_class = pd.read_csv(run.tables / "per_class.csv")
+    assert per_class.class_name.tolist() == names
+    assert (per_class.readout == "similarity").all()
     assert pd.read_csv(run.tables / "confusion.csv").drop(columns="true_class").to_numpy().sum() == 12
     assert zero_shot_note(run) == "zero-shot: 1 of the 12 classes were also training classes ('Moving Left')"
 
@@ -201,3 +203,34 @@ def test_each_checkpoint_is_evaluated_into_its_own_run(scoring, tmp_path):
     score_checkpoint(Run.open("tiny", "tiny", [f"data.prepared={manifest.folder}"], "eval"), manifest, checkpoint)
     assert run_for_checkpoint(experiment, "", checkpoint, lines.append) == "tiny"
     assert run_for_checkpoint(experiment, "", other, lines.append) == f"tiny-{digest}"
+
+
+def with_status(manifest: Manifest, *statuses: str) -> Manifest:
+    """The manifest with the first test videos marked as not usable."""
+    table = manifest.table.copy()
+    table.loc[table.index[table.split == "test"][: len(statuses)], "status"] = statuses
+    return Manifest(table, manifest.class_names, manifest.folder, manifest.sha256)
+
+
+@pytest.mark.parametrize("as_wrong", [False, True])
+def test_missing_and_unreadable_test_videos_are_in_every_table(scoring, as_wrong):
+    """They left the denominator, and `failed` said 0."""
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("data.cache_frames=false", f"eval.count_unreadable_as_wrong={str(as_wrong).lower()}")
+    short = with_status(manifest, "missing", "missing (dangling link)", "cannot be opened")
+    shown = score_checkpoint(run, short, checkpoint)
+    accuracy = pd.read_csv(run.tables / "accuracy.csv")
+    counts = accuracy[["listed", "missing", "unreadable", "scored", "videos", "failed"]]
+    assert counts.drop_duplicates().to_numpy().tolist() == [[12, 2, 1, 9, 9, 0]]
+    assert {"listed", "missing", "unreadable", "scored", "interval"} <= set(shown)
+    assert (accuracy.count_unreadable_as_wrong == as_wrong).all()
+    assert (accuracy.interval == "wilson").all()  # every video is its own recording
+    found = load_predictions(run.predictions, "test")
+    right = (found.similarity.argmax(axis=1) == found.labels).sum()
+    assert accuracy.top1[0] == pytest.approx(100 * right / (12 if as_wrong else 9), rel=1e-3)
+    backwards = pd.read_csv(run.tables / "backwards.csv").set_index(["played", "readout"])
+    assert backwards.true_class["forwards", "similarity"] == pytest.approx(accuracy.top1[0], rel=1e-3)
+    per_class = pd.read_csv(run.tables / "per_class.csv")
+    assert (per_class.readout == "ensemble").all()
+    assert per_class.videos.tolist() == [0, 0, 0, *[1] * 9]
+    assert per_class.top1[:3].tolist() == [0, 0, 0] if as_wrong else per_class.top1[:3].isna().all()

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
+from m2clip_lib.config import DataSection, Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.video.decode import VideoError
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.predictions import Predictions, load_predictions, predict, save_predictions
+from m2clip_lib.evaluate.predictions import Predictions, load_predictions, predict, save_predictions, with_list
 from m2clip_lib.evaluate.protocol import Protocol, TestViews
+from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 NAMES = ("moving left", "moving right", "growing")
@@ -162,3 +164,64 @@ def test_similarity_alone_is_loaded_without_a_classifier(tmp_path):
 def test_missing_predictions_name_the_command_that_makes_them(tmp_path):
     with pytest.raises(UserError, match=r"no such file: .*test.json; evaluate first \(m2clip eval"):
         load_predictions(tmp_path, "test")
+
+
+UNUSABLE = pd.DataFrame({"path": ["/v/rec_g02_c01.mp4", "/v/gone.mp4", "/v/text.mp4"], "label": [1, 2, 2]})
+UNUSABLE["status"] = ["missing", "missing (dangling link)", "cannot be opened"]
+
+
+def listed(folder, names=("v_run_g01_c01", "v_run_g01_c02", "v_run_g02_c01")) -> Manifest:
+    """Three usable videos of two UCF101 recordings, two that are missing and one that is unreadable; and one of another split."""
+    (folder / "manifest.json").write_text(json.dumps({"root": "/v"}))
+    rows = [TABLE.assign(path=[f"/v/{name}.mp4" for name in names]), UNUSABLE.assign(split="test"), UNUSABLE.assign(split="val")]
+    return Manifest(pd.concat(rows, ignore_index=True), list(NAMES), folder, "0" * 64)
+
+
+def scored(rows: list[int], failed=()) -> Predictions:
+    scores = np.full((len(rows), 3), 1 / 3, np.float32)
+    labels = TABLE.label.to_numpy()[rows]
+    return Predictions(scores, None, labels, rows, list(NAMES), list(failed), protocol=PROTOCOL)
+
+
+def test_the_manifest_says_which_videos_are_missing_and_which_clips_share_a_recording(tmp_path):
+    found = with_list(scored([0, 2], [(1, "broken")]), Experiment(), listed(tmp_path))
+    assert found.lost.tolist() == [0, 1, 2, 2]  # row 1, which failed, then those that were never usable
+    assert found.missing == 2
+    assert found.recordings.tolist() == [0, 1, 0, 2, 3, 4]  # rows 0 and 2, row 1 of row 0's recording, and three more
+    save_predictions(found, listed(tmp_path), tmp_path, "test")
+    loaded = load_predictions(tmp_path, "test")
+    assert (loaded.lost.tolist(), loaded.missing, loaded.recordings.tolist()) == ([0, 1, 2, 2], 2, [0, 1, 0, 2, 3, 4])
+    (row,) = accuracy_rows(loaded, "mine")  # it said failed 1, and nothing of the others
+    assert [row[name] for name in ("listed", "missing", "unreadable", "scored")] == [6, 2, 2, 2]
+
+
+def test_of_chosen_rows_no_other_video_counts_as_listed(tmp_path):
+    found = with_list(scored([0], [(1, "broken")]), Experiment(), listed(tmp_path), chosen=True)
+    assert (found.lost.tolist(), found.missing, found.recordings.tolist()) == ([0], 0, [0, 0])
+
+
+def test_shots_of_an_hmdb51_film_and_fast_copies_share_their_recording(tmp_path):
+    shots = listed(tmp_path, ("film_1", "film_2", "other_1"))
+    hmdb = Experiment(data=DataSection(layout="hmdb51"))
+    assert with_list(scored([0, 1, 2]), hmdb, shots).recordings[:3].tolist() == [0, 0, 1]
+    copies = listed(tmp_path, ("v_run_g01_c01.avi", "v_run_g01_c02.avi", "v_run_g02_c01.avi"))  # and .mp4
+    assert with_list(scored([0, 1, 2]), Experiment(data=DataSection(transcode=True)), copies).recordings[:3].tolist() == [0, 0, 1]
+
+
+def test_predictions_of_before_listed_videos_were_counted_are_refused(tmp_path):
+    save_predictions(scored([0, 1, 2]), manifest(tmp_path), tmp_path, "test")
+    side = json.loads((tmp_path / "test.json").read_text())
+    del side["missing"]
+    (tmp_path / "test.json").write_text(json.dumps(side))
+    with pytest.raises(UserError, match="older version; evaluate again"):
+        load_predictions(tmp_path, "test")
+
+
+def test_scores_that_are_not_finite_name_checkpoint_and_video_and_give_no_table(backbone):
+    torch.manual_seed(0)
+    large = M2CLIP(backbone, M2CLIPConfig(NAMES, ("left",), vision_adapter_layers=0, text_adapter_layers=0, frame_adapter=False)).eval()
+    torch.nn.init.constant_(large.classifier.weight, 3e38)  # finite, but a product is not
+    large.source = "best.safetensors"
+    with pytest.raises(UserError, match=r"best\.safetensors: the scores of 3 of 3 videos are not finite, .* \(first: a\.mp4\)"):
+        predict(large, views(), 2, 0, CPU)
+    assert predict(large, views(), 2, 0, CPU, class_names=["a", "b"]).similarity.shape == (3, 2)  # the classifier is not asked

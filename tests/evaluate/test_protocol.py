@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from m2clip_lib.config import DataSection, EvalSection, Experiment
+from m2clip_lib.config import DataSection, EvalSection, Experiment, load_experiment
 from m2clip_lib.data.dataset import Item, VideoReader, in_order, make_loader
 from m2clip_lib.data.listing.folders import list_folder
 from m2clip_lib.data.manifest import Manifest
@@ -63,6 +63,11 @@ def test_a_model_brings_the_prompts_it_was_trained_with():
     assert (kept.prompts, kept.prompts_file) == ((), "sentences kept in the checkpoint")
     assert dataclasses.replace(PROTOCOL, prompts_file="own.json").with_texts_of(sentences).prompts_file == "own.json"
     assert dataclasses.replace(kept, prompts=PROTOCOL.prompts, prompts_file="") == PROTOCOL  # nothing else changes
+
+
+def test_the_experiment_says_whether_unreadable_videos_count_as_wrong(workspace):
+    assert not Protocol.of_experiment(load_experiment("tiny")).count_unreadable_as_wrong
+    assert Protocol.of_experiment(load_experiment("tiny", ["eval.count_unreadable_as_wrong=true"])).count_unreadable_as_wrong
 
 
 def test_one_view_changes_nothing_but_the_views():

@@ -1,8 +1,11 @@
 """Tables made from predictions: hand-made scores in, hand-made rows out."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.manifest import Manifest
@@ -45,11 +48,45 @@ def test_accuracy_rows_by_hand():
     assert table.top1.tolist() == [50.0, 100.0, 75.0]  # the mean of right and wrong is a tie: to the smaller id
     assert table.direction["similarity"] == 50.0
     assert table.direction["classifier"] == 100.0
-    assert (table.top1_low["classifier"], table.top1_high["classifier"]) == (100.0, 100.0)
+    # Wilson of 4 of 4: 4 / (4 + 3.8415); it was (100, 100).
+    assert (table.top1_low["classifier"], table.top1_high["classifier"]) == pytest.approx((100 * 4 / 7.8415, 100), abs=0.01)
+    assert set(table.interval) == {"wilson"}
     assert table.top1_low["similarity"] < 50 < table.top1_high["similarity"]
     assert table.videos.tolist() == [4, 4, 4]
     assert table.failed.tolist() == [1, 1, 1]
     assert set(table.model) == {"mine"}
+    assert table[["listed", "missing", "unreadable", "scored"]].drop_duplicates().values.tolist() == [[5, 0, 1, 4]]
+
+
+def test_clips_of_one_recording_are_not_independent_in_the_interval():
+    found = predictions([0, 1, 2, 3] * 3, None, [0, 1, 2, 3] * 3)
+    (row,) = accuracy_rows(dataclasses.replace(found, recordings=np.repeat([0, 1], 6)), "mine")
+    assert (row["top1"], row["interval"]) == (100.0, "wilson over 2 recordings")
+    assert row["top1_low"] == pytest.approx(100 * 2 / 5.8415, abs=0.01)
+
+
+@pytest.mark.parametrize(("as_wrong", "top1", "top5", "direction"), [(False, 75.0, 100.0, 75.0), (True, 37.5, 50.0, 37.5)])
+def test_videos_without_scores_are_counted_and_wrong_only_if_asked(as_wrong, top1, top5, direction):
+    # Four scored, three of them right; one failed, three unusable of which two are missing: 3 of 4, or 3 of 8.
+    protocol = dataclasses.replace(PROTOCOL, count_unreadable_as_wrong=as_wrong)
+    found = predictions([0, 1, 2, 2], None, [0, 1, 2, 3], failed=[(4, "broken")])
+    found = dataclasses.replace(found, protocol=protocol, lost=np.array([0, 1, 2, 2]), missing=2, recordings=np.arange(8))
+    (row,) = accuracy_rows(found, "mine")
+    assert {name: row[name] for name in ("listed", "missing", "unreadable", "scored", "videos", "failed")} == {
+        **{"listed": 8, "missing": 2, "unreadable": 2, "scored": 4},
+        **{"videos": 4, "failed": 1},  # as ever
+    }
+    assert (row["top1"], row["top5"], row["direction"]) == (top1, top5, direction)
+    interval = binomtest(3, 8 if as_wrong else 4).proportion_ci(method="wilson")
+    assert (row["top1_low"], row["top1_high"]) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert row["count_unreadable_as_wrong"] is as_wrong
+    played = backwards_table(found, found)
+    assert played.true_class.tolist() == [top1, top1]  # the same number in every table
+
+
+def test_top5_is_not_a_number_where_nothing_can_miss():
+    (row,) = accuracy_rows(predictions([0, 1], None, [0, 1], names=("run", "walk")), "mine")
+    assert np.isnan(row["top5"])  # it was 100
 
 
 def test_direction_is_measured_only_where_classes_are_pairs():
@@ -111,3 +148,12 @@ def test_finding_states_the_numbers_of_the_table(headline):
     assert "the best control without time reaches 50.0 %" in text
     assert "On direction it scores" in text
     assert "direction" not in headline_finding(headline.drop(columns="direction"))
+
+
+def test_finding_says_what_became_of_videos_without_scores(headline):
+    assert "listed videos" not in headline_finding(headline)
+    short = headline.assign(listed=10, missing=6)
+    assert headline_finding(short).endswith(" 6 of 10 listed videos could not be read; they are left out.")
+    counted = headline_finding(short.assign(count_unreadable_as_wrong=True))
+    assert "of 10 held-out videos" in counted
+    assert counted.endswith(" they are counted as wrong.")

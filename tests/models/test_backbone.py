@@ -165,3 +165,11 @@ def test_fp32_weights_are_not_rounded(openai_file, tmp_path):
     state = {name: value.float() * 1.0001 for name, value in torch.load(openai_file, weights_only=True).items()}
     torch.save(state, tmp_path / "fp32.pt")
     assert torch.equal(load_backbone(tmp_path / "fp32.pt").clip.visual.proj, state["visual.proj"])
+
+
+def test_clip_weights_that_are_not_finite_are_refused_with_file_and_tensor(openai_file, tmp_path):
+    state = torch.load(openai_file, weights_only=True)
+    state["visual.proj"][3, 5] = float("inf")
+    torch.save(state, tmp_path / "bent.pt")
+    with pytest.raises(UserError, match=r"bent\.pt: tensor visual\.proj is not finite"):
+        load_backbone(tmp_path / "bent.pt")

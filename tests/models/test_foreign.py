@@ -136,3 +136,13 @@ def test_a_malicious_checkpoint_runs_no_code(tmp_path, backbone):
     with pytest.raises(UserError, match="no code in it was run"):
         M2CLIP.from_checkpoint(tmp_path / "evil.pth", backbone)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("kind", "key"), [("official", "model"), ("replicate", "model_state_dict")])
+def test_a_published_file_that_is_not_finite_is_refused_with_its_tensor(kind, key, tmp_path):
+    files = files_of("a_12style", tmp_path)
+    content = torch.load(files[kind], weights_only=True)
+    content[key]["visual.t_adapter.fc1.weight"][0, 0] = float("nan")
+    torch.save(content, tmp_path / "bent.pth")
+    with pytest.raises(UserError, match=r"bent\.pth: tensor visual\.t_adapter\.fc1\.weight is not finite"):
+        M2CLIP.from_checkpoint(tmp_path / "bent.pth", load_backbone(files["clip"]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2clip_lib.models import M2CLIP, LossWeights, M2CLIPConfig, multi_task_loss
-from m2clip_lib.models.losses import contrastive_loss, masked_word_loss
+from m2clip_lib.models.losses import contrastive_loss, cosine_scores, masked_word_loss
 from m2clip_lib.models.text import NOT_A_TARGET, build_captions, mask_batch
 
 NAMES = ("moving left", "growing")
@@ -123,3 +123,33 @@ def test_masked_word_loss_is_finite_whatever_the_names_are(backbone, names, word
     loss.total.backward()
     assert torch.isfinite(loss.mlm)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_scores_are_fp32_under_autocast():
+    """Cosines between 0.25 and 0.35, as CLIP gives: in bf16 a row of 400 had 33 values."""
+    angles = torch.linspace(math.acos(0.35), math.acos(0.25), 400, dtype=torch.float64)
+    texts = torch.stack([angles.cos(), angles.sin()], dim=1).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len((100 * torch.tensor([[1.0, 0.0]]) @ texts.T).unique()) < 60  # what was computed
+        found = cosine_scores(torch.tensor([[1.0, 0.0]]), texts)
+    assert found.dtype == torch.float32
+    assert len(found.unique()) == 400
+    torch.testing.assert_close(found[0], (100 * angles.cos()).float(), atol=1e-5, rtol=1e-6)
+
+
+def test_the_score_losses_are_those_of_fp32_products_under_autocast(backbone):
+    model, (video, labels, class_tokens), _ = batch(backbone)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        loss = multi_task_loss(model, video, labels, class_tokens)
+        image, text = model.encode_video(video).image_features, model.encode_text(class_tokens, fixed=True).text_features
+        scores = model(video, class_tokens).logits_per_image
+    with torch.no_grad():
+        image, text = (x.double() / x.double().norm(dim=-1, keepdim=True) for x in (image, text))
+        expected = image @ text.T
+        cross_modal = torch.nn.functional.cross_entropy(100 * expected, labels)
+        logits = model.clip.logit_scale.exp() * expected  # labels 0 and 1: each clip's caption is its class's prompt
+        contrastive = contrastive_loss(logits, logits.T, labels)
+    assert loss.cross_modal.item() == pytest.approx(cross_modal.item(), abs=1e-4)
+    assert loss.contrastive.item() == pytest.approx(contrastive.item(), abs=1e-4)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, logits.float(), atol=1e-4, rtol=1e-4)

@@ -22,6 +22,7 @@ from m2clip_lib.studies.ablate import (
     run_jobs,
     study_comparisons,
     study_findings,
+    study_protocol,
     summary_table,
     take_over,
     variant_table,
@@ -143,8 +144,11 @@ def test_job_table_has_one_row_per_job_and_readout(trained):
         "backwards_true",
         "backwards_opposite",
         "videos",
+        *("interval", "listed", "missing", "unreadable", "scored", "count_unreadable_as_wrong"),
     }
     assert (table.videos == 12).all()
+    assert (table.listed == 12).all()
+    assert study_protocol(planned_as_trained(trained))["count_unreadable_as_wrong"] is False
 
 
 def test_job_table_without_backwards_has_no_such_columns(trained, workspace):

@@ -7,13 +7,16 @@ import torch
 
 from m2clip_lib import paths
 from m2clip_lib.attention.maps import MapChoice
+from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.predictions import predict_split
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.text import text_features
 from m2clip_lib.runs import Run
 from m2clip_lib.viz.explorer import Edit, Explorer, Look, _cached_texts, edit_clip, model_video, parse_names, read_clip, score_table
+from m2clip_lib.viz.panel import ExplorerPanel
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -82,6 +85,38 @@ def test_rows_are_counted_in_the_table_where_videos_failed(explorer):
     explorer.predictions = type(whole)(whole.similarity[keep], whole.classifier[keep], whole.labels[keep], keep, whole.class_names)
     assert explorer.surest_mistake() in keep
     assert explorer.ranking(5).equals(before)
+
+
+@pytest.fixture
+def zero_shot(explorer):
+    """The same run after an evaluation on three other classes, in prompts of their own."""
+    known, names = explorer.manifest, ["a ring that moves", "a disc that grows", "a square"]
+    other = Manifest(known.table.assign(label=known.table.label % 3), names, known.folder, known.sha256)
+    other.table["class_name"] = [names[label] for label in other.table.label]
+    protocol = Protocol.of_experiment(explorer.run.experiment, prompts=("look: {}",))
+    explorer.predictions = predict_split(explorer.run.experiment, other, explorer.model, protocol, class_names=names)
+    explorer.manifest, explorer.table = other, other.split("test")
+    return explorer
+
+
+def test_the_surest_hit_and_mistake_of_a_zero_shot_evaluation(zero_shot):
+    """They asked for an ensemble, which there is none of: TypeError."""
+    found = zero_shot.predictions
+    sure, wrong = found.similarity.max(axis=1), found.similarity.argmax(axis=1) != found.labels
+    assert wrong.any()
+    assert sure[zero_shot.surest_mistake()] == sure[wrong].max()
+    assert wrong.all() or sure[zero_shot.surest_hit()] == sure[~wrong].max()
+
+
+def test_live_scores_and_maps_of_a_zero_shot_evaluation_are_those_of_its_prompts(zero_shot):
+    names, look = zero_shot.manifest.class_names, zero_shot.look(5)
+    table = zero_shot.scores(look)
+    assert list(table) == ["similarity"]
+    np.testing.assert_allclose(table.similarity[names], 100 * zero_shot.predictions.similarity[5], atol=0.01)
+    assert zero_shot.map(look, MapChoice("relevance", 1, label=2)).title.startswith("“a square” by similarity: ")
+    assert zero_shot.map(look, MapChoice("relevance", 1)).title.startswith("“a ring that moves” by similarity: ")
+    assert zero_shot.timeline(look.path).names == names
+    assert ExplorerPanel(zero_shot).readout.options == ("similarity",)
 
 
 def test_text_features_are_computed_once_for_the_same_names(explorer):

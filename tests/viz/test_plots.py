@@ -163,6 +163,11 @@ def test_per_class_goes_from_worst_to_best(ax):
     assert title(ax) == "From “class 1” (0 %) to “class 2” (100 %)"
 
 
+def test_per_class_names_the_read_out_of_its_table(ax):
+    plots.plot_per_class(ax, per_class([50.0, 0.0]).assign(readout="similarity"))
+    assert ax.get_xlabel() == "top-1, % (similarity)"  # it said "of the ensemble"
+
+
 def test_per_class_leaves_out_a_class_without_videos(ax):
     plots.plot_per_class(ax, per_class([50.0, np.nan, 100.0]))
     assert title(ax) == "From “class 0” (50 %) to “class 2” (100 %)"
@@ -186,6 +191,14 @@ def test_backwards_says_how_many_become_their_opposite(ax):
     table = pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class"])
     check_axes(plots.plot_backwards(ax, table), ax, ylabel="share of videos, %")
     assert title(ax) == "Played backwards, 79 % become their opposite"
+    assert [bar.get_height() for bar in ax.patches] == [80.0, 6.0, 5.0, 79.0]
+
+
+def test_backwards_of_a_zero_shot_evaluation_is_drawn_by_similarity(ax):
+    """It asked for the ensemble's rows: KeyError."""
+    rows = [("forwards", "similarity", 80.0, 5.0), ("backwards", "similarity", 6.0, 79.0)]
+    table = pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class"])
+    check_axes(plots.plot_backwards(ax, table), ax, ylabel="share of videos, % (similarity)")
     assert [bar.get_height() for bar in ax.patches] == [80.0, 6.0, 5.0, 79.0]
 
 

@@ -137,3 +137,10 @@ def test_a_saved_figure_carries_its_titles(tmp_path):
     with Image.open(run.save(figure, "a")) as picture:
         assert picture.info[PNG_TEXT] == "Top-1: 61 %. none lose"
     plt.close(figure)
+
+
+def test_a_number_that_does_not_exist_is_a_dash_in_table_and_note():
+    table = pd.DataFrame({"model": ["a", "b"], "top1": [50.0, 75.0], "top5": [float("nan")] * 2, "direction": [float("nan"), 50.0]})
+    page = text(table_html(table))
+    assert "In all rows: top5 –." in page  # it said: top5 nan
+    assert "nan" not in page

@@ -15,7 +15,7 @@ CLASS_LOOKS = list(product((BLUE, ORANGE, GREEN, RED, PURPLE, SKY), ("o", "^")))
 COSTS = {  # column -> unit, axis label
     "frames": ("frames", "frames per view"),
     "views": ("views", "views per video"),
-    "gflops": ("GFLOP", "GFLOP per video, all views (a multiply-add counts as two)"),
+    "gflops": ("GFLOP", "GFLOP per video: all views, full forward pass, 2 per multiply-add"),
 }
 
 
@@ -34,12 +34,12 @@ def plot_confusion(ax: Axes, counts: np.ndarray, class_names: Sequence[str]) -> 
 
 
 def plot_per_class(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Top-1 per class, sorted (per_class_table), percent; at most the 15 best and 15 worst."""
+    """Top-1 per class, sorted (per_class_table, with a column readout to name), percent; at most the 15 best and 15 worst."""
     shown = _extremes(table.set_index("class_name").top1)
     ax.barh(range(len(shown)), shown, color=BLUE)
     name_rows(ax, shown.index, [(value + 1, f"{value:.0f}") for value in shown], downwards=False, size=12)
     finding = f"From “{shown.index[0]}” ({shown.iloc[0]:.0f} %) to “{shown.index[-1]}” ({shown.iloc[-1]:.0f} %)"
-    ax.set(xlim=(0, 108), xlabel="top-1 of the ensemble, %", title=finding)
+    ax.set(xlim=(0, 108), xlabel="top-1, %" + (f" ({table.readout.iloc[0]})" if "readout" in table else ""), title=finding)
     return ax
 
 
@@ -66,8 +66,9 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
 
 
 def plot_backwards(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Ensemble top-1 on the true and on the opposite class, videos played forwards and backwards; percent."""
-    rows = table[table.readout == "ensemble"].set_index("played").loc[["forwards", "backwards"]]
+    """Top-1 on the true and on the opposite class, videos played forwards and backwards; percent; similarity if there is no ensemble."""
+    readout = "ensemble" if "ensemble" in set(table.readout) else "similarity"
+    rows = table[table.readout == readout].set_index("played").loc[["forwards", "backwards"]]
     looks = {"true_class": (-0.2, BLUE, None), "opposite_class": (0.2, ORANGE, "//")}
     for column, (offset, colour, hatch) in looks.items():
         label = f"predicted: {column.replace('_', ' ')}"
@@ -77,7 +78,7 @@ def plot_backwards(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set_xticks([0, 1], ["played forwards", "played backwards"])
     ax.grid(axis="x", visible=False)
     finding = f"Played backwards, {rows.opposite_class['backwards']:.0f} % become their opposite"
-    ax.set(ylim=(0, 110), ylabel="share of videos, %", title=finding)
+    ax.set(ylim=(0, 110), ylabel=f"share of videos, % ({readout})", title=finding)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     return ax
 
