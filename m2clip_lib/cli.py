@@ -98,6 +98,7 @@ def train(
     experiment: ExperimentName = "",
     run: RunName = "",
     resume: Annotated[str, typer.Option("--resume", metavar="auto|never", help="auto: continue the run; never: start over.")] = "auto",
+    accept_labels: Annotated[bool, typer.Option("--accept-labels", help="Train although the label check refuses the class names.")] = False,
     override: Overrides = None,
 ) -> None:
     """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py.
@@ -126,7 +127,7 @@ def train(
         opened = Run.open(experiment, name, override or [], step="train")
     manifest = load_manifest(loaded)
     if opened:
-        require_verdict(loaded, manifest, _say)
+        warning = require_verdict(loaded, manifest, _say, accept_labels)
         opened.describe_inputs(manifest, open_backbone(loaded).sha256)
     try:
         result = train_model(loaded, manifest, name, _say, progress=sys.stderr.isatty(), resume=resume)
@@ -135,7 +136,8 @@ def train(
             print(f"m2clip: {stopped}", file=sys.stderr)
         raise SystemExit(STATUS) from None
     if opened:
-        opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
+        outcome = {"best_epoch": result.best_epoch, "best_val_top1": result.best_val_top1, "seconds": result.seconds}
+        opened.record(**outcome, warning=warning, outputs=[str(result.best)])
         _say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
 
 

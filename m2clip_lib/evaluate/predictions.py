@@ -19,6 +19,7 @@ from tqdm import tqdm
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import batches, in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prompts import class_prompts
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
@@ -42,6 +43,7 @@ class Predictions:
         rows: rows of the split's table that were read. failed: (row, reason) of the others.
         decoders: number of videos read by each decoder.
         protocol: how the videos were scored (None: scores that do not come from videos). list_sha256: digest of the manifest, once saved.
+        logits: (n, k + m), 100 x cosine with the k class texts and m unrelated ones, mean over views, if these were asked for; not saved.
     """
 
     similarity: np.ndarray
@@ -53,6 +55,7 @@ class Predictions:
     decoders: dict[str, int] = field(default_factory=dict)
     protocol: Protocol | None = None
     list_sha256: str = ""
+    logits: np.ndarray | None = None
 
     @property
     def readouts(self) -> tuple[str, ...]:
@@ -91,6 +94,7 @@ def predict(
     class_names: Sequence[str] | None = None,
     processes: Processes | None = None,
     loader: DataLoader | None = None,
+    unrelated: Sequence[str] = (),
 ) -> Predictions:
     """Score every video of a dataset; unreadable videos are listed in `failed`, and no substitute is scored.
 
@@ -100,6 +104,7 @@ def predict(
         processes: processes that share the batches; each returns all predictions, bit-identical to those of a single process with the
             same number of threads.
         loader: this process' part of the dataset, for a caller that keeps one.
+        unrelated: names to score too, for the label check; they have no part in the classes' scores.
     """
     model.eval()
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
@@ -107,6 +112,7 @@ def predict(
     names = list(model.config.class_names if own else class_names)
     protocol = dataset.protocol.with_texts_of(model.config) if own else dataset.protocol
     texts = class_features(model, model.config.prompts() if own else protocol.class_prompts(names), device)
+    others = class_features(model, class_prompts(unrelated, protocol.prompts), device) if unrelated else None
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
     found, failed, decoders = [], [], Counter()  # found: rows, labels and scores by read-out of each batch
     with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
@@ -115,8 +121,11 @@ def predict(
             decoders += batch.decoders
             if batch.indices:
                 seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
-                by_view = {name: x.softmax(-1).unflatten(0, batch.clips.shape[:2]) for name, x in class_logits(seen, texts, own).items()}
-                found.append((batch.indices, batch.labels.numpy(), {name: x.mean(1).cpu().numpy() for name, x in by_view.items()}))
+                scores = {name: x.softmax(-1) for name, x in class_logits(seen, texts, own).items()}
+                if others is not None:
+                    scores |= {"logits": class_logits(seen, torch.cat([texts, others]), own=False)["similarity"]}
+                by_video = {name: x.unflatten(0, batch.clips.shape[:2]).mean(1).cpu().numpy() for name, x in scores.items()}
+                found.append((batch.indices, batch.labels.numpy(), by_video))
     parts = processes.gather((found, failed, decoders)) if processes else [(found, failed, decoders)]
     found, failed = (list(chain.from_iterable(part[i] for part in parts)) for i in (0, 1))
     if not found:
@@ -126,7 +135,8 @@ def predict(
     both = {name: np.concatenate([of_batch[name] for of_batch in scores])[order] for name in scores[0]}
     rows, labels = np.concatenate(rows)[order].tolist(), np.concatenate(labels)[order]
     decoders = dict(sum((part[2] for part in parts), Counter()))
-    return Predictions(both["similarity"], both.get("classifier"), labels, rows, names, sorted(failed), decoders, protocol)
+    scores = both["similarity"], both.get("classifier"), labels
+    return Predictions(*scores, rows, names, sorted(failed), decoders, protocol, logits=both.get("logits"))
 
 
 def predict_split(
@@ -134,7 +144,7 @@ def predict_split(
 ) -> Predictions:
     """Score the protocol's split with the experiment's batch size and workers.
 
-    rows: of the split's table (default: all). options: class_names and processes, see predict.
+    rows: of the split's table (default: all). options: class_names, processes and unrelated, see predict.
     """
     views, device = evaluation_views(experiment, manifest, model.backbone, protocol, rows), model.clip.logit_scale.device
     return predict(model, views, experiment.eval.batch_size, experiment.data.workers, device, **options)
