@@ -86,7 +86,7 @@ class DataSection(Section):
     official_split: Literal[1, 2, 3] = 1
     """Which of them (ucf101, hmdb51)."""
     hold_out: Share = 0.1
-    """Share of the training videos held out for validation when the lists have no validation split; 0: none, the last epoch is the best."""
+    """Share of the training recordings held out where the dataset brings no validation split; 0: none, the last epoch is the best."""
     check_csv: str = ""
     """Kinetics CSV (label, youtube_id, time_start, time_end) to check a list's labels against."""
     train_videos: Positive = 1440

@@ -32,6 +32,7 @@ def train(
     experiment: ExperimentName = "",
     run: RunName = "",
     resume: Annotated[str, typer.Option("--resume", metavar="auto|never", help="auto: continue the run; never: start over.")] = "auto",
+    accept_labels: Annotated[bool, typer.Option("--accept-labels", help="Train although the label check refuses the class names.")] = False,
     override: Overrides = None,
 ) -> None:
     """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py.
@@ -58,7 +59,7 @@ def train(
     opened = Run.open(experiment, name, override or [], step="train") if processes.is_main and not finished else None
     manifest = load_manifest(loaded)
     if opened:
-        require_verdict(loaded, manifest, say)
+        warning = require_verdict(loaded, manifest, say, accept_labels)
         opened.describe_inputs(manifest, open_backbone(loaded).sha256)
     try:
         result = train_model(loaded, manifest, name, say, progress=sys.stderr.isatty(), resume=resume)
@@ -68,7 +69,8 @@ def train(
         raise SystemExit(STATUS) from None
     if opened:
         opened.describe_inputs(checkpoint=result.best)
-        opened.record(best_epoch=result.best_epoch, best_val_top1=result.best_val_top1, seconds=result.seconds, outputs=[str(result.best)])
+        outcome = {"best_epoch": result.best_epoch, "best_val_top1": result.best_val_top1, "seconds": result.seconds}
+        opened.record(**outcome, warning=warning, outputs=[str(result.best)])
     if processes.is_main:
         say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
 

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from m2clip_lib import paths
@@ -13,6 +13,13 @@ from m2clip_lib.files import read_lines
 
 SPLITS = ("train", "val", "test")
 KINETICS_400 = "kinetics400"  # as data.names_file: no file needed
+
+
+def no_split(name: str, splits: Collection[str]) -> str:
+    """Return what is wrong with a dataset that lists no video of a split, and what to do."""
+    found = [split for split in ("test", "val", "train") if split in splits]
+    advice = f"evaluate another one with -o eval.split={found[0]}, or " if name != "train" and found[0] != "train" else ""
+    return f"the dataset has no {name} split, only {' and '.join(reversed(found))}; {advice}add {name} videos and prepare again"
 
 
 def find_names(names_file: str) -> list[str]:

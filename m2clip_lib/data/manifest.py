@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from m2clip_lib.data.classes import SPLITS, labels_sha256
+from m2clip_lib.data.classes import SPLITS, labels_sha256, no_split
 from m2clip_lib.data.listing.folders import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
@@ -31,7 +31,9 @@ class Manifest:
     sha256: str
 
     def split(self, name: str) -> pd.DataFrame:
-        """Return the usable videos of one split, in a fixed order. Raises: UserError if there are none."""
+        """Return the usable videos of one split, in a fixed order. Raises: UserError if there are none, or no such split."""
+        if name not in (splits := set(self.table.split)):
+            raise UserError(f"{self.folder / FILE}: {no_split(name, splits)}")
         rows = self.table[(self.table.split == name) & (self.table.status == "ok")].reset_index(drop=True)
         if rows.empty:
             raise UserError(f"{self.folder / FILE}: no readable video in split {name!r}; see {UNREADABLE_FILE} beside it")

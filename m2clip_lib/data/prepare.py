@@ -9,6 +9,7 @@ import pandas as pd
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
+from m2clip_lib.data.classes import no_split
 from m2clip_lib.data.demo.videos import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
@@ -107,7 +108,7 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
     """
     table = experiment.data.check_csv
     checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
-    repeated = check_leaks(listing)
+    check_leaks(listing)
     check_mirror(listing.class_names, experiment.data.mirror)
     if checked:
         report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
@@ -116,15 +117,18 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
             f"labels: NOT CHECKED: none of {len(listing.rows)} videos carries its class in its path; provide a table of the dataset "
             "(data.check_csv), or look at notebook 02; training asks frozen CLIP before it starts"
         )
-    if repeated:
-        report(f"lists: {repeated} lines repeat a video; it counts as often as it is listed")
+    for note in listing.notes:
+        report(note)
     splits = {split for _, _, split in listing.rows}
-    empty = sorted(set(range(len(listing.class_names))) - {label for _, label, split in listing.rows if split == "train"})
-    if "train" in splits and empty:
-        named = ", ".join(repr(listing.class_names[label]) for label in empty[:3])
-        report(f"labels: {len(empty)} of {len(listing.class_names)} classes have no training video: {named}")
+    for split, what in (("train", "training"), (experiment.eval.split, experiment.eval.split)):
+        empty = sorted(set(range(len(listing.class_names))) - {label for _, label, found in listing.rows if found == split})
+        if split in splits and empty:
+            named = ", ".join(repr(listing.class_names[label]) for label in empty[:3])
+            report(f"labels: {len(empty)} of {len(listing.class_names)} classes have no {what} video: {named}")
     if "train" in splits and "val" not in splits:
         report("splits: no validation videos; the last epoch will count as the best")
+    if experiment.eval.split not in splits:
+        report(f"splits: {no_split(experiment.eval.split, splits)}")
 
 
 def load_manifest(experiment: Experiment) -> Manifest:

@@ -2,7 +2,11 @@
 
 import copy
 import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,6 +23,7 @@ from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import state_sha256
 from m2clip_lib.models.text import unit
 
+UNRELATED_NAMES = 300  # at least; twice as many as there are classes
 PROBE_STEPS, PROBE_LR = 300, 1e-2
 PROBE_WEIGHT_DECAYS = (1e-4, 1e-2, 1.0)  # the best on validation is used, unless validation is missing or reported: then the middle one
 
@@ -32,9 +37,21 @@ def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[st
 def zero_shot(
     experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device, protocol: Protocol | None = None
 ) -> Predictions:
-    """Frozen CLIP, frames averaged, against the class prompts; similarity only. protocol: the experiment's by default."""
-    model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
-    return predict_split(experiment, manifest, model, protocol or Protocol.of_experiment(experiment), class_names=manifest.class_names)
+    """Frozen CLIP, frames averaged, against the class prompts; similarity only. protocol: the experiment's by default.
+
+    Unrelated names are scored too, for the label check.
+    """
+    model, names = frozen_clip(experiment, backbone, manifest.class_names).to(device), manifest.class_names
+    protocol, unrelated = protocol or Protocol.of_experiment(experiment), unrelated_names(names, backbone.tokenizer)
+    return predict_split(experiment, manifest, model, protocol, class_names=names, unrelated=unrelated)
+
+
+def unrelated_names(class_names: Sequence[str], tokenizer: Callable[..., Tensor]) -> list[str]:
+    """Names made of random words of CLIP's vocabulary, as many tokens long as the class names in turn (up to 8); always the same ones."""
+    words = np.array([word.removesuffix("</w>") for word in tokenizer.encoder if re.fullmatch("[a-z]{4,}</w>", word)])
+    rng, lengths = np.random.default_rng(0), [min(8, len(tokenizer.encode(name))) for name in class_names]
+    count = max(UNRELATED_NAMES, 2 * len(lengths))
+    return [" ".join(rng.choice(words, length)) for length in islice(cycle(lengths), count)]
 
 
 def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:

@@ -20,6 +20,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import batches, in_order, make_loader
 from m2clip_lib.data.listing.folders import source_of
 from m2clip_lib.data.manifest import Manifest, read_side_file
+from m2clip_lib.data.prompts import class_prompts
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import NO_LABELS, READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
@@ -29,7 +30,7 @@ from m2clip_lib.files import file_sha256, write_atomically, write_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.losses import cosine_scores
 from m2clip_lib.models.m2clip import VideoOutput
-from m2clip_lib.models.text import unit
+from m2clip_lib.models.text import class_features, unit
 
 HOW = "(m2clip eval, or notebook 04)"
 
@@ -48,6 +49,7 @@ class Predictions:
         lost: labels of the listed videos without scores: first those of `failed`, then those that the manifest marks as not usable.
         missing: how many of the latter are missing. recordings: a number for each scored and then each lost video, the same for clips
             of one recording (by default each is its own).
+        logits: (n, k + m), 100 x cosine with the k class texts and m unrelated ones, mean over views, if these were asked for; not saved.
     """
 
     similarity: np.ndarray
@@ -64,6 +66,7 @@ class Predictions:
     lost: np.ndarray | None = None
     missing: int = 0
     recordings: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.lost is None:
@@ -129,6 +132,7 @@ def predict(
     class_names: Sequence[str] | None = None,
     processes: Processes | None = None,
     loader: DataLoader | None = None,
+    unrelated: Sequence[str] = (),
 ) -> Predictions:
     """Score every video of a dataset; unreadable videos are listed in `failed`, and no substitute is scored.
 
@@ -138,6 +142,7 @@ def predict(
         processes: processes that share the batches; each returns all predictions, bit-identical to those of a single process with the
             same number of threads.
         loader: this process' part of the dataset, for a caller that keeps one.
+        unrelated: names to score too, for the label check; they have no part in the classes' scores.
     """
     model.eval()
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
@@ -145,6 +150,7 @@ def predict(
     names = list(model.config.class_names if own else class_names)
     protocol = dataset.protocol.with_texts_of(model.config) if own else dataset.protocol
     texts = protocol.class_texts(model, class_names)
+    others = class_features(model, class_prompts(unrelated, protocol.prompts), device) if unrelated else None
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
     found, failed, decoders = [], [], Counter()  # found: rows, labels and scores by read-out of each batch
     with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
@@ -153,8 +159,11 @@ def predict(
             decoders += batch.decoders
             if batch.indices:
                 seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
-                by_view = {name: x.softmax(-1).unflatten(0, batch.clips.shape[:2]) for name, x in class_logits(seen, texts, own).items()}
-                found.append((batch.indices, batch.labels.numpy(), {name: x.mean(1).cpu().numpy() for name, x in by_view.items()}))
+                scores = {name: x.softmax(-1) for name, x in class_logits(seen, texts, own).items()}
+                if others is not None:
+                    scores |= {"logits": class_logits(seen, torch.cat([texts, others]), own=False)["similarity"]}
+                by_video = {name: x.unflatten(0, batch.clips.shape[:2]).mean(1).cpu().numpy() for name, x in scores.items()}
+                found.append((batch.indices, batch.labels.numpy(), by_video))
     parts = processes.gather((found, failed, decoders)) if processes else [(found, failed, decoders)]
     found, failed = (list(chain.from_iterable(part[i] for part in parts)) for i in (0, 1))
     if not found:
@@ -166,7 +175,8 @@ def predict(
     refuse_infinite_scores(np.concatenate(list(both.values()), axis=1), rows, dataset, model)
     decoders, failed = dict(sum((part[2] for part in parts), Counter())), sorted(failed)
     lost = dataset.table.label.to_numpy()[[row for row, _ in failed]]
-    return Predictions(both["similarity"], both.get("classifier"), labels, rows, names, failed, decoders, protocol, lost=lost)
+    scores = both["similarity"], both.get("classifier"), labels
+    return Predictions(*scores, rows, names, failed, decoders, protocol, lost=lost, logits=both.get("logits"))
 
 
 def refuse_infinite_scores(values: np.ndarray, rows: Sequence[int], dataset: TestViews, model: M2CLIP) -> None:
@@ -184,7 +194,7 @@ def predict_split(
 ) -> Predictions:
     """Score the protocol's split with the experiment's batch size and workers.
 
-    rows: of the split's table (default: all). options: class_names and processes, see predict.
+    rows: of the split's table (default: all). options: class_names, processes and unrelated, see predict.
     """
     views, device = evaluation_views(experiment, manifest, model.backbone, protocol, rows), model.clip.logit_scale.device
     found = predict(model, views, experiment.eval.batch_size, experiment.data.workers, device, **options)

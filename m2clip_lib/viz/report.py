@@ -15,7 +15,8 @@ TABLES = ("headline", "ablation_summary", "backwards")
 
 def write_report(folder: Path) -> Path:
     """Write folder/report.html from run.json, the steps' records, tables/, figures/ and executed/. Returns: its path."""
-    records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("[0-9][0-9]_*.json"))}
+    steps = sorted([*folder.glob("[0-9][0-9]_*.json"), *folder.glob("train.json")])  # of notebooks, and of m2clip train
+    records = {file.stem: json.loads(file.read_text()) for file in steps}
     check_one_checkpoint(folder, records.get("04_evaluation", {}))
     tables = {name: folder / "tables" / f"{name}.csv" for name in TABLES}
     figures = {}
@@ -24,7 +25,7 @@ def write_report(folder: Path) -> Path:
             figures[file.stem] = {"png": file.read_bytes(), "finding": picture.info.get(PNG_TEXT, "")}
     page = TEMPLATES.get_template("report.html").render(
         run=json.loads((folder / "run.json").read_text()),
-        warnings=[record["warning"] for record in records.values() if record.get("warning")],
+        warnings=list(dict.fromkeys(record["warning"] for record in records.values() if record.get("warning"))),
         finding=records.get("04_evaluation", {}).get("finding", ""),
         tables={name: table_html(pd.read_csv(file)) for name, file in tables.items() if file.is_file()},
         figures=figures,

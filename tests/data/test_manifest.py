@@ -96,9 +96,27 @@ def test_split_holds_only_the_usable_rows_counted_from_zero(tmp_path):
 
 
 def test_split_without_a_usable_video_is_named(tmp_path):
-    manifest = write_manifest(table_of(SMALL), ["ski", "滑雪"], tmp_path, Path("/v"), made_from="")
-    with pytest.raises(UserError, match=r"no readable video in split 'val'; see unreadable.csv"):
-        manifest.split("val")
+    table = table_of(SMALL).assign(status="empty file")
+    manifest = write_manifest(table, ["ski", "滑雪"], tmp_path, Path("/v"), made_from="")
+    with pytest.raises(UserError, match=r"no readable video in split 'test'; see unreadable.csv"):
+        manifest.split("test")
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "message"),
+    [
+        ("train|val", "test", r"no test split, only train and val; evaluate another one with -o eval.split=val, or add test videos and"),
+        ("train|test", "val", r"no val split, only train and test; evaluate another one with -o eval.split=test, or add val videos and"),
+        ("train", "test", r"no test split, only train; add test videos and prepare again"),
+        ("test", "train", r"no train split, only test; add train videos and prepare again"),
+    ],
+)
+def test_split_that_the_dataset_does_not_have_is_not_called_unreadable(tmp_path, kept, asked, message):
+    """Old code: "no readable video in split 'test'; see unreadable.csv", which is empty."""
+    rows = table_of(SMALL).iloc[[0] * (1 + kept.count("|"))].assign(split=kept.split("|"))
+    manifest = write_manifest(rows, ["ski", "滑雪"], tmp_path, Path("/v"), made_from="")
+    with pytest.raises(UserError, match=message):
+        manifest.split(asked)
 
 
 def test_missing_manifest_names_the_command_that_makes_it(tmp_path):

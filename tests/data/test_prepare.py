@@ -254,6 +254,52 @@ def test_validation_is_held_out_where_lists_bring_none(own_folder, workspace):
     assert any("no validation videos; the last epoch" in line for line in lines)
 
 
+def in_split_folders(root, *splits: str) -> None:
+    """Move a third of each class's videos to each of the splits' folders."""
+    for number, path in enumerate(sorted(root.rglob("clip*"))):
+        place = root / splits[number % len(splits)] / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    for folder in ("moving_left", "moving_right"):
+        (root / folder).rmdir()
+
+
+def test_validation_is_held_out_where_split_folders_bring_none(own_folder):
+    """Old code: 8 training videos and no validation; data.hold_out was ignored for this layout."""
+    root, at_root = own_folder
+    in_split_folders(root, "train", "train", "test")
+    manifest, lines = prepare("folder", at_root, "data.hold_out=0.3")
+    counts = manifest.table.split.value_counts().to_dict()
+    assert counts["val"] >= 1
+    assert (counts["train"] + counts["val"], counts["test"]) == (8, 4)
+    assert any(line.startswith(f"splits: train {counts['train']} videos of {counts['train']} recordings, val ") for line in lines)
+    manifest, _ = prepare("folder", at_root, "data.hold_out=0")
+    assert manifest.table.split.value_counts().to_dict() == {"train": 8, "test": 4}
+
+
+def test_folder_without_a_test_split_is_announced_and_its_evaluation_says_what_to_do(own_folder):
+    """Old code: nothing in prepare, then "no readable video in split 'test'; see unreadable.csv"."""
+    root, at_root = own_folder
+    in_split_folders(root, "train", "train", "val")
+    manifest, lines = prepare("folder", at_root)
+    wanted = "the dataset has no test split, only train and val; evaluate another one with -o eval.split=val"
+    assert sum(wanted in line for line in lines) == 1
+    with pytest.raises(UserError, match=wanted):
+        manifest.split("test")
+    assert not any("no test split" in line for line in prepare("folder", at_root, "eval.split=val")[1])
+
+
+def test_a_video_that_is_listed_twice_is_one_row(own_folder, workspace):
+    """Old code: 12 training rows and 3 test rows, and the report said "it counts as often as it is listed"."""
+    root, at_root = own_folder
+    lines = all_lines(root)
+    (root / "link.mp4").symlink_to(root / lines[0].rpartition(" ")[0])
+    train, test = [*lines[:10], f"./{lines[0]}", "link.mp4 0\n"], [*lines[10:], lines[11].replace("/", "/../moving_right/")]
+    manifest, said = prepare("folder", at_root, *list_fields(workspace, "".join(train), "".join(test)), "data.hold_out=0")
+    assert manifest.table.split.value_counts().to_dict() == {"train": 10, "test": 2}
+    assert "lists: 3 lines repeat a video; each counts once" in said
+
+
 def test_video_in_two_lists_is_refused(own_folder, workspace):
     root, at_root = own_folder
     lines = all_lines(root)
@@ -373,13 +419,15 @@ def test_two_processes_prepare_a_folder_once(workspace):
     """Two scripts with a guard; the first is held up while it has the lock, so that the second has to wait: about 10 s."""
     command = script(workspace, "folder", 'if __name__ == "__main__":\n    ')
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    started = [first.stdout.readline() for _ in range(3)]
+    started = [first.stdout.readline() for _ in range(5)]
     first.send_signal(signal.SIGSTOP)
     second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    waiting = [second.stdout.readline() for _ in range(3)]
+    waiting = [second.stdout.readline() for _ in range(5)]
     first.send_signal(signal.SIGCONT)
     outputs = [process.communicate(timeout=100) for process in (first, second)]
     assert [(process.returncode, stderr) for process, (_, stderr) in zip((first, second), outputs, strict=True)] == [(0, ""), (0, "")]
+    assert started[1].startswith("splits: train 10 videos of 10 recordings, val 1")
+    assert started[2] == "labels: 1 of 2 classes have no test video: 'moving left'\n"
     assert started[-1] == "manifest: opening 12 videos of 2 classes\n"
     assert outputs[0][0].startswith("manifest: 12 videos ok, 0 not usable")
     assert waiting[-1] == "manifest: another process is working on it; waiting\n"

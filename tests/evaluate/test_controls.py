@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch.nn import functional as F
 
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.video.decode import read_frames
-from m2clip_lib.evaluate.controls import clip_features, frame_mean_probe, frozen_clip, zero_shot
+from m2clip_lib.evaluate.controls import clip_features, frame_mean_probe, frozen_clip, unrelated_names, zero_shot
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 
 pytestmark = pytest.mark.xdist_group("trained")
@@ -58,6 +59,26 @@ def test_frozen_clip_cannot_tell_forwards_from_backwards(tiny, backbone):
     video = torch.randn(2, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model.encode_video(video).image_features, model.encode_video(video.flip(2)).image_features)
     assert not [name for name in model.state_dict() if name.startswith(("visual_adapters", "frame_adapter", "text_adapters"))]
+
+
+def test_zero_shot_scores_unrelated_names_beside_the_classes(tiny, backbone):
+    experiment, manifest = tiny
+    found = zero_shot(experiment, manifest, backbone, CPU)
+    assert found.logits.shape == (12, 12 + 300)
+    np.testing.assert_allclose(softmax(found.logits[:, :12], axis=1), found.similarity, atol=1e-5)  # one view
+    names = unrelated_names(manifest.class_names, backbone.tokenizer)
+    other = zero_shot(experiment, dataclasses.replace(manifest, class_names=names[:12]), backbone, CPU)
+    np.testing.assert_allclose(other.logits[:, :12], found.logits[:, 12:24], atol=1e-3)
+
+
+def test_unrelated_names_are_as_long_as_the_class_names_and_always_the_same(backbone):
+    names = unrelated_names(["ski", "moving to the left"], backbone.tokenizer)
+    assert len(names) == len(set(names)) == 300
+    assert [len(name.split()) for name in names[:4]] == [1, 4, 1, 4]
+    assert [len(backbone.tokenizer.encode(name)) for name in names] == [1, 4] * 150
+    assert names == unrelated_names(["run", "moving to the right"], backbone.tokenizer)
+    assert len(unrelated_names([str(i) for i in range(400)], backbone.tokenizer)) == 800
+    assert len(unrelated_names(["a b c d e f g h i j k l"], backbone.tokenizer)[0].split()) == 8  # fits the shortest context
 
 
 def test_probe_is_the_same_twice_and_covers_the_evaluation_split(tiny, backbone):

@@ -85,6 +85,13 @@ def test_training_and_notebook_02_stop_at_permuted_names_until_they_are_accepted
     assert err.count("look like") == 3
     assert not (workspace / "checkpoints" / "folder").exists()
 
+    status, out, _ = call(capsys, "train", "folder", "--run", "sure", "--accept-labels", *overrides)
+    assert status == 0
+    assert "WARNING: ACCEPTED ALTHOUGH labels: the class names are permuted" in out
+    verdict = json.loads((workspace / "data" / "folder" / "label_check.json").read_text())
+    assert verdict["accepted"].startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
+    assert json.loads((workspace / "results" / "sure" / "train.json").read_text())["warning"] == verdict["accepted"]
+
     status, _, err = call(capsys, "run", "folder", "--only", "02", *overrides)
     assert status == 2
     assert "the class names are permuted" in err

@@ -15,6 +15,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate import labelcheck
 from m2clip_lib.evaluate.labelcheck import VERDICT_FILE, check_labels, decide_labels, remember_verdict, require_verdict, settle_labels
 from m2clip_lib.evaluate.predictions import Predictions
+from m2clip_lib.evaluate.protocol import Protocol
 
 CLASSES, EACH = 10, 6
 NAMES = [f"class {i}" for i in range(CLASSES)]
@@ -33,7 +34,7 @@ class FrozenCLIP:
     """Replaces zero_shot: answers label + shift for every video, and counts its calls."""
 
     def __init__(self) -> None:
-        self.shift, self.calls = 0, 0
+        self.shift, self.calls, self.knows_no_name = 0, 0, False
 
     def __call__(self, experiment, asked, backbone, device, protocol) -> Predictions:
         self.calls += 1
@@ -42,7 +43,8 @@ class FrozenCLIP:
         labels = asked.split(protocol.split).label.to_numpy()
         scores = np.full((len(labels), CLASSES), 0.01, np.float32)
         scores[np.arange(len(labels)), (labels + self.shift) % CLASSES] = 0.9
-        return Predictions(scores, None, labels, list(range(len(labels))), NAMES)
+        logits = np.hstack([np.log(scores)] * 2) if self.knows_no_name else None  # ten other names that fit exactly as well
+        return Predictions(scores, None, labels, list(range(len(labels))), NAMES, logits=logits)
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ def test_permuted_names_are_reported_recorded_and_refused(tmp_path, clip):
         require_verdict(EXPERIMENT, listed)
     assert str(error.value) == verdict["refused"]
     assert "videos labelled 'class 0' look like 'class 1'" in verdict["refused"]
+    assert "--accept-labels" in verdict["refused"]
     assert "ACCEPT_PERMUTED_LABELS=true" in verdict["refused"]
     assert clip.calls == 1
 
@@ -158,3 +161,32 @@ def test_notebook_02_refuses_over_an_earlier_verdict_that_was_good(tmp_path, cli
         require_verdict(EXPERIMENT, listed)
     assert settle_labels(check, EXPERIMENT, listed, accept=True).startswith("ACCEPTED ALTHOUGH")
     assert any("ACCEPTED ALTHOUGH" in line for line in lines_of(require_verdict, listed))
+
+
+def test_names_that_clip_does_not_know_are_a_warning_and_trained_on(tmp_path, clip):
+    """Old code: "the class names are permuted; training will refuse them", and it did."""
+    listed, clip.shift, clip.knows_no_name = manifest(tmp_path), 1, True
+    lines = lines_of(decide_labels, listed)
+    assert lines[1].startswith("WARNING: labels: UNDECIDED: frozen CLIP recognises 0.0 % of 30 videos with the names as listed and 100.0 %")
+    assert json.loads((tmp_path / VERDICT_FILE).read_text()) == {"manifest": "of this list", "accepted": "", "refused": ""}
+    assert require_verdict(EXPERIMENT, listed) == ""
+    check = check_labels(clip(EXPERIMENT, listed, None, None, Protocol("train", 8, 0)))
+    assert settle_labels(check, EXPERIMENT, listed, accept=False).startswith("labels: UNDECIDED")  # notebook 02 shows it
+    assert json.loads((tmp_path / VERDICT_FILE).read_text())["accepted"] == ""
+
+
+def test_a_refusal_can_be_overruled_and_the_verdict_on_file_says_so(tmp_path, clip):
+    listed, clip.shift = manifest(tmp_path), 1
+    lines: list[str] = []
+    accepted = require_verdict(EXPERIMENT, listed, lines.append, accept=True)
+    assert accepted.startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
+    assert accepted.endswith("videos labelled 'class 2' look like 'class 3'")  # without the advice
+    assert lines[-1] == f"WARNING: {accepted}"
+    assert json.loads((tmp_path / VERDICT_FILE).read_text()) == {"manifest": "of this list", "accepted": accepted, "refused": ""}
+    assert require_verdict(EXPERIMENT, listed, lines.append) == accepted  # once accepted, for this manifest
+    assert clip.calls == 1
+
+
+def test_overruling_what_was_not_refused_changes_nothing(tmp_path, clip):
+    assert require_verdict(EXPERIMENT, manifest(tmp_path), accept=True) == ""
+    assert json.loads((tmp_path / VERDICT_FILE).read_text())["accepted"] == ""

@@ -120,6 +120,14 @@ def test_an_accepted_warning_is_at_the_top_in_red(folder):
     assert 'class="warning"' not in write_report(folder).read_text()
 
 
+def test_what_training_on_the_command_line_accepted_is_there_too_and_once(folder):
+    for name in ("02_backbone_check", "train"):
+        (folder / f"{name}.json").write_text(json.dumps({"warning": "ACCEPTED ALTHOUGH permuted"}))
+    assert write_report(folder).read_text().count("ACCEPTED ALTHOUGH permuted") == 1
+    (folder / "02_backbone_check.json").unlink()
+    assert '<p class="warning">ACCEPTED ALTHOUGH permuted</p>' in write_report(folder).read_text()
+
+
 def test_a_figure_has_its_finding_as_text(folder):
     page = write_report(folder).read_text()
     assert "Up < down & “left” wins" in text(page)

@@ -7,7 +7,7 @@ from m2clip_lib.config import DataSection, Experiment
 from m2clip_lib.data.classes import KINETICS_400, SPLITS, find_names
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.listing import annotations, folders
-from m2clip_lib.data.listing.folders import Listing, hold_out
+from m2clip_lib.data.listing.folders import Listing, hold_out, without_repeats
 from m2clip_lib.errors import UserError
 
 
@@ -33,9 +33,7 @@ def list_videos(experiment: Experiment) -> Listing:
         return Listing(rows, list(CLASS_NAMES))
     if not root.is_dir():
         raise UserError(f"videos of experiment {experiment.name!r}: no such folder: {root}; put them there, or set data.root")
-    if data.layout == "folder":
-        return folders.list_folder(root)
-    listing = _read_annotations(experiment, root)
+    listing = folders.list_folder(root) if data.layout == "folder" else without_repeats(_read_annotations(experiment, root))
     return hold_out(listing, data.hold_out, root, numbered=data.layout == "hmdb51")
 
 

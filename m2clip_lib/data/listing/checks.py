@@ -12,7 +12,7 @@ from typing import Literal
 
 from m2clip_lib.data.classes import class_key, name_from_folder
 from m2clip_lib.data.listing.annotations import read_kinetics_table
-from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing
+from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing, real_paths
 from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -95,29 +95,26 @@ def _keys_in_path(path: Path, shared: set[Path]) -> list[str]:
     return [class_key(name) for name in ([found[1], *names] if found else names)]
 
 
-def check_leaks(listing: Listing) -> int:
-    """Check that every video belongs to one class and one split.
+def check_leaks(listing: Listing) -> None:
+    """Check that every video belongs to one class and one split, whatever links lead to it.
 
-    Returns: the number of rows that repeat another row.
     Raises: UserError with counts and three examples when a path is in two splits or has two labels.
     """
     splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
-    for path, label, split in listing.rows:
-        place = os.path.normpath(path)
+    for place, (_, label, split) in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
         splits[place][split] = labels[place][label] = None
     torn = [(path, found) for path, found in labels.items() if len(found) > 1]
     if torn:
         names = listing.class_names
-        examples = "; ".join(f"{Path(path).name} is {' and '.join(repr(names[label]) for label in found)}" for path, found in torn[:3])
+        examples = "; ".join(f"{path.name} is {' and '.join(repr(names[label]) for label in found)}" for path, found in torn[:3])
         raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {examples}; keep one line for each")
     leaks = [(path, found) for path, found in splits.items() if len(found) > 1]
     if leaks:
-        examples = "; ".join(f"{Path(path).name} in {' and '.join(found)}" for path, found in leaks[:3])
+        examples = "; ".join(f"{path.name} in {' and '.join(found)}" for path, found in leaks[:3])
         raise UserError(
             f"lists: {len(leaks)} of {len(splits)} videos are in two splits: {examples}; "
             "a model must not be tested on its training videos: remove them from one list"
         )
-    return len(listing.rows) - len(splits)
 
 
 def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:
