@@ -101,7 +101,8 @@ def real_paths(paths: Iterable[Path]) -> list[Path]:
         except ValueError:  # a name that no file can have: the scan gives the reason
             return path
 
-    return [real(path) if path.is_symlink() else real(path.parent) / path.name for path in paths]
+    # is_symlink would raise for a name that is too long
+    return [real(path) if os.path.islink(path) else real(path.parent) / path.name for path in paths]  # noqa: PTH114
 
 
 def without_repeats(listing: Listing) -> Listing:

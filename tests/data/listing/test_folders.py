@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2clip_lib.data.classes import read_names
-from m2clip_lib.data.listing.folders import Listing, hold_out, list_files, list_folder, source_of
+from m2clip_lib.data.listing.folders import Listing, hold_out, list_files, list_folder, source_of, without_repeats
 from m2clip_lib.errors import UserError
 
 ROOT = Path("/videos")
@@ -282,6 +282,11 @@ def test_two_folders_of_one_class_name_are_refused(tmp_path):
     touch(tmp_path, "brush_hair/1.mp4", "brush-hair/1.mp4", "ski/1.mp4")
     with pytest.raises(UserError, match="brush hair"):
         list_folder(tmp_path)
+
+
+def test_names_that_no_file_can_have_stay_rows():
+    rows = [(ROOT / ("x" * 300), 0, "train"), (ROOT / "a\0b" / "1.mp4", 0, "train"), (ROOT / "../../gone.mp4", 0, "train")]
+    assert without_repeats(Listing(rows, ["a"])).rows == rows
 
 
 def test_two_links_to_one_video_are_one_row(tmp_path):
