@@ -12,6 +12,7 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.video.decode import read_frames
+from m2clip_lib.evaluate import controls
 from m2clip_lib.evaluate.controls import clip_features, frame_mean_probe, frozen_clip, unrelated_names, zero_shot
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 
@@ -134,3 +135,30 @@ def test_features_of_a_video_are_the_mean_over_its_views(tiny, backbone):
         both = F.normalize(model.encode_video(backbone.video(views[3].clip, CPU)).image_features, dim=-1)
     torch.testing.assert_close(features[3], (both[0] + both[1]) / 2, atol=1e-5, rtol=1e-5)  # it was both[0]
     assert (labels.tolist(), rows, failed) == (tiny[1].split("test").label.tolist(), list(range(12)), [])
+
+
+def test_the_reported_split_chooses_nothing_for_the_probe(tiny, backbone, monkeypatch):
+    """Before, with eval.split=val the weight decay with the best accuracy on the reported videos was reported."""
+    fitted = []
+    monkeypatch.setattr(
+        controls, "_fit", lambda x, y, classes, decay, seed: fitted.append(Marked(x.shape[-1], classes, decay)) or fitted[-1]
+    )
+    experiment, manifest = tiny
+    for split, middle in (("val", True), ("test", False)):
+        fitted.clear()
+        asked = experiment.model_copy(update={"eval": experiment.eval.model_copy(update={"split": split})})
+        controls.frame_mean_probe(asked, manifest, backbone, CPU)
+        used = [probe.decay for probe in fitted if probe.calls]
+        assert (used == [controls.PROBE_WEIGHT_DECAYS[1]]) is middle
+
+
+class Marked(torch.nn.Linear):
+    """A probe that counts its calls."""
+
+    def __init__(self, width, classes, decay):
+        super().__init__(width, classes)
+        self.decay, self.calls = decay, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)

@@ -234,3 +234,14 @@ def test_missing_and_unreadable_test_videos_are_in_every_table(scoring, as_wrong
     assert (per_class.readout == "ensemble").all()
     assert per_class.videos.tolist() == [0, 0, 0, *[1] * 9]
     assert per_class.top1[:3].tolist() == [0, 0, 0] if as_wrong else per_class.top1[:3].isna().all()
+
+
+def test_a_table_says_what_was_done_not_what_was_asked_for(scoring):
+    """Before, the table printed the experiment's prompt although the scores used those of the checkpoint."""
+    open_run, checkpoint, _ = scoring
+    run, manifest = open_run("eval.backwards=false", "data.prompt=see {}", "data.num_frames=2")
+    score_checkpoint(run, manifest, checkpoint)
+    table = pd.read_csv(run.tables / "accuracy.csv")
+    assert set(table.prompt) == {"A video of {}"}
+    assert set(table.frames) == {2}
+    assert load_predictions(run.predictions, "test").protocol == Protocol("test", 2, 0)

@@ -157,3 +157,12 @@ def test_finding_says_what_became_of_videos_without_scores(headline):
     counted = headline_finding(short.assign(count_unreadable_as_wrong=True))
     assert "of 10 held-out videos" in counted
     assert counted.endswith(" they are counted as wrong.")
+
+
+@pytest.mark.parametrize(
+    ("chosen_on", "expected"),
+    [("val", "4 held-out videos (test split) correctly"), ("test", "4 videos (test split, which also chose the epoch)")],
+)
+def test_finding_calls_videos_held_out_only_if_they_chose_nothing(headline, chosen_on, expected):
+    """Before, validation videos that had chosen the best epoch were called held-out."""
+    assert expected in headline_finding(headline.assign(epoch_chosen_on=chosen_on))

@@ -16,8 +16,10 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest, prepare_data
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.metrics import READOUTS
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import build_model, open_backbone
+from m2clip_lib.train import loop
 from m2clip_lib.train.loop import train
 from m2clip_lib.train.optim import lr_factor, parameter_groups
 from m2clip_lib.train.record import TERMS, Tally
@@ -126,6 +128,30 @@ def test_loss_weights_of_an_override_reach_the_loss(prepared):
     assert means["mlm"] > 0
     total = (means["contrastive"] + means["cross_modal"]) / 2 + 2 * means["classification"]
     assert means["total"] == pytest.approx(total, rel=1e-5)
+
+
+def test_speed_counts_training_time_alone(prepared, monkeypatch):
+    """Before, clips/s was training clips over training and validation time: a slow validation halved it."""
+    clock = [0.0]
+
+    def one_second_later() -> float:
+        clock[0] += 1.0
+        return clock[0]
+
+    monkeypatch.setattr(loop.time, "perf_counter", one_second_later)
+
+    def validate(self, signals):
+        clock[0] += 1000.0
+        return {f"val_top1_{name}": 50.0 for name in READOUTS}
+
+    monkeypatch.setattr(loop.Training, "_validate", validate)
+    lines, experiment = [], load_experiment("tiny")
+    result = train(experiment, load_manifest(experiment), "speed", report=lines.append)
+    (line,) = [line for line in lines if line.startswith("epoch 1/1")]
+    assert "+ 1001.0 s for validation" in line
+    seconds = pd.read_csv(result.metrics).seconds[0]
+    assert 0 < seconds < 500
+    assert f"{24 / seconds:.0f} clips/s" in line
 
 
 def test_learning_rate_warms_up_linearly_then_falls_as_a_cosine():
