@@ -60,7 +60,8 @@ class Run:
         outputs: paths of files; run.json keeps their digests, so that a step whose output was replaced is run again.
         """
         write_json(self.folder / f"{self.step}.json", metrics)
-        outputs = {path: file_sha256(Path(path)) for path in metrics.get("outputs", []) if Path(path).is_file()}
+        files = [Path(path) for path in metrics.get("outputs", [])]
+        outputs = {paths.shown(file): file_sha256(file) for file in files if file.is_file()}
         self._write_provenance(end=_now().isoformat(), outputs=outputs)
 
     def save(self, result: Figure | pd.DataFrame, name: str) -> Path:

@@ -123,7 +123,7 @@ def is_finished(folder: Path, step: Step, state: dict) -> bool:
     if not all(Path(path).exists() for path in json.loads(record.read_text()).get("outputs", [])):
         return False
     written = json.loads((folder / "run.json").read_text()).get("steps", {}).get(step.name, {}).get("outputs", {})
-    return all(file_sha256(Path(path)) == digest for path, digest in written.items())
+    return all(file_sha256(paths.resolve(path)) == digest for path, digest in written.items())
 
 
 def execute_step(folder: Path, step: Step) -> None:
