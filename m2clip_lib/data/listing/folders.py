@@ -92,7 +92,7 @@ def videos_below(folder: Path) -> Iterator[Path]:
 
 
 def without_repeats(listing: Listing) -> Listing:
-    """Keep the first of several rows with the same file, label and split, whatever links lead to it; a note counts the others."""
+    """Keep the first of several rows with the same file, label and split, whatever links lead to it; a note says how many repeat another."""
     first: dict[tuple, tuple[Path, int, str]] = {}
     for place, row in zip(identities((path for path, *_ in listing.rows), copies=False), listing.rows, strict=True):
         first.setdefault((place, *row[1:]), row)
