@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -12,8 +12,7 @@ from typing import Literal
 
 from m2clip_lib.data.classes import class_key, name_from_folder
 from m2clip_lib.data.listing.annotations import read_kinetics_table
-from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing
-from m2clip_lib.data.listing.identity import identities
+from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing, real_paths
 from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -97,32 +96,25 @@ def _keys_in_path(path: Path, shared: set[Path]) -> list[str]:
 
 
 def check_leaks(listing: Listing) -> None:
-    """Check that every video belongs to one class and one split, whatever links lead to it and whatever copies there are.
+    """Check that every video belongs to one class and one split, whatever links lead to it.
 
-    Raises: UserError with counts and three examples when a video is in two splits or has two labels.
+    Raises: UserError with counts and three examples when a path is in two splits or has two labels.
     """
-    splits, labels, names = defaultdict(dict), defaultdict(dict), defaultdict(dict)  # identity -> ordered set
-    paths = [path for path, *_ in listing.rows]
-    found = zip(listing.rows, identities(paths, copies=False), identities(paths, copies=True), strict=True)
-    for (path, label, split), file, content in found:
-        labels[file][label] = splits[content][split] = names[file][path.name] = names[content][path.name] = None
-    torn = [(key, found) for key, found in labels.items() if len(found) > 1]
+    splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
+    for place, (_, label, split) in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
+        splits[place][split] = labels[place][label] = None
+    torn = [(path, found) for path, found in labels.items() if len(found) > 1]
     if torn:
-        classes = listing.class_names
-        examples = "; ".join(f"{_named(names[key])} is {' and '.join(repr(classes[label]) for label in found)}" for key, found in torn[:3])
+        names = listing.class_names
+        examples = "; ".join(f"{path.name} is {' and '.join(repr(names[label]) for label in found)}" for path, found in torn[:3])
         raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {examples}; keep one line for each")
-    leaks = [(key, found) for key, found in splits.items() if len(found) > 1]
+    leaks = [(path, found) for path, found in splits.items() if len(found) > 1]
     if leaks:
-        examples = "; ".join(f"{_named(names[key])} in {' and '.join(found)}" for key, found in leaks[:3])
+        examples = "; ".join(f"{path.name} in {' and '.join(found)}" for path, found in leaks[:3])
         raise UserError(
             f"lists: {len(leaks)} of {len(splits)} videos are in two splits: {examples}; "
             "a model must not be tested on its training videos: remove them from one list"
         )
-
-
-def _named(names: Iterable[str]) -> str:
-    """The names of one video; more than one for a copy under another name."""
-    return " = ".join(names)
 
 
 def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:

@@ -8,13 +8,13 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate, combinations
 from pathlib import Path
 
 from m2clip_lib.data.classes import SPLITS, class_key, name_from_folder
-from m2clip_lib.data.listing.identity import identities
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
@@ -91,10 +91,24 @@ def videos_below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def real_paths(paths: Iterable[Path]) -> list[Path]:
+    """Where each path leads, links followed. A folder is looked up once: a dataset has many videos in few folders."""
+
+    @cache
+    def real(path: Path) -> Path:
+        try:
+            return Path(os.path.realpath(path))
+        except ValueError:  # a name that no file can have: the scan gives the reason
+            return path
+
+    # is_symlink would raise for a name that is too long
+    return [real(path) if os.path.islink(path) else real(path.parent) / path.name for path in paths]  # noqa: PTH114
+
+
 def without_repeats(listing: Listing) -> Listing:
-    """Keep the first of several rows with the same file, label and split, whatever links lead to it; a note says how many repeat another."""
+    """Keep the first of several rows with the same file (links followed), label and split; a note says how many repeat another."""
     first: dict[tuple, tuple[Path, int, str]] = {}
-    for place, row in zip(identities((path for path, *_ in listing.rows), copies=False), listing.rows, strict=True):
+    for place, row in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
         first.setdefault((place, *row[1:]), row)
     repeats = len(listing.rows) - len(first)
     note = f"lists: {repeats} lines repeat a video; each counts once"
@@ -166,11 +180,9 @@ def _split_recordings(listing: Listing, shares: dict[str, float], root: Path, nu
     names leave a class without a training video, or a split empty, does a recording move; a note says so.
     """
     videos: dict[str, list[int]] = defaultdict(list)
-    first: dict[Hashable, str] = {}  # copies of a video are of its recording
-    keys = identities((path for path, *_ in listing.rows), copies=True)
-    for i, ((path, _, split), key) in enumerate(zip(listing.rows, keys, strict=True)):
+    for i, (path, _, split) in enumerate(listing.rows):
         if split == among:
-            videos[first.setdefault(key, source_of(path, root, numbered))].append(i)
+            videos[source_of(path, root, numbered)].append(i)
     place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64 for name in videos}
     order, limits = sorted(videos, key=place.__getitem__), list(zip(accumulate(shares.values()), shares, strict=True))
     named = {name: next((split for limit, split in limits if place[name] < limit), "train") for name in order}

@@ -130,7 +130,7 @@ def test_a_link_to_a_training_video_in_the_test_list_is_a_leak(tmp_path):
     """Old code: two names, hence no leak."""
     (tmp_path / "1.mp4").touch()
     (tmp_path / "link.mp4").symlink_to(tmp_path / "1.mp4")
-    with pytest.raises(UserError, match=r"1 of 1 videos are in two splits: 1\.mp4 = link\.mp4 in train and test"):
+    with pytest.raises(UserError, match=r"1 of 1 videos are in two splits: 1\.mp4 in train and test"):
         check_leaks(Listing([(tmp_path / "1.mp4", 0, "train"), (tmp_path / "link.mp4", 0, "test")], ["ski"]))
 
 
