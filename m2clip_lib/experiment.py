@@ -140,4 +140,10 @@ def last_run_checkpoint(experiment: str) -> Path:
 
 def backbone_of(info: CheckpointInfo) -> Backbone:
     """Load the backbone that a checkpoint was trained on. Raises: UserError when it is not on this machine."""
-    return load_backbone(_local(info.backbone_source))
+    backbone = load_backbone(_local(info.backbone_source))
+    if info.backbone_source == "demo" and backbone.sha256 != info.backbone_sha256:
+        raise UserError(
+            f"backbone: the small CLIP this checkpoint was trained on (sha256 {info.backbone_sha256[:12]}) is not in this version of the "
+            "library; make one with: m2clip prepare, and train again"
+        )
+    return backbone

@@ -49,7 +49,10 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
         "vocabulary": texts.vocabulary,
     }
 
+    opened: list[str] = []  # what to say about a listing that was opened now
+
     def open_all() -> pd.DataFrame:
+        opened.extend([*listing.notes, *classes_without(experiment.eval.split, experiment.eval.split, listing)])
         report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
         check_space(folder, BYTES_PER_ROW * len(listing.rows), "manifest")
         return scan(listing, processes, folder, limit_s, report)
@@ -58,6 +61,8 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
         return transcode(manifest, root, copies, processes, limit_s, report)
 
     manifest = _up_to_date(folder, "manifest", listing_sha256(listing), open_all, listing.class_names, root, about, report)
+    for note in opened:
+        report(note)
     if not experiment.data.transcode:
         return manifest
     found = f"{manifest.sha256} {made_from(folder)}"  # what the files hold, and their sizes and times
@@ -117,18 +122,23 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
             f"labels: NOT CHECKED: none of {len(listing.rows)} videos carries its class in its path; provide a table of the dataset "
             "(data.check_csv), or look at notebook 02; training asks frozen CLIP before it starts"
         )
-    for note in listing.notes:
-        report(note)
     splits = {split for _, _, split in listing.rows}
-    for split, what in (("train", "training"), (experiment.eval.split, experiment.eval.split)):
-        empty = sorted(set(range(len(listing.class_names))) - {label for _, label, found in listing.rows if found == split})
-        if split in splits and empty:
-            named = ", ".join(repr(listing.class_names[label]) for label in empty[:3])
-            report(f"labels: {len(empty)} of {len(listing.class_names)} classes have no {what} video: {named}")
+    for line in classes_without("train", "training", listing):
+        report(line)
     if "train" in splits and "val" not in splits:
         report("splits: no validation videos; the last epoch will count as the best")
     if experiment.eval.split not in splits:
         report(f"splits: {no_split(experiment.eval.split, splits)}")
+
+
+def classes_without(split: str, what: str, listing: Listing) -> list[str]:
+    """A line about the classes without a video in a split that the dataset has; none if there are no such classes."""
+    of_split = {label for _, label, found in listing.rows if found == split}
+    empty = sorted(set(range(len(listing.class_names))) - of_split)
+    if not of_split or not empty:
+        return []
+    named = ", ".join(repr(listing.class_names[label]) for label in empty[:3])
+    return [f"labels: {len(empty)} of {len(listing.class_names)} classes have no {what} video: {named}"]
 
 
 def load_manifest(experiment: Experiment) -> Manifest:
