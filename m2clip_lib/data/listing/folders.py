@@ -102,7 +102,9 @@ def real_paths(paths: Iterable[Path]) -> list[Path]:
             return path
 
     # is_symlink would raise for a name that is too long
-    return [real(path) if os.path.islink(path) else real(path.parent) / path.name for path in paths]  # noqa: PTH114
+    # A link to a device or a folder is no video, and stays what it is called.
+    linked = (os.path.islink(path) and os.path.isfile(path) for path in (paths := list(paths)))  # noqa: PTH113, PTH114
+    return [real(path) if link else real(path.parent) / path.name for path, link in zip(paths, linked, strict=True)]
 
 
 def without_repeats(listing: Listing) -> Listing:
