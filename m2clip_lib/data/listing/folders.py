@@ -103,7 +103,8 @@ def real_paths(paths: Iterable[Path]) -> list[Path]:
 
     # is_symlink would raise for a name that is too long
     # A link to a device or a folder is no video, and stays what it is called.
-    linked = (os.path.islink(path) and os.path.isfile(path) for path in (paths := list(paths)))  # noqa: PTH113, PTH114
+    paths = list(paths)
+    linked = [os.path.islink(path) and os.path.isfile(path) for path in paths]  # noqa: PTH113, PTH114
     return [real(path) if link else real(path.parent) / path.name for path, link in zip(paths, linked, strict=True)]
 
 
