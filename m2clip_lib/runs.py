@@ -110,7 +110,9 @@ class Run:
         }
         trained = max((name for name in TRAINING if name in steps), key=lambda name: steps[name]["start"], default=self.step)
         shown = {key: value for key, value in steps[trained].items() if key not in ("outputs", "start", "end")}
-        inputs = {name: digest for name, digest in steps[trained]["sha256"].items() if name != "checkpoint"}
+        inputs = {
+            name: digest for name, digest in shown.get("sha256", {}).items() if name != "checkpoint"
+        }  # older entries have times alone
         shown["sha256"] = inputs or old.get("sha256", {})
         times = {"start": old.get("start", start), "end": end or old.get("end", "")}
         write_json(file, old | {"run": self.name, "experiment": self.experiment.name} | shown | times | {"steps": steps})

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m2clip_lib import paths
+from m2clip_lib.config import load_experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
@@ -75,6 +76,17 @@ def test_each_step_keeps_its_own_provenance_and_the_top_level_is_that_of_the_tra
     assert set(found["steps"]["eval"]) == {*["config", "seed", "git_commit", "versions", "hardware", "sha256", "outputs", "start", "end"]}
     Run.open("tiny", "", ["train.lr=0.75"], step="train")
     assert read(run)["config"]["train"]["lr"] == 0.75  # trained again
+
+
+def test_a_run_of_an_older_version_goes_on(workspace):
+    """Its steps have times alone, and its top level is what is known of the training."""
+    run = Run("tiny", load_experiment("tiny"), "eval")
+    run.folder.mkdir(parents=True)
+    old = {"steps": {"train": {"start": "2024-05-01T10:00:00+00:00", "end": ""}}, "seed": 4, "sha256": {"manifest": "abc"}}
+    (run.folder / "run.json").write_text(json.dumps(old))
+    found = read(Run.open("tiny", "", ["train.seed=7"], step="eval"))
+    assert (found["seed"], found["sha256"]) == (4, {"manifest": "abc"})
+    assert found["steps"]["eval"]["seed"] == 7
 
 
 def test_digests_of_list_names_and_backbone_are_kept_together(workspace, tmp_path):

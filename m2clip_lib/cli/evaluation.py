@@ -26,7 +26,8 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
 
     processes = Processes()
     loaded = load_experiment(experiment, override or [])
-    run = run_for_checkpoint(loaded, run, checkpoint, say) if checkpoint is not None else run or last_run(loaded.name)
+    report = say if processes.is_main else lambda line: None
+    run = run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name)
     opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(check_run_name(run), loaded, "eval")
     table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint, processes)
     if not processes.is_main:
