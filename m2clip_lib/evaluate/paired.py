@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from numpy import ndarray
 from scipy.stats import t as student
 
@@ -23,34 +23,41 @@ class Difference:
     p_value: float
 
 
-def paired_difference(first: Bool[ndarray, "s n"], second: Bool[ndarray, "s n"]) -> Difference:
+def paired_difference(
+    first: Bool[ndarray, "s n"], second: Bool[ndarray, "s n"], recordings: Shaped[ndarray, "n"] | None = None
+) -> Difference:
     """Compare hits of two models on n videos, each trained with the same s seeds.
 
-    Both seeds and videos count as drawn at random: the variance of the mean is that over seeds plus that over videos, which is
+    Both seeds and recordings count as drawn at random: the variance of the mean is that over seeds plus that over recordings, which is
     never too small (Owen 2007, "The pigeonhole bootstrap"), and t has s - 1 degrees of freedom. One seed proves nothing: p is 1.
+
+    Args:
+        recordings: what each video was cut from; None: every video is its own recording.
     """
     gain = 100 * (first.astype(float) - second.astype(float))
     seeds, videos = gain.shape
+    groups = np.arange(videos) if recordings is None else np.unique(recordings, return_inverse=True)[1]
+    count = int(groups.max()) + 1
     mean = float(gain.mean())
-    if seeds < 2:
+    if seeds < 2 or count < 2:
         return Difference(mean, -100.0, 100.0, 1.0)
-    by_seed, by_video = gain.mean(axis=1), gain.mean(axis=0)
-    error = float(np.sqrt(by_seed.var(ddof=1) / seeds + by_video.var(ddof=1) / videos))
+    of_recording = np.bincount(groups, gain.mean(axis=0) - mean) / videos  # each one's part of the mean; they add up to 0
+    error = float(np.sqrt(gain.mean(axis=1).var(ddof=1) / seeds + (of_recording**2).sum() * count / (count - 1)))
     half = float(student.ppf(1 - LEVEL / 2, seeds - 1)) * error
     p_value = 2 * float(student.sf(abs(mean) / error, seeds - 1)) if error else float(mean == 0)
     return Difference(mean, max(-100.0, mean - half), min(100.0, mean + half), p_value)
 
 
-def comparison_table(hits: Mapping[str, Bool[ndarray, "s n"]]) -> pd.DataFrame:
+def comparison_table(hits: Mapping[str, Bool[ndarray, "s n"]], recordings: Shaped[ndarray, "n"] | None = None) -> pd.DataFrame:
     """Every pair of models, the better one first: difference, its interval, p_value, and `ahead`, whether an order may be claimed.
 
-    p_value is corrected for the number of pairs (Bonferroni); the intervals are of single differences.
+    p_value is corrected for the number of pairs (Bonferroni); the intervals are of single differences. recordings: see paired_difference.
     """
     ranked = sorted(hits, key=lambda name: -hits[name].mean())
     pairs = list(combinations(ranked, 2))
     rows = []
     for better, other in pairs:
-        found = paired_difference(hits[better], hits[other])
+        found = paired_difference(hits[better], hits[other], recordings)
         p_value = min(1.0, found.p_value * len(pairs))
         numbers = {"difference": found.mean, "low": found.low, "high": found.high, "p_value": p_value}
         rows.append({"better": better, "other": other} | numbers | {"ahead": p_value < LEVEL})

@@ -195,8 +195,10 @@ def study_comparisons(jobs: Sequence[Job], measure: str = "top1") -> pd.DataFram
         own = is_hit(found.best, found.labels, 1) if measure == "top1" else direction_hits(found.best, found.labels)
         hits[job.variant][job.seed] = dict(zip(found.rows, own, strict=True))
     common = sorted(set.intersection(*(set(rows) for seeds in hits.values() for rows in seeds.values())))
+    place = {row: i for i, row in enumerate(found.rows)}  # of the last job; all of them read the same list
+    recordings = found.recordings[[place[row] for row in common]]
     matrices = {name: np.array([[seeds[seed][row] for row in common] for seed in sorted(seeds)]) for name, seeds in hits.items()}
-    return comparison_table(matrices)
+    return comparison_table(matrices, recordings)
 
 
 def study_findings(comparisons: pd.DataFrame, what: str = "top-1") -> list[str]:

@@ -23,6 +23,7 @@ from m2clip_lib.attention.maps import MapChoice, PatchMap, patch_map
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.evaluate import take_class_names
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, video_timeline
 from m2clip_lib.evaluate.predictions import Predictions, class_logits, load_predictions
@@ -161,6 +162,7 @@ class Explorer:
             path = paths.resolve(name)
             ours = path.suffix == ".safetensors"
             model = open_checkpoint(path)[0] if ours else M2CLIP.from_checkpoint(path, self.model.backbone).to(pick_device())
+            take_class_names(model, path, self.run.experiment, self.manifest.class_names)
             self.models[name] = model.eval()
         return self.models[name]
 

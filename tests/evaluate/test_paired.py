@@ -20,6 +20,17 @@ def test_a_difference_by_hand():
     assert (found.low, found.high) == (pytest.approx(-88.9, abs=0.1), 100)
 
 
+def test_clips_of_one_recording_count_once():
+    """Four copies of every video say no more than one; taken for independent they would halve that part of the error."""
+    rng = np.random.default_rng(3)
+    first, second = rng.random((3, 100)) < 0.6, rng.random((3, 100)) < 0.5
+    once = paired_difference(first, second)
+    clips = paired_difference(first.repeat(4, axis=1), second.repeat(4, axis=1), np.arange(100).repeat(4))
+    assert (clips.mean, clips.p_value) == (pytest.approx(once.mean), pytest.approx(once.p_value))
+    assert paired_difference(first.repeat(4, axis=1), second.repeat(4, axis=1)).p_value < once.p_value
+    assert paired_difference(first, second, np.zeros(100, int)).p_value == 1  # one recording proves nothing either
+
+
 def test_one_seed_proves_nothing():
     found = paired_difference(np.ones((1, 500), bool), np.zeros((1, 500), bool))
     assert (found.mean, found.p_value) == (100, 1)

@@ -131,6 +131,15 @@ def test_another_checkpoint_is_opened_once(explorer):
     assert explorer.other(last) is explorer.other(last) is not explorer.model
 
 
+def test_a_published_file_with_as_many_classes_is_compared_by_every_readout(explorer, tmp_path):
+    """Before, its classes were "class 0", ..., so that only similarity was shown beside the run's own model."""
+    file = tmp_path / "official.pth"
+    explorer.model.export_official(file)
+    own, other = (explorer.scores(explorer.look(0), model=model) for model in (explorer.model, explorer.other(str(file))))
+    assert list(other) == ["similarity", "classifier", "ensemble"]
+    np.testing.assert_allclose(other.loc[own.index].to_numpy(), own.to_numpy(), atol=1e-3)
+
+
 def test_exploring_before_evaluating_says_what_is_missing(run, workspace, monkeypatch):
     manifest = load_manifest(run.experiment)
     with pytest.raises(UserError, match="evaluate first"):
