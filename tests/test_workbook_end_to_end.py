@@ -122,6 +122,13 @@ def test_records_agree_with_tables_and_metrics(results):
     assert len(record(results, "05_ablations")["summary"]) == 3 * 3
 
 
+def test_names_that_clip_does_not_know_are_no_warning_in_the_report(results):
+    """Only names that were accepted although they are permuted, or that nobody can judge, belong there in red."""
+    assert record(results, "02_backbone_check")["label_check_p_value"] > 0.05
+    assert record(results, "02_backbone_check")["warning"] == ""
+    assert '<p class="warning">' not in (results / "report.html").read_text()
+
+
 def test_report_shows_the_finding_and_every_figure(results):
     page = (results / "report.html").read_text()
     assert record(results, "04_evaluation")["finding"] in page
