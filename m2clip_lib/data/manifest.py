@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from m2clip_lib.data.classes import SPLITS, labels_sha256, no_split
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import write_atomically, write_json
 

@@ -13,7 +13,7 @@ from m2clip_lib.data.classes import no_split
 from m2clip_lib.data.demo.videos import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
 from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.data.scan import scan

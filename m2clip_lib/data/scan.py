@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe_row
 from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 

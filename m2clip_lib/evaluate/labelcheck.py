@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.listing.checks import check_labels_in_paths, read_kinetics_names
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.controls import zero_shot

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import batches, in_order, make_loader
-from m2clip_lib.data.listing.folders import source_of
+from m2clip_lib.data.listing.recordings import source_of
 from m2clip_lib.data.manifest import Manifest, read_side_file
 from m2clip_lib.data.prompts import class_prompts
 from m2clip_lib.errors import UserError

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2clip_lib.data.classes import labels_sha256
-from m2clip_lib.data.listing.folders import Listing, list_folder
+from m2clip_lib.data.listing.folders import list_folder
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.manifest import listing_sha256, made_from, read_manifest, write_manifest
 from m2clip_lib.data.scan import scan
 from m2clip_lib.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 from numbered_videos import encode, pictures, slow_video
 
 from m2clip_lib.config import load_experiment
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.prepare import prepare_data
 from m2clip_lib.data.scan import JOURNAL_FILE, scan
 

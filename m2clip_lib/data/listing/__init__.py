@@ -7,7 +7,7 @@ from m2clip_lib.config import DataSection, Experiment
 from m2clip_lib.data.classes import KINETICS_400, SPLITS, find_names
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.listing import annotations, folders
-from m2clip_lib.data.listing.folders import Listing, hold_out, without_repeats
+from m2clip_lib.data.listing.recordings import Listing, hold_out, without_repeats
 from m2clip_lib.errors import UserError
 
 

@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path, PureWindowsPath
 
 from m2clip_lib.data.classes import class_key, name_from_folder, read_names
-from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, Listing, list_files, videos_below
+from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, list_files, videos_below
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines, read_text
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 from m2clip_lib.data.classes import class_key, name_from_folder
 from m2clip_lib.data.listing.annotations import read_kinetics_table
-from m2clip_lib.data.listing.folders import SPLIT_FOLDERS, Listing, real_paths
+from m2clip_lib.data.listing.folders import SPLIT_FOLDERS
+from m2clip_lib.data.listing.recordings import Listing, real_paths
 from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)

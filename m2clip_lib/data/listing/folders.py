@@ -1,42 +1,19 @@
-"""Listings from class folders and from list files, and the splits of a dataset that brings none, or no validation.
+"""Listings from class folders and from list files; the official annotations of known datasets are read in annotations.py."""
 
-The official annotations of known datasets are read in annotations.py.
-"""
-
-import hashlib
 import os
 import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import accumulate, combinations
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
-from m2clip_lib.data.classes import SPLITS, class_key, name_from_folder
+from m2clip_lib.data.classes import name_from_folder
+from m2clip_lib.data.listing.recordings import EXTENSIONS, TEST_SHARE, VAL_SHARE, Listing, split_recordings, without_repeats
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
-EXTENSIONS = {
-    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob"),
-    *(".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".gif", ".mxf", ".y4m", ".h264", ".hevc", ".ivf"),
-}
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of the recordings, for a folder without split folders
 LAST_NUMBER = re.compile(r"(.*\S)[ \t]+([0-9]+)")  # a line that ends with a number; what is before it may contain spaces
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Videos with labels, not yet opened.
-
-    rows: (path, label, split); label is an index into class_names. notes: what listing them decided, one line each.
-    """
-
-    rows: list[tuple[Path, int, str]]
-    class_names: list[str]
-    notes: tuple[str, ...] = ()
 
 
 def list_folder(root: Path) -> Listing:
@@ -71,7 +48,7 @@ def list_folder(root: Path) -> Listing:
             raise UserError(f"videos: folders {first!r} and {second!r} in {root} are both class {name!r}; merge them")
     rows = [(file, folders.index(folder), split) for (folder, split), files in sorted(groups.items()) for file in files]
     listing = without_repeats(Listing(rows, class_names))
-    return listing if has_splits else _split_recordings(listing, {"test": TEST_SHARE, "val": VAL_SHARE}, root)
+    return listing if has_splits else split_recordings(listing, {"test": TEST_SHARE, "val": VAL_SHARE}, root)
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
@@ -91,33 +68,6 @@ def videos_below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def real_paths(paths: Iterable[Path]) -> list[Path]:
-    """Where each path leads, links followed. A folder is looked up once: a dataset has many videos in few folders."""
-
-    @cache
-    def real(path: Path) -> Path:
-        try:
-            return Path(os.path.realpath(path))
-        except ValueError:  # a name that no file can have: the scan gives the reason
-            return path
-
-    # is_symlink would raise for a name that is too long
-    # A link to a device or a folder is no video, and stays what it is called.
-    paths = list(paths)
-    linked = [os.path.islink(path) and os.path.isfile(path) for path in paths]  # noqa: PTH113, PTH114
-    return [real(path) if link else real(path.parent) / path.name for path, link in zip(paths, linked, strict=True)]
-
-
-def without_repeats(listing: Listing) -> Listing:
-    """Keep the first of several rows with the same file (links followed), label and split; a note says how many repeat another."""
-    first: dict[tuple, tuple[Path, int, str]] = {}
-    for place, row in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
-        first.setdefault((place, *row[1:]), row)
-    repeats = len(listing.rows) - len(first)
-    note = f"lists: {repeats} lines repeat a video; each counts once"
-    return replace(listing, rows=list(first.values()), notes=(*listing.notes, note)) if repeats else listing
-
-
 def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Listing:
     """Read list files, one per split: `<path> <label>` or `<path> <frames> <label>`; labels start at 0 and index the class names.
 
@@ -133,77 +83,3 @@ def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Li
             has_frames = framed and Path(framed[1]).suffix.lower() in EXTENSIONS  # a number after a complete video file name
             rows.append((root / (framed if has_frames else found)[1], int(found[2]), split))
     return Listing(rows, class_names)
-
-
-# What clips of one recording share, tried in this order.
-SOURCES = (
-    re.compile(r"(v_.+_g[0-9]+)_c[0-9]+"),  # UCF101: class and group
-    re.compile(r"(.+)_[fhlu]_(?:cm|nm)_np[0-9]+_(?:ba|fr|le|ri)_(?:bad|med|goo)_[0-9]+"),  # HMDB51: all but the shot's properties
-    re.compile(r"(.+)_0[0-9]{5}_0[0-9]{5}"),  # Kinetics: the YouTube id, without start and end in seconds
-    re.compile(r"(.+?)[ _-]+(?:clip|part|scene|segment|seg|chunk)[ _-]*[0-9]+", re.IGNORECASE),  # party_clip3
-    re.compile(r"(?!.*[0-9]{4}-[0-9]{2}-[0-9]{2}$)(.*[0-9])[ _-][a-zA-Z]?[0-9]{1,5}"),  # video-01_002; not the day of a date
-)
-
-
-def source_of(path: Path, root: Path, numbered: bool = False) -> str:
-    """Name the recording that a video was cut from; its own path below root, without its ending, if the file name does not tell.
-
-    A name that says no more than the class, or nothing, is no recording: `clip 3`, `003` and `ski/ski_003` are recordings of their own.
-
-    Args:
-        numbered: videos whose names differ only in their last number belong to one recording (HMDB51).
-    """
-    own = path.relative_to(root) if path.is_relative_to(root) else path
-    own = own.with_suffix("") if own.suffix.lower() in EXTENSIONS else own
-    found = next(filter(None, (pattern.fullmatch(own.name) for pattern in SOURCES)), None)
-    if found and class_key(found[1]) not in ("", class_key(path.parent.name)):
-        name = found[1]
-    else:
-        name = re.sub(r"[0-9]+$", "", own.as_posix()) if numbered else own.as_posix()
-    return unicodedata.normalize("NFC", name)  # macOS stores other bytes for the same name
-
-
-def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False) -> Listing:
-    """Move a share of the training recordings to validation if there is a training split and no validation split.
-
-    Args:
-        share: of the recordings, in [0, 1); 0 changes nothing.
-        numbered: see source_of.
-    """
-    splits = {split for _, _, split in listing.rows}
-    if not share or "train" not in splits or "val" in splits:
-        return listing
-    return _split_recordings(listing, {"val": share}, root, numbered, among="train")
-
-
-def _split_recordings(listing: Listing, shares: dict[str, float], root: Path, numbered: bool = False, among: str = "") -> Listing:
-    """Give each recording of the split `among` to one of `shares` or to training, by a hash of its own name.
-
-    So a recording is never torn, more videos or classes leave the others where they are, and it is the same on every machine. Only where
-    names leave a class without a training video, or a split empty, does a recording move; a note says so.
-    """
-    videos: dict[str, list[int]] = defaultdict(list)
-    for i, (path, _, split) in enumerate(listing.rows):
-        if split == among:
-            videos[source_of(path, root, numbered)].append(i)
-    place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64 for name in videos}
-    order, limits = sorted(videos, key=place.__getitem__), list(zip(accumulate(shares.values()), shares, strict=True))
-    named = {name: next((split for limit, split in limits if place[name] < limit), "train") for name in order}
-    parts, labels = dict(named), {name: {listing.rows[i][1] for i in rows} for name, rows in videos.items()}
-    for label in sorted(set().union(*labels.values())):
-        of_class = [name for name in order if label in labels[name]]
-        if all(parts[name] != "train" for name in of_class):
-            parts[of_class[-1]] = "train"
-    for split in [split for split, share in shares.items() if not among or round(share * len(videos))]:
-        left = Counter(label for name, part in parts.items() if part == "train" for label in labels[name])
-        spare = (name for name in order if parts[name] == "train" and all(left[label] > 1 for label in labels[name]))
-        if split not in parts.values() and (name := next(spare, None)):
-            parts[name] = split
-    split_of = {i: parts[name] for name, rows in videos.items() for i in rows}
-    rows = [(path, label, split_of.get(i, split)) for i, (path, label, split) in enumerate(listing.rows)]
-    counts, recordings = Counter(split_of.values()), Counter(parts.values())
-    note = "splits: " + ", ".join(f"{split} {counts[split]} videos of {recordings[split]} recordings" for split in SPLITS if counts[split])
-    moved = sum(parts[name] != named[name] for name in order)
-    if moved:
-        note += f"; {moved} of them fill a split or class that would have none, and may move when there are more"
-    return replace(listing, rows=rows, notes=(*listing.notes, note))

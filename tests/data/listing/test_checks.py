@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from m2clip_lib.data.classes import kinetics400_names
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.errors import UserError
 
 ROOT = Path("/data/videos")

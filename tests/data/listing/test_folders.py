@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2clip_lib.data.classes import read_names
-from m2clip_lib.data.listing.folders import Listing, hold_out, list_files, list_folder, source_of, without_repeats
+from m2clip_lib.data.listing.folders import list_files, list_folder
+from m2clip_lib.data.listing.recordings import Listing, hold_out, source_of, without_repeats
 from m2clip_lib.errors import UserError
 
 ROOT = Path("/videos")

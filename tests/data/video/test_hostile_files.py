@@ -18,7 +18,7 @@ from odd_videos import ALL, CORPUS
 from m2clip_lib import cli, paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.dataset import VideoReader
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video.container import open_video, packets, video_stream

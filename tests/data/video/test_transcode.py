@@ -21,7 +21,7 @@ from odd_videos import CORPUS
 
 from m2clip_lib import cli, paths
 from m2clip_lib.config import load_experiment
-from m2clip_lib.data.listing.folders import Listing
+from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.data.manifest import write_manifest
 from m2clip_lib.data.prepare import load_manifest, prepare_data
 from m2clip_lib.data.scan import scan
