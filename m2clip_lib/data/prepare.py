@@ -13,7 +13,7 @@ from m2clip_lib.data.classes import no_split
 from m2clip_lib.data.demo.videos import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
-from m2clip_lib.data.listing.recordings import Listing
+from m2clip_lib.data.listing.recordings import Listing, torn_recordings
 from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
 from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.data.scan import scan
@@ -40,7 +40,7 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     listing = list_videos(experiment)
     if not listing.rows:
         raise UserError(f"experiment {experiment.name!r}: its lists name no video; check data.train_list, val_list and test_list")
-    check_listing(experiment, listing, report)
+    doubts = check_listing(experiment, listing, report)
     texts = experiment_texts(experiment.data, listing.class_names)
     report(f"texts: {texts.summary()}")
     about = {
@@ -52,10 +52,12 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     opened: list[str] = []  # what to say about a listing that was opened now
 
     def open_all() -> pd.DataFrame:
-        opened.extend([*listing.notes, *classes_without(experiment.eval.split, experiment.eval.split, listing)])
+        opened.extend([*listing.notes, *doubts, *classes_without(experiment.eval.split, experiment.eval.split, listing)])
         report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
         check_space(folder, BYTES_PER_ROW * len(listing.rows), "manifest")
-        return scan(listing, processes, folder, limit_s, report)
+        table = scan(listing, processes, folder, limit_s, report)
+        opened.extend(torn_recordings(table, root))
+        return table
 
     def copy_all() -> pd.DataFrame:
         return transcode(manifest, root, copies, processes, limit_s, report)
@@ -106,14 +108,15 @@ def _finished(folder: Path, digest: str) -> Manifest | None:
     return manifest if complete and not status.str.removeprefix("transcode: ").str.startswith(PASSING).any() else None
 
 
-def check_listing(experiment: Experiment, listing: Listing, report: Callable[[str], None]) -> None:
+def check_listing(experiment: Experiment, listing: Listing, report: Callable[[str], None]) -> list[str]:
     """Find what is wrong with a listing before any video is opened; report what was checked and which classes lack training videos.
 
+    Returns: lines about what is doubtful.
     Raises: UserError for labels that disagree with the paths, a video in two splits, or mirroring of left and right.
     """
     table = experiment.data.check_csv
     checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
-    check_leaks(listing)
+    doubts = check_leaks(listing)
     check_mirror(listing.class_names, experiment.data.mirror)
     if checked:
         report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
@@ -129,6 +132,7 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
         report("splits: no validation videos; the last epoch will count as the best")
     if experiment.eval.split not in splits:
         report(f"splits: {no_split(experiment.eval.split, splits)}")
+    return doubts
 
 
 def classes_without(split: str, what: str, listing: Listing) -> list[str]:

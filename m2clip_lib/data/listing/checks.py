@@ -13,7 +13,7 @@ from typing import Literal
 from m2clip_lib.data.classes import class_key, name_from_folder
 from m2clip_lib.data.listing.annotations import read_kinetics_table
 from m2clip_lib.data.listing.folders import SPLIT_FOLDERS
-from m2clip_lib.data.listing.recordings import Listing, real_paths
+from m2clip_lib.data.listing.recordings import Listing, copies, real_paths
 from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -96,10 +96,11 @@ def _keys_in_path(path: Path, shared: set[Path]) -> list[str]:
     return [class_key(name) for name in ([found[1], *names] if found else names)]
 
 
-def check_leaks(listing: Listing) -> None:
-    """Check that every video belongs to one class and one split, whatever links lead to it.
+def check_leaks(listing: Listing) -> list[str]:
+    """Check that every video belongs to one class and one split, whatever links lead to it, and under whatever names it is stored.
 
-    Raises: UserError with counts and three examples when a path is in two splits or has two labels.
+    Returns: a line about videos that are stored under several classes, if there are any. Datasets have them; nobody can say what is right.
+    Raises: UserError with counts and three examples when a path has two labels, or a video is in two splits.
     """
     splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
     for place, (_, label, split) in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
@@ -116,6 +117,20 @@ def check_leaks(listing: Listing) -> None:
             f"lists: {len(leaks)} of {len(splits)} videos are in two splits: {examples}; "
             "a model must not be tested on its training videos: remove them from one list"
         )
+    torn, unsure = [], []
+    for rows in copies(listing):
+        by_split = {split: path for path, _, split in (listing.rows[i] for i in rows)}
+        by_label = {listing.class_names[label]: path for path, label, _ in (listing.rows[i] for i in rows)}
+        if len(by_label) > 1:
+            unsure.append(" and ".join(f"{path.name} in {name!r}" for name, path in by_label.items()))
+        elif len(by_split) > 1:
+            torn.append(" and ".join(f"{path.parent.name}/{path.name} in {split}" for split, path in by_split.items()))
+    if torn:
+        raise UserError(
+            f"lists: {len(torn)} videos are in two splits, as copies or hard links: {'; '.join(torn[:3])}; "
+            "a model must not be tested on its training videos: remove them from one split"
+        )
+    return [f"labels: {len(unsure)} videos are stored under several classes: {'; '.join(unsure[:3])}"] if unsure else []
 
 
 def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:
