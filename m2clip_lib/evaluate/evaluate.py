@@ -1,7 +1,6 @@
 """Evaluate one checkpoint: predictions to files, then tables from those files. Used by notebook 04 and `m2clip eval`."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name
 from m2clip_lib.experiment import keep_freed_memory, model_config, open_backbone, set_threads
-from m2clip_lib.files import file_sha256
+from m2clip_lib.files import file_sha256, read_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
 from m2clip_lib.runs import Run
@@ -38,7 +37,7 @@ def run_for_checkpoint(experiment: Experiment, run: str, checkpoint: Path, repor
     trained = not own.is_file() or file_sha256(own) == digest
     if run and not trained:
         raise UserError(f"--run {run}: has a checkpoint of its own, {own}, which is not {checkpoint}; choose another --run, or none")
-    if run or (trained and (not side.is_file() or json.loads(side.read_text()).get("checkpoint_sha256") == digest)):
+    if run or (trained and (not side.is_file() or read_json(side).get("checkpoint_sha256") == digest)):
         return asked.name
     name = f"{experiment.name}-{digest[:12]}"
     report(f"checkpoint {checkpoint} is not that of run {experiment.name!r}: evaluating into run {name!r}")
@@ -117,7 +116,7 @@ def decoders_note(run: Run) -> str:
 
 def zero_shot_note(run: Run) -> str:
     """What is known of a checkpoint's classes: which are those of a zero-shot evaluation; "" for the checkpoint's own."""
-    about = json.loads((run.predictions / f"{run.experiment.eval.split}.json").read_text())
+    about = read_json(run.predictions / f"{run.experiment.eval.split}.json")
     if assumed := about.get("assumed_classes"):
         return f"{about['checkpoint']} names no classes: its {assumed} are taken to be the dataset's, in the same order"
     shared = about.get("shared_classes")
