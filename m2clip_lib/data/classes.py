@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from m2clip_lib import paths
@@ -192,7 +193,7 @@ def class_finder(class_names: Sequence[str]) -> Callable[[str], int | None]:
     exact = {class_key(name): label for label, name in enumerate(class_names)}
     keys = Counter(map(loose_key, class_names))
     loose = {key: label for label, key in enumerate(map(loose_key, class_names)) if key and keys[key] == 1}
-    return lambda name: exact.get(class_key(name), loose.get(loose_key(name)))
+    return cache(lambda name: exact.get(class_key(name), loose.get(loose_key(name))))
 
 
 def refuse_lookalikes(names: Iterable[str], where: str) -> None:

@@ -114,7 +114,7 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
     table = experiment.data.check_csv
     checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
     check_leaks(listing)
-    check_mirror(listing.class_names, experiment.data.mirror)
+    check_mirror(listing.class_names, experiment.data.mirror, experiment.data.mirror_pairs)
     if checked:
         report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
     else:

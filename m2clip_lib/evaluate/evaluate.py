@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.classes import class_key
+from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import confusion_matrix, per_class_table
@@ -62,9 +62,9 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
         about["assumed_classes"] = len(manifest.class_names)
     trained, other = list(model.config.class_names), None
     if not is_own_label_set(trained, manifest.class_names, checkpoint):
-        other, keys = manifest.class_names, {class_key(name) for name in trained}
+        other, find = manifest.class_names, class_finder(trained)
         about["nameless"] = not is_ours(checkpoint)
-        about["shared_classes"] = [name for name in other if class_key(name) in keys]  # zero-shot means that there should be none
+        about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
     played = {protocol.split: protocol}
     if experiment.eval.backwards:
         played[f"{protocol.split}_backwards"] = dataclasses.replace(protocol, backwards=True)
@@ -96,10 +96,10 @@ def is_own_label_set(trained: Sequence[str], listed: Sequence[str], checkpoint: 
 
     Raises: UserError when the classes are the same in another order: label i would mean two classes.
     """
-    own, other = ([class_key(name) for name in names] for names in (trained, listed))
-    if own == other or sorted(own) != sorted(other):
-        return own == other
-    i = next(i for i, (a, b) in enumerate(zip(own, other, strict=True)) if a != b)
+    found, own = list(map(class_finder(trained), listed)), list(range(len(trained)))
+    if found == own or sorted(found, key=str) != sorted(own, key=str):
+        return found == own
+    i = next(i for i, label in enumerate(found) if i != label)
     raise UserError(
         f"{checkpoint}: trained on the same {len(trained)} classes in another order (label {i}: {trained[i]!r} there, {listed[i]!r} in "
         "the manifest); evaluate it with the names file it was trained with"
