@@ -150,8 +150,9 @@ def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"], pa
     speaking = mirror_classes(class_names, pairs)
     if not mirror or not speaking:
         return
+    left_right = [name for name in speaking if DIRECTION.search(name_from_folder(name))]
+    said, speaking = ("name left or right", left_right) if left_right else ("are exchanged by a mirror", speaking)
     named = " and ".join(repr(name) for name in speaking[:2])
-    said = "name left or right" if all(DIRECTION.search(name_from_folder(name)) for name in speaking) else "are exchanged by a mirror"
     if mirror != "force":
         raise UserError(
             f"data.mirror: {len(speaking)} of {len(class_names)} classes {said} ({named}): a mirrored clip would carry "
