@@ -1,4 +1,4 @@
-"""Files, in four parts: atomic writing and disk space, sealed safetensors files, digests, and text files written by users."""
+"""Files, in four parts: atomic writing and disk space, sealed safetensors files, digests, and text, which is UTF-8 on every machine."""
 
 import errno
 import hashlib
@@ -50,7 +50,7 @@ def _force_to_disk(path: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write indented JSON atomically."""
-    write_atomically(path, lambda file: file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+    write_atomically(path, lambda file: file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"))
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -170,11 +170,12 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}, in line {line}: {error.reason}); save it as UTF-8") from error
 
 
 def read_json(file: Path) -> object:
-    """Parse a JSON file. Raises: UserError naming the line that is not JSON."""
+    """Parse a JSON file, in UTF-8. Raises: UserError naming the line that is not JSON."""
     try:
         return json.loads(read_text(file))
     except json.JSONDecodeError as error:

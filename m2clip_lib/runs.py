@@ -1,6 +1,5 @@
 """A run: the folder results/<run>/ with everything needed to trust its numbers."""
 
-import json
 import os
 import platform
 import re
@@ -15,10 +14,11 @@ from matplotlib.figure import Figure
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment
+from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import file_sha256, write_atomically, write_json
+from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 
 PNG_TEXT = "Description"  # the PNG's own field for what the picture shows
 TRAINING = ("03_training", "train")  # steps that train: what they write is what the run is
@@ -72,7 +72,7 @@ class Run:
             write_atomically(path, lambda file: result.savefig(file, format="png", dpi=150, bbox_inches="tight", metadata=text))
             return path
         path = self.tables / f"{name}.csv"
-        write_atomically(path, lambda file: result.to_csv(file, index=False, float_format="%.4g"))
+        write_csv(path, result, "%.4g")
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
@@ -80,7 +80,7 @@ class Run:
         path = self.tables / f"{name}.csv"
         if not path.is_file():
             raise UserError(f"results: no table {path}; run the notebook that writes it first")
-        return pd.read_csv(path)
+        return read_csv(path)
 
     def describe_inputs(self, manifest: Manifest | None = None, backbone_sha256: str = "", checkpoint: Path | None = None) -> None:
         """Write the digests of manifest, class names, backbone and checkpoint into run.json."""
@@ -94,7 +94,7 @@ class Run:
     def _write_provenance(self, end: str = "", sha256: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> None:
         """Update this step's entry. The top level repeats that of the training, with its inputs, or until then that of the latest step."""
         file = self.folder / "run.json"
-        old = json.loads(file.read_text()) if file.is_file() else {}
+        old = read_json(file) if file.is_file() else {}
         steps, start = old.get("steps", {}), self.started.isoformat()
         known = steps.get(self.step, {})
         steps[self.step] = {
@@ -143,7 +143,7 @@ def hardware() -> dict[str, object]:
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"processor": model or platform.processor(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()}
@@ -163,7 +163,7 @@ def _git_commit() -> str:
     """The commit, followed by "+changes" when the tree differs from it; "" outside a repository."""
     try:
         commit, changed = (
-            subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, encoding="utf-8", check=True).stdout.strip()
             for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain"))
         )
     except (OSError, subprocess.CalledProcessError):

@@ -10,6 +10,7 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Rate = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+Word = Annotated[str, Field(min_length=1)]
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # unknown fields are errors
 
 
@@ -87,6 +88,8 @@ class DataSection(Section):
     """Which of them (ucf101, hmdb51)."""
     hold_out: Share = 0.1
     """Share of the training recordings held out where the dataset brings no validation split; 0: none, the last epoch is the best."""
+    trust_list: bool = False
+    """Keep the list's labels where folders in the paths name other classes: for folders that are subjects or cameras. Is recorded."""
     check_csv: str = ""
     """Kinetics CSV (label, youtube_id, time_start, time_end) to check a list's labels against."""
     train_videos: Positive = 1440
@@ -114,7 +117,9 @@ class DataSection(Section):
     rand_augment: bool = False
     """RandAugment, 4 operations of magnitude 7 (SSv2 recipe)."""
     mirror: bool | Literal["force"] = False
-    """Flip half of the training clips. Refused for class names that name left or right, unless "force"."""
+    """Flip half of the training clips. Refused for class names that a mirror exchanges (left/right, links/rechts, ...), unless "force"."""
+    mirror_pairs: tuple[tuple[Word, Word], ...] = ()
+    """More words that a mirror exchanges, in your language: [["hidari", "migi"]]."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     """auto: decord where it is installed, PyAV for files that decord reads wrongly. `m2clip bench data` shows which is faster."""
     resize: Literal["fast", "exact"] = "fast"

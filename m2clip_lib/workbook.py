@@ -14,7 +14,7 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import code_digest, file_sha256, hash_texts, write_json
+from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json, write_json
 from m2clip_lib.runs import check_folders, check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
@@ -66,7 +66,7 @@ def run_workbook(
     state_file = folder / "steps.json"
     executed = 0
     for number, step in enumerate(steps, start=1):
-        state = json.loads(state_file.read_text()) if state_file.is_file() else {}
+        state = read_json(state_file) if state_file.is_file() else {}
         label = f"[{number}/{len(steps)}] {step.name}"
         if not (first or only) and is_finished(folder, step, state):
             report(f"{label}: finished before, inputs unchanged, skipped")
@@ -85,9 +85,9 @@ def run_workbook(
         return page
     from m2clip_lib.viz.report import write_report
 
-    steps_s = {name: entry["seconds"] for name, entry in sorted(json.loads(state_file.read_text()).items())}
+    steps_s = {name: entry["seconds"] for name, entry in sorted(read_json(state_file).items())}
     timing = {"last_call_s": round(time.perf_counter() - start, 1), "steps_s": steps_s, "all_steps_s": round(sum(steps_s.values()), 1)}
-    write_json(folder / "run.json", json.loads((folder / "run.json").read_text()) | {"timing": timing})
+    write_json(folder / "run.json", read_json(folder / "run.json") | {"timing": timing})
     write_report(folder)
     report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in total)")
     return page
@@ -107,7 +107,7 @@ def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], param
     steps = []
     for notebook in notebooks:
         own = {name: value for name, value in values.items() if name in declared[notebook]}
-        cells = json.loads(notebook.read_text())["cells"]
+        cells = read_json(notebook)["cells"]
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         key = hash_texts(key, source, json.dumps(own, sort_keys=True))
         if notebook in chosen:
@@ -120,9 +120,9 @@ def is_finished(folder: Path, step: Step, state: dict) -> bool:
     record = folder / f"{step.name}.json"
     if state.get(step.name, {}).get("key") != step.key or not record.is_file():
         return False
-    if not all(Path(path).exists() for path in json.loads(record.read_text()).get("outputs", [])):
+    if not all(Path(path).exists() for path in read_json(record).get("outputs", [])):
         return False
-    written = json.loads((folder / "run.json").read_text()).get("steps", {}).get(step.name, {}).get("outputs", {})
+    written = read_json(folder / "run.json").get("steps", {}).get(step.name, {}).get("outputs", {})
     return all(file_sha256(paths.resolve(path)) == digest for path, digest in written.items())
 
 

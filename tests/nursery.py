@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-import m2clip_lib.runs
-import m2clip_lib.train.loop
+import m2clip_lib.runs  # noqa: F401
+import m2clip_lib.train.loop  # noqa: F401
 import m2clip_lib.viz.plots  # noqa: F401 (imported only to save time later, like the others)
 from m2clip_lib import cli
 

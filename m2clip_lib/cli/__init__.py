@@ -3,7 +3,9 @@
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
 
+import io
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -33,6 +35,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry of the command line; arguments default to sys.argv[1:]."""
+    _speak_utf_8()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # it may come anywhere
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
@@ -51,3 +54,18 @@ def main(arguments: list[str] | None = None) -> None:
     if status == 130:
         print("m2clip: interrupted", file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _speak_utf_8() -> None:
+    """Read and write file names and texts as UTF-8, here and in children, whatever the locale; what a terminal cannot show is escaped.
+
+    The encoding of file names is fixed when Python starts, so under another locale the same command starts once more.
+    """
+    encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0] or sys.stdout.encoding
+    mode = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{encoding}:backslashreplace"}
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | mode)
+    os.environ["PYTHONIOENCODING"] = mode["PYTHONIOENCODING"]  # for children
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

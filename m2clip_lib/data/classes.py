@@ -1,18 +1,34 @@
 """The names of splits and classes: class names from a file or from torchvision, their digest, and their spellings as folders."""
 
-import csv
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from m2clip_lib import paths
+from m2clip_lib.csvfiles import SEPARATORS, find_header, split_cells, squeezed
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
 SPLITS = ("train", "val", "test")
 KINETICS_400 = "kinetics400"  # as data.names_file: no file needed
+# What the columns of a list of classes are called, squeezed; "label" and "class" may be either.
+INDEX_WORDS = {
+    "",
+    "id",
+    "idx",
+    "index",
+    "number",
+    "no",
+    "target",
+    *(a + b for a in ("class", "label") for b in ("id", "idx", "index", "number")),
+}
+NAME_WORDS = {"name", "names", "category", "categories", "action", "actions", "activity", "activities"}
+NAME_WORDS |= {a + b for a in ("class", "label", "category", "action", "activity") for b in ("name", "names")}
+EITHER_WORDS = {"label", "labels", "class", "classes"}
 
 
 def no_split(name: str, splits: Collection[str]) -> str:
@@ -37,28 +53,110 @@ def kinetics400_names() -> list[str]:
 def read_names(file: Path) -> list[str]:
     """Read class names in label order.
 
-    Three formats: one name per line; one `<index> <name>` per line; CSV with or without the header `id,name`. Indices may start at 0 or 1
-    and come in any order.
-    Raises: UserError when the file has no names, a name appears twice, or the indices have gaps.
+    Four forms: one name per line; one `<index> <name>` per line; a table of indices and names with a known header; the same without
+    header. Columns are separated by commas, semicolons or tabs, in any order. Indices may start at 0 or 1 and come in any order.
+    Raises: UserError when the form is not recognised, two names are one, or the indices have gaps.
     """
-    lines = [line for _, line in read_lines(file)]
-    headed = bool(lines) and re.fullmatch(r"id\s*,\s*name", lines[0], re.IGNORECASE) is not None
-    if headed or (lines and all(re.fullmatch(r"[0-9]+\s*,.*\S", line) for line in lines)):
-        rows = csv.reader(lines[headed:], skipinitialspace=True)
-        names = _in_order(file, [(row[0].strip(), ",".join(row[1:]).strip()) for row in rows])
-    elif all(re.fullmatch(r"[0-9]+[ \t]+.+", line) for line in lines):
-        names = _in_order(file, [tuple(re.split(r"[ \t]+", line, maxsplit=1)) for line in lines])
-    else:
-        names = lines
-    if not names:
+    lines = read_lines(file)
+    if not lines:
         raise UserError(f"{file}: no class names; expected one per line")
+    names = _table(file, lines) or _plain(file, lines)
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise UserError(f"{file}: class name {twice!r} appears twice; class names must be unique")
-    return names
+    refuse_lookalikes(names, str(file))
+    return [class_key(name) for name in names]
 
 
-def _in_order(file: Path, indexed: list[tuple[str, str]]) -> list[str]:
+def _table(file: Path, lines: list[tuple[int, str]]) -> list[str]:
+    """The names of a table of indices and names; none if the file is no such table."""
+    texts = [line for _, line in lines]
+    if found := find_header(texts[0], INDEX_WORDS | EITHER_WORDS | NAME_WORDS):
+        separator, heads = found
+        rows = [_two_cells(line, separator) for line in texts[1:]]
+        order = _order(heads, rows)
+        if order is None or (separator == " " and not _numbered(rows, order)):
+            raise _unknown(file, *lines[0])
+        wrong = next((line for line, row in zip(lines[1:], rows, strict=True) if len(row[order]) < 2 or not all(row[order])), None)
+        if wrong:
+            raise UserError(f"{file}:{wrong[0]}: {wrong[1]!r}: expected an index and a name, as the header {texts[0]!r} says")
+        return _in_order(file, [row[order] for row in rows])
+    for separator in (*SEPARATORS, " "):
+        rows = [_two_cells(line, separator) for line in texts]
+        for order in (False, True):
+            if _numbered(rows, order) and (not order or _complete(rows, order)):
+                if order and separator == " ":
+                    if len({row[True][1] for row in rows}) < len(rows):  # "step 1", "step 2": names
+                        continue
+                    raise _unknown(file, *lines[0])
+                return _in_order(file, [row[order] for row in rows])
+            if len(rows) > 2 and _numbered(rows[1:], order) and _complete(rows[1:], order) and (separator != " " or not order):
+                raise _unknown(file, *lines[0])
+    return []
+
+
+def _plain(file: Path, lines: list[tuple[int, str]]) -> list[str]:
+    """The names of a file with one name per line, under a header or none."""
+    (number, first), texts = lines[0], [line for _, line in lines]
+    some = any(squeezed(cell) in INDEX_WORDS | EITHER_WORDS | NAME_WORDS for separator in SEPARATORS for cell in first.split(separator)[1:])
+    in_all = any(all(separator in line for line in texts) for separator in SEPARATORS)
+    if (
+        first.startswith(("# ", "//"))
+        or (first[0] + texts[-1][-1] in ("{}", "[]"))
+        or (some and in_all)
+        or all(t[:2] == "- " for t in texts)
+    ):
+        raise _unknown(file, number, first)
+    if all(len(text) > 1 and text[0] == text[-1] == '"' for text in texts):
+        texts = [split_cells(text, ",")[0] for text in texts]
+    if squeezed(texts[0]) not in EITHER_WORDS | NAME_WORDS:
+        return texts
+    if len(texts) == 1 or _table(file, lines[1:]):
+        raise _unknown(file, number, first)
+    return texts[1:]
+
+
+def _unknown(file: Path, number: int, line: str) -> UserError:
+    return UserError(
+        f"{file}:{number}: {line!r}: this file's form is not known; write one name per line, or a table headed 'index,name' "
+        "with an index from 0 and a name on each line"
+    )
+
+
+def _two_cells(line: str, separator: str) -> dict[bool, list[str]]:
+    """Split a line into (index, name): by the first separator, and with key True by the last one; [] where it does not hold two."""
+    if separator == " ":
+        first, last = re.fullmatch(r"(\S+)[ \t]+(.+)", line), re.fullmatch(r"(.*\S)[ \t]+(\S+)", line)
+        return {False: [first[1].rstrip(".:)"), first[2]] if first else [], True: [last[2], last[1]] if last else []}
+    cells = split_cells(line, separator)
+    if len(cells) < 2:
+        return {False: [], True: []}
+    return {False: [cells[0], separator.join(cells[1:])], True: [cells[-1], separator.join(cells[:-1])]}
+
+
+def _order(heads: list[str], rows: list[dict[bool, list[str]]]) -> bool | None:
+    """Whether the index comes last in a table with these two columns; None if that is not clear."""
+    if len(heads) != 2:
+        return None
+    by_word = [i for i in (0, 1) if heads[i] in INDEX_WORDS] or [
+        i for i in (0, 1) if heads[i] in EITHER_WORDS and heads[1 - i] in NAME_WORDS
+    ]
+    if not by_word and not {*heads} & EITHER_WORDS:
+        return None
+    places = by_word or [i for i in (0, 1) if rows and _numbered(rows, bool(i))]
+    return bool(places[0]) if len(places) == 1 else None
+
+
+def _numbered(rows: list[dict[bool, list[str]]], order: bool) -> bool:
+    return all(row[order] and re.fullmatch("[0-9]+", row[order][0]) and row[order][1] for row in rows)
+
+
+def _complete(rows: list[dict[bool, list[str]]], order: bool) -> bool:
+    numbers = sorted(int(row[order][0]) for row in rows)
+    return numbers in (list(range(len(rows))), list(range(1, len(rows) + 1)))
+
+
+def _in_order(file: Path, indexed: list[list[str]]) -> list[str]:
     numbers = [int(index) for index, _ in indexed if re.fullmatch(r"[0-9]+", index)]
     first = min(numbers, default=0)
     if first > 1 or sorted(numbers) != list(range(first, first + len(indexed))):
@@ -76,11 +174,44 @@ def labels_sha256(class_names: Sequence[str]) -> str:
 
 
 def class_key(name: str) -> str:
-    """Return a key shared by all spellings of a class name: "hurling (sport)", "Hurling_Sport" and "HurlingSport" have the same one."""
-    return "".join(c for c in unicodedata.normalize("NFC", name).lower() if c.isalnum())
+    """Return what makes two names the same class: the exact name, whichever way its accents are stored (macOS stores other bytes)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def loose_key(name: str) -> str:
+    """Return a key shared by the usual spellings of a name as a folder: "hurling (sport)", "Hurling_Sport" and "HurlingSport".
+
+    Signs that tell classes apart stay: "C++" and "C#", "volume +" and "volume -" have keys of their own.
+    """
+    inner = re.sub(r"(?<=\w)-+(?=\w)", "", class_key(name).casefold().replace("_", " "))
+    kept = (c for c in inner if c in "-#%&@*" or not (c.isspace() or unicodedata.category(c)[0] == "P"))
+    return "".join(kept)
+
+
+def class_finder(class_names: Sequence[str]) -> Callable[[str], int | None]:
+    """Return a function from a name or folder to its label: the same name, or else the only one with the same loose key."""
+    exact = {class_key(name): label for label, name in enumerate(class_names)}
+    keys = Counter(map(loose_key, class_names))
+    loose = {key: label for label, key in enumerate(map(loose_key, class_names)) if key and keys[key] == 1}
+    return cache(lambda name: exact.get(class_key(name), loose.get(loose_key(name))))
+
+
+def refuse_lookalikes(names: Iterable[str], where: str) -> None:
+    """Raises: UserError when two names differ only in how accents are stored, capitals, blanks or characters without width."""
+    seen: dict[str, str] = {}
+    for name in names:
+        visible = "".join(c for c in class_key(name).casefold() if unicodedata.category(c) != "Cf")
+        other = seen.setdefault(class_key(" ".join(visible.split())), name)
+        if other != name:
+            show = ascii if class_key(other) == class_key(name) else repr
+            raise UserError(f"{where}: {show(other)} and {show(name)} look like one class; give them one spelling, or two clear names")
 
 
 def name_from_folder(folder: str) -> str:
-    """Turn a folder name into words: "brush_hair" and "brush-hair" -> "brush hair"; "ApplyEyeMakeup" -> "Apply Eye Makeup"."""
+    """Turn a folder name into words: "brush_hair" and "brush-hair" -> "brush hair"; "ApplyEyeMakeup" -> "Apply Eye Makeup".
+
+    A hyphen that joins no words is a sign: "volume -" and "-1" stay.
+    """
+    folder = class_key(folder)
     spaced = "".join(" " + c if c.isupper() and i and folder[i - 1].islower() else c for i, c in enumerate(folder))
-    return " ".join(spaced.replace("_", " ").replace("-", " ").split())
+    return " ".join(re.sub(r"(?<=\w)-+(?=\w)", " ", spaced.replace("_", " ")).split())

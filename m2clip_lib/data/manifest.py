@@ -5,17 +5,17 @@ decord (whether that decoder can be trusted with the file), status ("ok", or the
 """
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from m2clip_lib.csvfiles import write_csv
 from m2clip_lib.data.classes import SPLITS, labels_sha256, no_split
 from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_atomically, write_json
+from m2clip_lib.files import read_json, write_atomically, write_json
 
 VERSION = "manifest 3"  # change it with the columns, or with what is read from a file: older manifests are then replaced
 FILE, SIDE_FILE, UNREADABLE_FILE = "manifest.parquet", "manifest.json", "unreadable.csv"
@@ -60,7 +60,7 @@ def write_manifest(table: pd.DataFrame, class_names: list[str], folder: Path, ro
     manifest = Manifest(table, class_names, folder, digest.hexdigest())
     write_atomically(folder / FILE, lambda file: table.to_parquet(file, index=False))
     bad = table.loc[table.status != "ok", ["path", "class_name", "split", "status"]]
-    write_atomically(folder / UNREADABLE_FILE, lambda file: bad.to_csv(file, index=False))
+    write_csv(folder / UNREADABLE_FILE, bad)
     side = {
         "class_names": class_names,
         "root": str(root),
@@ -93,7 +93,7 @@ def read_manifest(folder: Path, how_to_make: str) -> Manifest:
 
 def read_side_file(folder: Path) -> dict:
     """Return a manifest's names, counts and digests, and what add_to_manifest added."""
-    return json.loads((folder / SIDE_FILE).read_text())
+    return read_json(folder / SIDE_FILE)
 
 
 def made_from(folder: Path) -> str:

@@ -40,13 +40,18 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     listing = list_videos(experiment)
     if not listing.rows:
         raise UserError(f"experiment {experiment.name!r}: its lists name no video; check data.train_list, val_list and test_list")
-    doubts = check_listing(experiment, listing, report)
+    for line in listing.passed:
+        report(line)
+    trusted = check_listing(experiment, listing, report)
+    doubts = check_leaks(listing, experiment.data.trust_list)
     texts = experiment_texts(experiment.data, listing.class_names)
     report(f"texts: {texts.summary()}")
     about = {
         "sources": {paths.shown(file): file_sha256(file) for file in source_files(experiment.data)},
         "prompts": [[prompt.text for prompt in of_class] for of_class in texts.prompts],
         "vocabulary": texts.vocabulary,
+        "trust_list": trusted,
+        "doubts": doubts,
     }
 
     opened: list[str] = []  # what to say about a listing that was opened now
@@ -108,17 +113,24 @@ def _finished(folder: Path, digest: str) -> Manifest | None:
     return manifest if complete and not status.str.removeprefix("transcode: ").str.startswith(PASSING).any() else None
 
 
-def check_listing(experiment: Experiment, listing: Listing, report: Callable[[str], None]) -> list[str]:
+def check_listing(experiment: Experiment, listing: Listing, report: Callable[[str], None]) -> str:
     """Find what is wrong with a listing before any video is opened; report what was checked and which classes lack training videos.
 
-    Returns: lines about what is doubtful.
+    Returns: the disagreement of labels and paths that data.trust_list overrules; "" if there is none.
     Raises: UserError for labels that disagree with the paths, a video in two splits, or mirroring of left and right.
     """
     table = experiment.data.check_csv
-    checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
-    doubts = check_leaks(listing)
-    check_mirror(listing.class_names, experiment.data.mirror)
-    if checked:
+    checked, overruled = 0, ""
+    try:
+        checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
+    except UserError as error:
+        if not experiment.data.trust_list:
+            raise UserError(f"{error}; if the folders are no classes but subjects or cameras, set data.trust_list=true") from error
+        overruled = str(error)
+    check_mirror(listing.class_names, experiment.data.mirror, experiment.data.mirror_pairs)
+    if overruled:
+        report(f"labels: data.trust_list is set: the list is trusted although {overruled.removeprefix('labels: ')}")
+    elif checked:
         report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
     else:
         report(
@@ -132,7 +144,7 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
         report("splits: no validation videos; the last epoch will count as the best")
     if experiment.eval.split not in splits:
         report(f"splits: {no_split(experiment.eval.split, splits)}")
-    return doubts
+    return overruled
 
 
 def classes_without(split: str, what: str, listing: Listing) -> list[str]:

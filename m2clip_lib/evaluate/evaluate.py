@@ -1,14 +1,13 @@
 """Evaluate one checkpoint: predictions to files, then tables from those files. Used by notebook 04 and `m2clip eval`."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.classes import class_key
+from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import confusion_matrix, per_class_table
@@ -17,7 +16,7 @@ from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name
 from m2clip_lib.experiment import keep_freed_memory, model_config, open_backbone, set_threads
-from m2clip_lib.files import file_sha256
+from m2clip_lib.files import file_sha256, read_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
 from m2clip_lib.runs import Run
@@ -38,7 +37,7 @@ def run_for_checkpoint(experiment: Experiment, run: str, checkpoint: Path, repor
     trained = not own.is_file() or file_sha256(own) == digest
     if run and not trained:
         raise UserError(f"--run {run}: has a checkpoint of its own, {own}, which is not {checkpoint}; choose another --run, or none")
-    if run or (trained and (not side.is_file() or json.loads(side.read_text()).get("checkpoint_sha256") == digest)):
+    if run or (trained and (not side.is_file() or read_json(side).get("checkpoint_sha256") == digest)):
         return asked.name
     name = f"{experiment.name}-{digest[:12]}"
     report(f"checkpoint {checkpoint} is not that of run {experiment.name!r}: evaluating into run {name!r}")
@@ -63,9 +62,9 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
         about["assumed_classes"] = len(manifest.class_names)
     trained, other = list(model.config.class_names), None
     if not is_own_label_set(trained, manifest.class_names, checkpoint):
-        other, keys = manifest.class_names, {class_key(name) for name in trained}
+        other, find = manifest.class_names, class_finder(trained)
         about["nameless"] = not is_ours(checkpoint)
-        about["shared_classes"] = [name for name in other if class_key(name) in keys]  # zero-shot means that there should be none
+        about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
     played = {protocol.split: protocol}
     if experiment.eval.backwards:
         played[f"{protocol.split}_backwards"] = dataclasses.replace(protocol, backwards=True)
@@ -97,10 +96,10 @@ def is_own_label_set(trained: Sequence[str], listed: Sequence[str], checkpoint: 
 
     Raises: UserError when the classes are the same in another order: label i would mean two classes.
     """
-    own, other = ([class_key(name) for name in names] for names in (trained, listed))
-    if own == other or sorted(own) != sorted(other):
-        return own == other
-    i = next(i for i, (a, b) in enumerate(zip(own, other, strict=True)) if a != b)
+    found, own = list(map(class_finder(trained), listed)), list(range(len(trained)))
+    if found == own or sorted(found, key=str) != sorted(own, key=str):
+        return found == own
+    i = next(i for i, label in enumerate(found) if i != label)
     raise UserError(
         f"{checkpoint}: trained on the same {len(trained)} classes in another order (label {i}: {trained[i]!r} there, {listed[i]!r} in "
         "the manifest); evaluate it with the names file it was trained with"
@@ -117,7 +116,7 @@ def decoders_note(run: Run) -> str:
 
 def zero_shot_note(run: Run) -> str:
     """What is known of a checkpoint's classes: which are those of a zero-shot evaluation; "" for the checkpoint's own."""
-    about = json.loads((run.predictions / f"{run.experiment.eval.split}.json").read_text())
+    about = read_json(run.predictions / f"{run.experiment.eval.split}.json")
     if assumed := about.get("assumed_classes"):
         return f"{about['checkpoint']} names no classes: its {assumed} are taken to be the dataset's, in the same order"
     shared = about.get("shared_classes")

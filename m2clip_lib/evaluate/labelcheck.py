@@ -5,7 +5,6 @@ tells the two apart: it restores permuted names, and does so better than unrelat
 `m2clip prepare` and notebook 02 write the verdict beside the manifest; commands that train require it.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from m2clip_lib.evaluate.metrics import confusion_matrix, percent, top_ids
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.experiment import first_of_each_class, open_backbone, pick_device
-from m2clip_lib.files import write_json
+from m2clip_lib.files import read_json, write_json
 
 VERDICT_FILE = "label_check.json"  # beside the manifest
 VIDEOS_PER_CLASS, LEAST_VIDEOS = 6, 200  # to compare: half of them fit a relabelling, half judge it
@@ -246,7 +245,7 @@ def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[
     Raises: UserError when the backbone's weights are missing.
     """
     file = manifest.folder / VERDICT_FILE
-    verdict = json.loads(file.read_text()) if file.is_file() else {}
+    verdict = read_json(file) if file.is_file() else {}
     if verdict.get("manifest") == manifest.sha256:
         return verdict
     if vouched_for(manifest, experiment.data.check_csv):

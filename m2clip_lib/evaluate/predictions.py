@@ -1,7 +1,6 @@
 """Scores of videos: computed by predict, saved to files. Every table and figure is made from those files, never from a live model."""
 
 import io
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from m2clip_lib.evaluate.metrics import NO_LABELS, READOUTS, top_ids
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
 from m2clip_lib.experiment import EVALUATION_ADVICE, out_of_memory_explained
-from m2clip_lib.files import file_sha256, write_atomically, write_json
+from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.losses import cosine_scores
 from m2clip_lib.models.m2clip import VideoOutput
@@ -242,7 +241,7 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     side = folder / f"{name}.json"
     if not side.is_file():
         raise UserError(f"predictions: no such file: {side}; evaluate first {HOW}")
-    about = json.loads(side.read_text())
+    about = read_json(side)
     if "missing" not in about:
         raise UserError(f"predictions: {side} was written by an older version; evaluate again {HOW}")
     with np.load(folder / f"{name}.npz") as file:

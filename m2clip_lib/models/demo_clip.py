@@ -13,8 +13,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from m2clip_lib.files import read_json
+
 DEMO_CLIP = Path(__file__).with_name("demo_clip.safetensors")  # made by: m2clip pretrain --seed 0, with this as --out
-MODEL_CONFIG = json.loads(Path(__file__).with_name("demo_clip.json").read_text())
+MODEL_CONFIG = read_json(Path(__file__).with_name("demo_clip.json"))
 TOKENS, ROWS = "token_embedding.weight", "token_embedding.rows"
 _STD = 0.02  # CLIP's own for token embeddings
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import read_json
 from m2clip_lib.models.demo_clip import unpack
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def _architecture(path: Path, state: dict[str, Tensor], model_name: str) -> tupl
         if config is None:
             raise UserError(f"backbone.model_name {model_name!r}: open_clip has no such architecture (see open_clip.list_models())")
     elif side.is_file():
-        content = json.loads(side.read_text())
+        content = read_json(side)
         config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
     else:
         config = config_from_tensors(path, state)

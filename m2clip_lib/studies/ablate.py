@@ -1,6 +1,5 @@
 """Ablations: variants of one experiment that differ in one named change, each trained with the same seeds, in single-threaded processes."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -26,7 +25,7 @@ from m2clip_lib.evaluate.predictions import load_predictions, predict_split, sav
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
 from m2clip_lib.experiment import open_backbone, pick_device
-from m2clip_lib.files import write_json
+from m2clip_lib.files import read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.train.loop import has_trained, train
 
@@ -66,7 +65,7 @@ class Job:
     def is_done(self) -> bool:
         """Whether this training has finished before, with the same key."""
         file = self.folder / "result.json"
-        return file.is_file() and json.loads(file.read_text()).get("key") == self.key
+        return file.is_file() and read_json(file).get("key") == self.key
 
 
 def plan_jobs(
@@ -116,7 +115,7 @@ def run_job(job: Job) -> float:
     """Train, evaluate the best checkpoint, and save its predictions. Returns: top-1 of the ensemble, percent."""
     job.folder.mkdir(parents=True, exist_ok=True)
     experiment = load_experiment(job.experiment, job.overrides)
-    with (job.folder / "log.txt").open("w") as log:
+    with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
         manifest = load_manifest(experiment)
         backbone = open_backbone(experiment)
         taken = take_over(job, experiment, manifest, backbone)
@@ -145,7 +144,7 @@ def run_job(job: Job) -> float:
 def take_over(job: Job, experiment: Experiment, manifest: Manifest, backbone: Backbone) -> bool:
     """Copy the training of the run itself if this job would repeat it to the bit. Returns: whether it was copied."""
     provenance = paths.RESULTS / job.run / "run.json"
-    threads = json.loads(provenance.read_text())["config"]["train"]["threads"] if provenance.is_file() else 0
+    threads = read_json(provenance)["config"]["train"]["threads"] if provenance.is_file() else 0
     if threads != experiment.train.threads or not has_trained(job.run, experiment, manifest, backbone):
         return False
     folder = paths.CHECKPOINTS / job.run / "ablations" / job.name
@@ -166,7 +165,7 @@ def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
     """One row per job and read-out, from the saved predictions."""
     tables = []
     for job in jobs:
-        result, forwards = json.loads((job.folder / "result.json").read_text()), load_predictions(job.folder, FORWARDS)
+        result, forwards = read_json(job.folder / "result.json"), load_predictions(job.folder, FORWARDS)
         about = {"variant": job.variant, "seed": job.seed} | {name: result[name] for name in ("trainable", "epochs", "seconds")}
         table = pd.DataFrame([about | row for row in accuracy_rows(forwards, job.variant)]).drop(columns="model")
         if (job.folder / f"{BACKWARDS}.json").is_file() and has_opposites(forwards.class_names):

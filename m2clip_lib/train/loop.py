@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
+from m2clip_lib.csvfiles import write_csv
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explained
 from m2clip_lib.data.manifest import Manifest
@@ -20,7 +21,7 @@ from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.experiment import TRAINING_ADVICE, build_model, keep_freed_memory, open_backbone, out_of_memory_explained, set_threads
-from m2clip_lib.files import code_digest, write_atomically
+from m2clip_lib.files import code_digest
 from m2clip_lib.models import Backbone
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
@@ -222,7 +223,7 @@ class Training:
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
         extra = {"stride": self.experiment.data.stride, "run": self.run, "experiment": self.experiment.name}
         extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble, "epoch_chosen_on": "last epoch"}
-        write_atomically(self.metrics_file, lambda file: record.metrics_table(self.at.rows).to_csv(file, index=False))
+        write_csv(self.metrics_file, record.metrics_table(self.at.rows))
         self.model.save(self.folder / "last.safetensors", **extra)
         if is_best:
             chosen = {} if self.validation is None else {"epoch_chosen_on": "val"}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from open_clip import get_model_config
 from open_clip.model import CLIP
@@ -15,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2clip_lib.config import Experiment
+from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.data.manifest import made_from
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
@@ -103,7 +103,7 @@ def clips_per_second(experiment: Experiment, results: Path, given: float) -> tup
     file = results / experiment.name / "metrics.csv"
     if not file.is_file():
         return 0.0, ""
-    table = pd.read_csv(file)
+    table = read_csv(file)
     return float(table.clips.sum() / table.seconds.sum()), f"{file}, without validation"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_atomically
 
 TERMS = ("total", "contrastive", "cross_modal", "classification", "mlm")
 FILE, EXAMPLES = "skipped.csv", 3
@@ -65,12 +65,12 @@ def metrics_table(rows: Sequence[EpochMetrics]) -> pd.DataFrame:
 def note_skipped(tables: Path, failed: Mapping[str, str]) -> list[str]:
     """Add unreadable videos (path -> reason) to tables/skipped.csv. Returns: lines about the new ones: three examples and the total."""
     file = tables / FILE
-    known = dict(pd.read_csv(file, keep_default_na=False).values) if file.is_file() else {}
+    known = dict(read_csv(file).values) if file.is_file() else {}
     new = {path: reason for path, reason in sorted(failed.items()) if path not in known}
     if not new:
         return []
     rows = pd.DataFrame(sorted((known | new).items()), columns=["path", "reason"])
-    write_atomically(file, lambda target: rows.to_csv(target, index=False))
+    write_csv(file, rows)
     lines = [f"skipped: {path}: {reason}" for path, reason in islice(new.items(), EXAMPLES)]
     return [*lines, f"skipped: {len(rows)} videos in this run so far, listed in {file}"]
 

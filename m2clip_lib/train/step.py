@@ -49,7 +49,7 @@ class TrainingSteps:
 
     def __init__(self, experiment: Experiment, manifest: Manifest, backbone: Backbone, model: M2CLIP, processes: Processes):
         settings, data = experiment.train, experiment.data
-        check_mirror(manifest.class_names, data.mirror)
+        check_mirror(manifest.class_names, data.mirror, data.mirror_pairs)
         table, side = manifest.split("train"), backbone.image_size
         augmentation = Augmentation(data.short_side or (side, side), data.random_resized_crop, data.rand_augment, bool(data.mirror))
         if augmentation.short_side[0] < side:

@@ -1,12 +1,13 @@
 """results/<run>/report.html: one self-contained page, made from the run's files alone. What it says is in templates/report.html."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
+from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import read_json
 from m2clip_lib.runs import PNG_TEXT
 from m2clip_lib.viz.style import CARDS, TEMPLATES
 
@@ -16,7 +17,7 @@ TABLES = ("headline", "ablation_summary", "backwards")
 def write_report(folder: Path) -> Path:
     """Write folder/report.html from run.json, the steps' records, tables/, figures/ and executed/. Returns: its path."""
     steps = sorted([*folder.glob("[0-9][0-9]_*.json"), *folder.glob("train.json")])  # of notebooks, and of m2clip train
-    records = {file.stem: json.loads(file.read_text()) for file in steps}
+    records = {file.stem: read_json(file) for file in steps}
     check_one_checkpoint(folder, records.get("04_evaluation", {}))
     tables = {name: folder / "tables" / f"{name}.csv" for name in TABLES}
     figures = {}
@@ -24,10 +25,10 @@ def write_report(folder: Path) -> Path:
         with Image.open(file) as picture:
             figures[file.stem] = {"png": file.read_bytes(), "finding": picture.info.get(PNG_TEXT, "")}
     page = TEMPLATES.get_template("report.html").render(
-        run=json.loads((folder / "run.json").read_text()),
+        run=read_json(folder / "run.json"),
         warnings=list(dict.fromkeys(record["warning"] for record in records.values() if record.get("warning"))),
         finding=records.get("04_evaluation", {}).get("finding", ""),
-        tables={name: table_html(pd.read_csv(file)) for name, file in tables.items() if file.is_file()},
+        tables={name: table_html(read_csv(file)) for name, file in tables.items() if file.is_file()},
         figures=figures,
         notebooks=sorted(file.stem for file in (folder / "executed").glob("*.html")),
     )
@@ -38,7 +39,7 @@ def write_report(folder: Path) -> Path:
 def check_one_checkpoint(folder: Path, evaluation: dict) -> None:
     """Raises: UserError when the predictions on disk are of another checkpoint than the headline. evaluation: record of notebook 04."""
     for side in sorted((folder / "predictions").glob("*.json")):
-        found, told = json.loads(side.read_text()).get("checkpoint_sha256"), evaluation.get("checkpoint_sha256")
+        found, told = read_json(side).get("checkpoint_sha256"), evaluation.get("checkpoint_sha256")
         if found and told and found != told:
             differing = f"{side} is of a checkpoint of sha256 {found[:12]}, the headline of {told[:12]}"
             raise UserError(f"report: {differing}; evaluate again with: m2clip run --from 04")

@@ -100,4 +100,4 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
             return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.25)  # the server gives no other sign that it listens
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")

@@ -102,7 +102,7 @@ def test_training_and_notebook_02_stop_at_permuted_names_until_they_are_accepted
     status, _, _ = call(capsys, "run", "folder", "--only", "02", "-p", "ACCEPT_PERMUTED_LABELS=true", *overrides)
     assert status == 0
     assert json.loads(record.read_text())["warning"].startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
-    assert '<p class="warning">ACCEPTED ALTHOUGH' in Path(workspace / "results" / "folder" / "report.html").read_text()
+    assert '<p class="warning">ACCEPTED ALTHOUGH' in Path(workspace / "results" / "folder" / "report.html").read_text(encoding="utf-8")
     status, out, _ = call(capsys, "train", "folder", *overrides)
     assert status == 0
     assert "WARNING: ACCEPTED ALTHOUGH" in out

@@ -87,7 +87,7 @@ def wait_until(pid: int, happened) -> bool:
     """Whether something happened before the process ended."""
     while not happened():
         try:
-            ended = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+            ended = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
         except FileNotFoundError:  # the nursery has collected it already
             ended = True
         if ended:

@@ -20,7 +20,7 @@ from m2clip_lib.data.demo import scenes
 from m2clip_lib.data.demo.scenes import SHAPES, Scenes, random_looks, render
 from m2clip_lib.data.workers import LIMIT_S, Failure, alone, call_in_children
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import write_json
+from m2clip_lib.files import read_json, write_json
 
 CLASS_NAMES = (
     "moving left", "moving right", "moving up", "moving down", "growing", "shrinking",
@@ -148,7 +148,7 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int, report: Cal
 
 
 def _recipe(done: Path) -> str | None:
-    return json.loads(done.read_text()).get("sha256") if done.is_file() else None
+    return read_json(done).get("sha256") if done.is_file() else None
 
 
 def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:

@@ -3,26 +3,34 @@
 import csv
 import re
 from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path, PureWindowsPath
 
-from m2clip_lib.data.classes import class_key, name_from_folder, read_names
-from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, list_files, videos_below
+from m2clip_lib.csvfiles import find_header, squeezed
+from m2clip_lib.data.classes import class_finder, class_key, loose_key, name_from_folder, read_names, refuse_lookalikes
+from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, list_files
 from m2clip_lib.data.listing.recordings import Listing
+from m2clip_lib.data.listing.walk import EXTENSIONS, passed_over, videos_below
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines, read_text
 
+KINETICS_COLUMNS = {"label", "youtubeid", "timestart", "timeend"}
 KINETICS_SPLITS = {"validate": "val", "validation": "val"}
 HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this split
 
 
 def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
     """Read a Kinetics CSV into rows (class name, YouTube id, "<start:06d>_<end:06d>", split; "" without that column)."""
-    entries = []
-    for number, row in enumerate(csv.DictReader(read_text(file).split("\n")), start=2):
+    entries, lines = [], read_text(file).split("\n")
+    separator, _ = find_header(lines[0], (), KINETICS_COLUMNS) or (",", [])
+    table = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
+    table.fieldnames = [squeezed(head) for head in table.fieldnames or ()]
+    for number, row in enumerate(table, start=2):
         try:
-            times = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+            times = f"{int(float(row['timestart'])):06d}_{int(float(row['timeend'])):06d}"
             split = (row.get("split") or "").strip().lower()
-            entries.append((row["label"].strip(), row["youtube_id"].strip(), times, KINETICS_SPLITS.get(split, split)))
+            entries.append((class_key(row["label"].strip()), row["youtubeid"].strip(), times, KINETICS_SPLITS.get(split, split)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{file}:{number}: expected columns label, youtube_id, time_start, time_end; found {row}") from error
     return entries
@@ -36,14 +44,21 @@ def list_kinetics(root: Path, tables: dict[str, Path]) -> Listing:
     entries = [(*entry, split) for split, file in tables.items() for entry in _of_split(file, split)]
     class_names = sorted({label for label, *_ in entries})
     labels = {name: label for label, name in enumerate(class_names)}
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in videos_below(root):  # one walk: looking up every spelling of 300,000 paths would take longer
-        by_stem[path.stem].append(path)
+    refuse_lookalikes(class_names, ", ".join(map(str, tables.values())))
+    by_stem, passed = _videos_by_stem(root)
     rows = []
     for name, video, times, split in entries:
         found = by_stem.get(f"{video}_{times}") or by_stem.get(video) or [root / name / f"{video}_{times}.mp4"]
         rows.append((min(found, key=lambda path: _misfit(path, name, split)), labels[name], split))
-    return Listing(rows, class_names)
+    return Listing(rows, class_names, passed=passed)
+
+
+def _videos_by_stem(root: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """The videos below a folder by their names without ending, and what was passed over; looking up every spelling would take longer."""
+    by_stem, passed = defaultdict(list), defaultdict(list)
+    for path in videos_below(root, passed):
+        by_stem[path.stem].append(path)
+    return by_stem, passed_over(passed, root)
 
 
 def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
@@ -59,29 +74,31 @@ def _of_split(file: Path, split: str) -> list[tuple[str, str, str]]:
 
 def _misfit(path: Path, name: str, split: str) -> tuple[bool, bool, Path]:
     """Sort key of files with the same name: the one in the folder of its class and split comes first."""
-    folders = {class_key(folder) for folder in path.parent.parts[-3:]}
+    folders = {loose_key(folder) for folder in path.parent.parts[-3:]}
     splits = {SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS}
-    return class_key(name) not in folders, bool(splits) and split not in splits, path
+    return loose_key(name) not in folders, bool(splits) and split not in splits, path
 
 
 def list_ssv2(root: Path, tables: dict[str, Path], labels_file: Path) -> Listing:
-    """List Something-Something v2: JSON lists of {id, template with [something]}, labels.json, files <id>.webm."""
+    """List Something-Something v2: JSON lists of {id, template with [something]}, labels.json, files <id>.webm or of any kind."""
     content = read_json(labels_file)
     if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
         expected = f", 0 to {len(content) - 1} once each" if isinstance(content, dict) else ""
         raise UserError(f"{labels_file}: expected an object that maps each template to a number{expected}")
-    labels = {name: int(label) for name, label in content.items()}
-    rows = []
+    labels = {class_key(name): int(label) for name, label in content.items()}
+    refuse_lookalikes(content, str(labels_file))
+    rows, (by_stem, passed) = [], _videos_by_stem(root)
     for split, file in tables.items():
         entries = read_json(file)
         for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
             if not isinstance(entry, dict) or not {"id", "template"} <= entry.keys():
                 raise UserError(f"{file}: entry {number}: expected a list of objects with 'id' and 'template'")
-            template = str(entry["template"]).replace("[", "").replace("]", "")
+            template = class_key(str(entry["template"])).replace("[", "").replace("]", "")
             if template not in labels:
                 raise UserError(f"{file}: video {entry['id']}: template {template!r} is not in {labels_file}")
-            rows.append((root / f"{entry['id']}.webm", labels[template], split))
-    return Listing(rows, sorted(labels, key=labels.__getitem__))
+            found = by_stem.get(str(entry["id"]), [root / f"{entry['id']}.webm"])
+            rows.append((min(found, key=lambda path: (path.parent != root, path.suffix != ".webm", path)), labels[template], split))
+    return Listing(rows, sorted(labels, key=labels.__getitem__), passed=passed)
 
 
 def ucf101_files(annotations: Path, official_split: int) -> dict[str, Path]:
@@ -97,20 +114,20 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
     """
     files = ucf101_files(annotations, official_split)
     folders = read_names(files["names"])
-    by_name = {class_key(name): label for label, name in enumerate(folders)}
-    rows = []
+    label_of = class_finder(folders)
+    rows, videos_in = [], cache(_videos_in)
     for split in ("train", "test"):
         for number, line in read_lines(files[split]):
             labelled = LAST_NUMBER.fullmatch(line)
             path = labelled[1] if labelled else line
             folder = PureWindowsPath(path).parent.name  # accepts / and \
-            place = int(labelled[2]) - 1 if labelled else by_name.get(class_key(folder), -1)
-            if not 0 <= place < len(folders) or (split == "train" and not labelled):
+            place = int(labelled[2]) - 1 if labelled else label_of(folder)
+            if place is None or not 0 <= place < len(folders) or (split == "train" and not labelled):
                 form = "<Class>/<file> <label>" if split == "train" else "<Class>/<file>"
                 raise UserError(
                     f"{files[split]}:{number}: {line!r}: expected '{form}' with a class of {files['names'].name}, 1 to {len(folders)}"
                 )
-            rows.append((_first_there([root / path, root / Path(path).name]), place, split))
+            rows.append((_first_there([root / path, root / Path(path).name], videos_in), place, split))
     return Listing(rows, [name_from_folder(name) for name in folders])
 
 
@@ -130,7 +147,7 @@ def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
 
 def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
     """List HMDB51: one file per class, lines `<file> {0,1,2}` (1 train, 2 test, 0 unused); videos in class folders or in one folder."""
-    rows = []
+    rows, videos_in = [], cache(_videos_in)
     folders = hmdb51_files(annotations, official_split)
     for label, (folder, file) in enumerate(folders.items()):
         for number, line in read_lines(file):
@@ -138,7 +155,7 @@ def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
             if not found:
                 raise UserError(f"{file}:{number}: {line!r}: expected '<file> <0, 1 or 2>'")
             if HMDB51_SPLITS[found[2]]:
-                rows.append((_first_there([root / folder / found[1], root / found[1]]), label, HMDB51_SPLITS[found[2]]))
+                rows.append((_first_there([root / folder / found[1], root / found[1]], videos_in), label, HMDB51_SPLITS[found[2]]))
     return Listing(rows, [name_from_folder(folder) for folder in folders])
 
 
@@ -153,6 +170,14 @@ def list_k600_zero_shot(root: Path, test_list: Path, class_names: list[str]) -> 
     return Listing([(path, place[label], split) for path, label, split in listing.rows], [class_names[label] for label in kept])
 
 
-def _first_there(places: list[Path]) -> Path:
-    """Return the first path that exists, else the first path: a missing video is still a row."""
-    return next((place for place in places if place.exists()), places[0])
+def _first_there(places: list[Path], videos_in: Callable[[Path], dict[str, Path]]) -> Path:
+    """Return the first path that exists, else a video of that name with another ending, else the first path: a missing video is a row."""
+    there = (place for place in places if place.exists())
+    others = (other for place in places if (other := videos_in(place.parent).get(place.stem)))
+    return next(there, None) or next(others, places[0])
+
+
+def _videos_in(folder: Path) -> dict[str, Path]:
+    return (
+        {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if path.suffix.lower() in EXTENSIONS} if folder.is_dir() else {}
+    )

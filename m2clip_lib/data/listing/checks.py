@@ -3,14 +3,14 @@
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
-from m2clip_lib.data.classes import class_key, name_from_folder
+from m2clip_lib.data.classes import class_finder, name_from_folder
 from m2clip_lib.data.listing.annotations import read_kinetics_table
 from m2clip_lib.data.listing.folders import SPLIT_FOLDERS
 from m2clip_lib.data.listing.recordings import Listing, copies, real_paths
@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 KINETICS_STEM = re.compile(r"(.+)_([0-9]{6}_[0-9]{6})")
 UCF_STEM = re.compile(r"v_(.+)_g[0-9]+_c[0-9]+")
 DIRECTION = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+MIRROR_PAIRS = (
+    *(("left", "right"), ("counterclockwise", "clockwise"), ("east", "west"), ("links", "rechts"), ("gauche", "droite")),
+    *(("izquierda", "derecha"), ("sinistra", "destra"), ("esquerda", "direita"), ("左", "右"), ("왼쪽", "오른쪽")),
+    *(("逆时针", "顺时针"), ("antihoraire", "horaire"), ("antihorario", "horario"), ("gegen den uhrzeigersinn", "im uhrzeigersinn")),
+)
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,13 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
     Returns: how many videos could be checked.
     Raises: UserError with counts and three examples when they disagree.
     """
-    keys = Counter(class_key(name) for name in listing.class_names)
-    labels = {key: i for i, key in enumerate(map(class_key, listing.class_names)) if key and keys[key] == 1}
+    find = class_finder(listing.class_names)
     shared = _shared_folders(listing)
     wrong, checked, in_table = [], 0, 0
     for path, label, _ in listing.rows:
         known = table.of(path) if table else None
         in_table += known is not None
-        carried = [labels[key] for key in ([class_key(known)] if known else _keys_in_path(path, shared)) if key in labels]
+        carried = [own for own in map(find, [known] if known else _names_in_path(path, shared)) if own is not None]
         checked += bool(carried)
         if carried and label not in carried:
             pair = listing.class_names[carried[0]], listing.class_names[label]
@@ -88,18 +92,20 @@ def _shared_folders(listing: Listing) -> set[Path]:
     return {top, *top.parents}
 
 
-def _keys_in_path(path: Path, shared: set[Path]) -> list[str]:
-    """Keys of the names in a path that may be classes, the nearest first; a class may have a subfolder named like another class."""
+def _names_in_path(path: Path, shared: set[Path]) -> list[str]:
+    """The names in a path that may be classes, the nearest first; a class may have a subfolder named like another class."""
     found = UCF_STEM.fullmatch(path.stem)
     folders = takewhile(lambda folder: folder not in shared, path.absolute().parents)
     names = [folder.name for folder in folders if folder.name.lower() not in SPLIT_FOLDERS]
-    return [class_key(name) for name in ([found[1], *names] if found else names)]
+    return [found[1], *names] if found else names
 
 
-def check_leaks(listing: Listing) -> list[str]:
+def check_leaks(listing: Listing, trusted: bool = False) -> list[str]:
     """Check that every video belongs to one class and one split, whatever links lead to it, and under whatever names it is stored.
 
-    Returns: a line about videos that are stored under several classes, if there are any. Datasets have them; nobody can say what is right.
+    Args:
+        trusted: copies in two splits are no more than a doubt.
+    Returns: lines of doubt, such as about videos that are stored under several classes, where nobody can say which is right.
     Raises: UserError with counts and three examples when a path has two labels, or a video is in two splits.
     """
     splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
@@ -125,23 +131,53 @@ def check_leaks(listing: Listing) -> list[str]:
             unsure.append(" and ".join(f"{path.name} in {name!r}" for name, path in by_label.items()))
         elif len(by_split) > 1:
             torn.append(" and ".join(f"{path.parent.name}/{path.name} in {split}" for split, path in by_split.items()))
+    doubts = [f"labels: {len(unsure)} videos are stored under several classes: {'; '.join(unsure[:3])}"] if unsure else []
     if torn:
-        raise UserError(
-            f"lists: {len(torn)} videos are in two splits, as copies or hard links: {'; '.join(torn[:3])}; "
-            "a model must not be tested on its training videos: remove them from one split"
-        )
-    return [f"labels: {len(unsure)} videos are stored under several classes: {'; '.join(unsure[:3])}"] if unsure else []
+        found = f"lists: {len(torn)} videos are in two splits, as copies or hard links: {'; '.join(torn[:3])}"
+        if not trusted:
+            raise UserError(
+                f"{found}; a model must not be tested on its training videos: remove them from one split, "
+                "or set data.trust_list=true if the splits are official"
+            )
+        doubts.append(f"{found}; data.trust_list is set: they stay")
+    return doubts
 
 
-def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"]) -> None:
-    """Refuse to mirror clips whose labels name left or right. Raises: UserError naming two such classes, unless forced."""
-    speaking = [name for name in class_names if DIRECTION.search(name_from_folder(name))]
+def mirror_classes(class_names: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Classes whose mirrored clips show another class, or none: they say left or right, or another class is their mirror image in words.
+
+    pairs: words that a mirror exchanges, beside MIRROR_PAIRS; joined to other words too, as in "swipeleft".
+    """
+    other = {a.casefold(): b.casefold() for pair in (*MIRROR_PAIRS, *pairs) for a, b in (pair, pair[::-1])}
+    terms = "|".join(sorted(map(re.escape, other), key=len, reverse=True))
+    term = re.compile(rf"{terms}|(?<![^\W\d])[lr](?![^\W\d])|\b[lr](?=to ?[lr]\b)")  # of single letters only those that stand alone
+    other |= {"l": "r", "r": "l"}
+    said = {name: _in_one_spelling(name) for name in class_names}
+    turned = {name: term.sub(lambda found: other[found[0]], text) for name, text in said.items()}
+    images = {text for name, text in turned.items() if text != said[name]}
+    words = {name: {found[1] for found in re.finditer(rf"\b({terms})(?:wards?)?\b", text)} for name, text in said.items()}
+    opposed = {other[word] for of_name in words.values() for word in of_name}
+    return [n for n in class_names if DIRECTION.search(name_from_folder(n)) or said[n] in images or words[n] & opposed]
+
+
+def _in_one_spelling(name: str) -> str:
+    text = re.sub(r"[\W_]+", " ", name_from_folder(name).casefold())
+    return re.sub(
+        r"\b(?:anti ?|counter ?)clockwise|\ba?c?cw\b", lambda found: "clockwise" if found[0] == "cw" else "counterclockwise", text
+    )
+
+
+def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"], pairs: Sequence[tuple[str, str]] = ()) -> None:
+    """Refuse to mirror clips whose classes a mirror exchanges. Raises: UserError naming two such classes, unless forced."""
+    speaking = mirror_classes(class_names, pairs)
     if not mirror or not speaking:
         return
+    left_right = [name for name in speaking if DIRECTION.search(name_from_folder(name))]
+    said, speaking = ("name left or right", left_right) if left_right else ("are exchanged by a mirror", speaking)
     named = " and ".join(repr(name) for name in speaking[:2])
     if mirror != "force":
         raise UserError(
-            f"data.mirror: {len(speaking)} of {len(class_names)} classes name left or right ({named}): a mirrored clip would carry "
+            f"data.mirror: {len(speaking)} of {len(class_names)} classes {said} ({named}): a mirrored clip would carry "
             'the wrong label; set data.mirror to false, or to "force" to mirror anyway'
         )
-    log.warning("data.mirror is forced; %d classes name left or right (%s): mirrored clips may be mislabelled", len(speaking), named)
+    log.warning("data.mirror is forced; %d classes %s (%s): mirrored clips may be mislabelled", len(speaking), said, named)

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,12 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from m2clip_lib.data.classes import SPLITS, class_key
+from m2clip_lib.data.classes import SPLITS, class_key, loose_key
+from m2clip_lib.data.listing.walk import EXTENSIONS
 
-EXTENSIONS = {
-    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob"),
-    *(".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".gif", ".mxf", ".y4m", ".h264", ".hevc", ".ivf"),
-}
 ENDS = 1 << 16  # bytes at each end of a file that are compared
 VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of the recordings, for a folder without split folders
 
@@ -29,11 +25,13 @@ class Listing:
     """Videos with labels, not yet opened.
 
     rows: (path, label, split); label is an index into class_names. notes: what listing them decided, one line each.
+    passed: what was passed over, one line per reason.
     """
 
     rows: list[tuple[Path, int, str]]
     class_names: list[str]
     notes: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
 
 
 def real_paths(paths: Iterable[Path]) -> list[Path]:
@@ -114,11 +112,11 @@ def source_of(path: Path, root: Path, numbered: bool = False) -> str:
     own = path.relative_to(root) if path.is_relative_to(root) else path
     own = own.with_suffix("") if own.suffix.lower() in EXTENSIONS else own
     found = next(filter(None, (pattern.fullmatch(own.name) for pattern in SOURCES)), None)
-    if found and class_key(found[1]) not in ("", class_key(path.parent.name)):
+    if found and loose_key(found[1]) not in ("", loose_key(path.parent.name)):
         name = found[1]
     else:
         name = re.sub(r"[0-9]+$", "", own.as_posix()) if numbered else own.as_posix()
-    return unicodedata.normalize("NFC", name)  # macOS stores other bytes for the same name
+    return class_key(name)  # macOS stores other bytes for the same name
 
 
 def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False) -> Listing:

@@ -1,7 +1,6 @@
 """Decoded frames of a small dataset, kept as one uint8 file: decode once, train many times."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.data.workers import LIMIT_S, PASSING, Failure, alone, call_in_children
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import check_space, write_atomically, write_json
+from m2clip_lib.files import check_space, read_json, write_atomically, write_json
 
 LIMIT_BYTES = 8 * 2**30
 
@@ -65,7 +64,7 @@ def cached_reader(
     def finished() -> bool:
         if not (file.is_file() and side_file.is_file()):
             return False
-        return not any(reason.startswith(PASSING) for reason in json.loads(side_file.read_text())["errors"].values())
+        return not any(reason.startswith(PASSING) for reason in read_json(side_file)["errors"].values())
 
     if not finished():
         check_space(folder, total, "data.cache_frames")
@@ -74,7 +73,7 @@ def cached_reader(
                 videos = zip(table.path, shapes, table.decord, table.num_frames, strict=True)
                 errors = _fill(file, [(decoder, *video) for video in videos], processes, limit_s)
                 write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
-    errors = json.loads(side_file.read_text())["errors"]
+    errors = read_json(side_file)["errors"]
     return CachedReader(file, shapes, [errors.get(str(row), "") for row in range(len(shapes))], short_side)
 
 

@@ -63,8 +63,6 @@ def test_flat_ucf101_names_carry_their_class():
         (["videos", "data"], [("1.mp4", 0), ("2.mp4", 1)]),  # the folder of everything
         (["skiing", "run"], [("skiing/clips/1.mp4", 0), ("skiing/clips/2.mp4", 1)]),  # the same, deeper
         (["ski", "jump"], [("ski/jump/1.mp4", 0), ("jump/2.mp4", 1)]),  # a subfolder named like another class
-        (["C", "C++"], [("C/1.mp4", 1), ("x/2.mp4", 0)]),  # names that differ in signs alone
-        (["+", "-"], [("+/1.mp4", 1), ("-/2.mp4", 0)]),
     ],
 )
 def test_a_folder_that_says_nothing_is_no_alarm(names, rows):

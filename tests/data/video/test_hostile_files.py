@@ -213,7 +213,7 @@ def test_prepare_training_and_evaluation_finish_and_count_what_failed(dataset, c
 
 def resident_mb() -> float:
     gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
