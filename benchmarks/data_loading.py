@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from m2clip_lib.data.dataset import TrainClips, VideoReader
 from m2clip_lib.data.demo.videos import write_video
-from m2clip_lib.data.listing.recordings import EXTENSIONS
+from m2clip_lib.data.listing.walk import EXTENSIONS
 from m2clip_lib.data.sampling import test_indices, train_indices
 from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.data.video.container import VideoError, video_stream

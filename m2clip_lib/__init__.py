@@ -44,7 +44,7 @@ _HOMES = {  # module -> the names it lends
     "viz.explorer": ("Explorer", "model_video"),
     "viz.overlay": ("write_film",),
     "viz.panel": ("explore", "live_curves"),
-    "viz.style": ("new_figure", "note"),
+    "viz.style": ("literal", "new_figure", "note"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from m2clip_lib import paths
 from m2clip_lib.config import DataSection
+from m2clip_lib.data.classes import class_key
 from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines
@@ -71,6 +72,7 @@ def read_prompts_file(file: Path, class_names: Sequence[str]) -> tuple[tuple[str
     content = read_json(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected an object: class name -> list of prompts")
+    content = {class_key(name): texts for name, texts in content.items()}
     for name, texts in content.items():
         if name not in class_names:
             raise UserError(f"{file}: {name!r} is not one of the {len(class_names)} classes ({class_names[0]!r}, ...); correct it")

@@ -137,7 +137,8 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     per_class = per_class_table(predictions.best, predictions.labels, manifest.class_names, predictions.recordings, predictions.wrong)
     run.save(per_class.assign(readout=predictions.readouts[-1]), "per_class")
     counts = pd.DataFrame(confusion_matrix(predictions.best, predictions.labels), columns=manifest.class_names)
-    run.save(counts.assign(true_class=manifest.class_names), "confusion")
+    counts.insert(0, "true_class", manifest.class_names, allow_duplicates=True)  # first: a class may have this name, too
+    run.save(counts, "confusion")
     if run.experiment.eval.backwards and has_opposites(manifest.class_names):
         run.save(backwards_table(predictions, load_predictions(run.predictions, f"{split}_backwards")), "backwards")
     return table

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m2clip_lib.data.classes import read_names
+from m2clip_lib.data.classes import class_key, read_names
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predictions import predict
@@ -97,7 +97,7 @@ def parse_labels(text: str) -> list[str]:
         return []
     file = Path(text).expanduser()
     is_file = os.path.isfile(file)  # noqa: PTH113 (Path.is_file raises when the text is too long for a file name)
-    names = read_names(file) if is_file else [name.strip() for name in text.split(",") if name.strip()]
+    names = read_names(file) if is_file else [class_key(name.strip()) for name in text.split(",") if name.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"--labels {text!r}: needs two or more different names, as a,b,c or as a file with one name per line")
     return names

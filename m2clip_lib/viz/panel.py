@@ -37,6 +37,7 @@ class ExplorerPanel:
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
         self.rows = explorer.table.reset_index(drop=True).loc[explorer.predictions.rows]
+        names = explorer.manifest.class_names
         frames, (rows, columns) = explorer.run.experiment.data.num_frames, explorer.model.clip.visual.grid_size
         checkpoints, blocks = explorer.checkpoints, explorer.blocks
         num_heads = explorer.model.clip.visual.transformer.resblocks[0].attn.num_heads
@@ -49,7 +50,7 @@ class ExplorerPanel:
         self.method = w.Dropdown(options=list(METHODS), value="relevance", description="map", **SHORT)
         self.block = w.IntSlider(value=blocks, min=1, max=blocks, description="block", **SETTLED, **SHORT)
         self.head = w.Dropdown(options=heads, description="head", **SHORT)
-        self.asked = w.Dropdown(options=["the best", *explorer.manifest.class_names], description="speaks for", **SHORT)
+        self.asked = w.Dropdown(options=[("the best", ""), *((name, name) for name in names)], description="speaks for", **SHORT)
         self.readout = w.Dropdown(options=explorer.predictions.readouts[::-1], description="read-out", **SHORT)
         self.labels = w.Text(description="your labels", placeholder="a, b, c: any words, ranked at once", **WIDE)
         self.backwards = w.Checkbox(description="play backwards", indent=False, layout=w.Layout(width="10em"))

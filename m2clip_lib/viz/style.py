@@ -5,15 +5,27 @@ Large type, quiet frames, and colours that colour-blind readers can tell apart (
 
 import base64
 import io
+import logging
+import re
+import warnings
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import Event
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from m2clip_lib.runs import finding
+
+log = logging.getLogger(__name__)
+pd.set_option("display.html.use_mathjax", False)  # tables of a notebook hold names
+_SAID: list[list[str]] = []
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F",
@@ -21,7 +33,13 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 READOUT_COLOURS = {"similarity": SKY, "classifier": ORANGE, "ensemble": BLUE}
 SCREEN_DPI = 70
 
+FONTS = (  # those that are installed stand in for one another, in this order
+    *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC"),
+    *("Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS", "Noto Sans", "Noto Sans Symbols 2", "Noto Emoji"),
+    *("Segoe UI Symbol", "Symbola"),
+)
 SETTINGS = {
+    "text.parse_math": False,  # "$5 or $10" is a class name
     "font.size": 14,
     "axes.titlesize": 15,
     "axes.titleweight": "bold",
@@ -46,9 +64,29 @@ CARDS = TEMPLATES.get_template("cards.html").module  # its macros, as functions 
 
 def new_figure(width: float = 9.0, height: float = 5.0, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure (inches) and its axes, row by row. Sets the workbook's style for this and all later figures of the process."""
-    plt.rcParams.update(SETTINGS)
+    plt.rcParams.update(SETTINGS | {"font.family": _fonts()[0]})
+    warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # one for every character: _say_what_is_missing says it once
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    figure.canvas.mpl_connect("draw_event", _say_what_is_missing)
     return figure, list(axes.flat)
+
+
+@cache
+def _fonts() -> tuple[list[str], set[int]]:
+    """The fonts of FONTS that are installed, which stand in for one another, and the characters that one of them has."""
+    installed = [name for name in FONTS if name in font_manager.get_font_names()]
+    files = [font_manager.findfont(name) for name in installed]
+    return installed, {code for file in files for code in font_manager.get_font(file).get_charmap()}
+
+
+def _say_what_is_missing(event: Event) -> None:
+    """Say once per process, in place of a warning per character, that no installed font has a character of a figure."""
+    texts = {character for text in event.canvas.figure.findobj(Text) for character in text.get_text()}
+    missing = sorted(character for character in texts if ord(character) not in _fonts()[1] and character.isprintable())
+    if missing and not _SAID:
+        _SAID.append(missing)
+        shown = "".join(missing[:5])
+        log.warning("figures show boxes for %d characters (%s): install a font that has them, such as Noto Sans CJK", len(missing), shown)
 
 
 def chance_line(ax: Axes, value: float, *, vertical: bool = True) -> None:
@@ -100,8 +138,13 @@ def figure_html(figure: Figure, context: str = "") -> str:
     return image_html(png_bytes(figure), alt)
 
 
+def literal(name: str) -> str:
+    """Return a name for use in Markdown, where its signs are neither markup nor mathematics."""
+    return re.sub(r"[^\w\s]|_", lambda found: f"<span>&#{ord(found[0])};</span>" if found[0] == "$" else f"&#{ord(found[0])};", name)
+
+
 def note(text: str, when: bool = True) -> None:
-    """Show a paragraph of Markdown in a notebook: words that hold for some experiments, or that were made from a table."""
+    """Show a paragraph of Markdown in a notebook: words that hold for some experiments, or that were made from a table (see literal)."""
     from IPython.display import Markdown, display
 
     if when:

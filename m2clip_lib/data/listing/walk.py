@@ -20,7 +20,7 @@ PassedOver = dict[str, list[Path]]  # reason -> what was passed over for it
 
 
 def subfolders(folder: Path, passed: PassedOver) -> list[Path]:
-    """The folders in a folder, in order; what is passed over, and why, is added to `passed`."""
+    """Return the folders in a folder, sorted, without those of the system. Raises: UserError when the folder cannot be read."""
     try:
         return [path for path in sorted(folder.iterdir()) if path.is_dir() and not _is_of_the_system(path, passed)]
     except OSError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from m2clip_lib.viz.style import BLUE, GREEN, GREY, ORANGE, RED, name_rows
 
@@ -68,6 +69,7 @@ def plot_status(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.barh(range(len(values)), values, color=[GREY] + [RED] * len(reasons))
     name_rows(ax, ["readable", *(textwrap.fill(reason, 28) for reason in reasons.index)], [(value, f" {value:,}") for value in values])
     ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))  # the scale's own one writes mathematics
     broken = len(table) - readable
     finding = f"{broken:,} of {len(table):,} videos cannot be used" if broken else f"All {len(table):,} videos can be read"
     ax.set(xlim=(0, 10 * max(values)), xlabel="videos (log scale)", title=finding)

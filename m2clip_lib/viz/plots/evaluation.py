@@ -211,12 +211,13 @@ def plot_embedding(ax: Axes, features: np.ndarray, labels: np.ndarray, class_nam
     points, share = principal_axes(features)
     common = np.argsort(-np.bincount(labels, minlength=len(class_names)), kind="stable")[: len(CLASS_LOOKS)]
     ax.scatter(*points[~np.isin(labels, common)].T, s=12, color=GREY, alpha=0.3)
+    marks = {}
     for label, (colour, marker) in zip(sorted(common), CLASS_LOOKS, strict=False):
         own = points[labels == label]
         if len(own):
-            ax.scatter(*own.T, s=34, color=colour, marker=marker, alpha=0.75, linewidth=0, label=class_names[label])
+            marks[class_names[label]] = ax.scatter(*own.T, s=34, color=colour, marker=marker, alpha=0.75, linewidth=0)
     finding = f"{neighbour_share(features, labels):.0f} % of clips have their nearest neighbour in their own class"
     ax.set(ylabel="second principal component", title=finding)
     ax.set_xlabel(f"first principal component (both hold {100 * share:.0f} % of the variance)")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=12, markerscale=1.5)
+    ax.legend(marks.values(), marks, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=12, markerscale=1.5)
     return ax
