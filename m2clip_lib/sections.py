@@ -121,7 +121,7 @@ class DataSection(Section):
     mirror_pairs: tuple[tuple[Word, Word], ...] = ()
     """More words that a mirror exchanges, in your language: [["hidari", "migi"]]."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
-    """auto: decord where it is installed, PyAV for files that decord reads wrongly. `m2clip bench data` shows which is faster."""
+    """auto is PyAV. decord may return other frames than those asked for: compare them first, `m2clip bench data --videos DIR`."""
     resize: Literal["fast", "exact"] = "fast"
     """Resizing in evaluation: "fast" in the decoder, "exact" as the published code does (PyAV, floating point), for published weights."""
     transcode: bool = False

@@ -53,14 +53,20 @@ def encode(
     drop: Iterable[int] = (),
     rotation: int = 0,
     damage: Iterable[int] = (),
+    aspect: Fraction | None = None,
     **container: object,
 ) -> None:
-    """Encode RGB frames. times: of the frames, in ms; drop: packets to leave out, by index; damage: those to fill with noise, by index."""
+    """Encode RGB frames.
+
+    times: of the frames, in ms; drop: packets to leave out, by index; damage: those to fill with noise, by index; aspect: of a pixel.
+    """
     target = str(file) if isinstance(file, Path) else file
     with ordinary_priority(), av.open(target, "w", **container) as output:
         stream = output.add_stream(codec, rate=FPS)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt, stream.options = pixels, options
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         if times is not None:

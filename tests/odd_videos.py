@@ -70,19 +70,59 @@ def _turned(matrix: tuple[int, int, int, int], quarter_turns: int, mirrored: boo
     return make
 
 
-def _edited(skipped: int) -> Callable[[Path], None]:
-    """Make an MP4 as trimmed in a phone's gallery: all frames are kept, but the edit list hides the first ones."""
+def _edited(*edits: tuple[int, int]) -> Callable[[Path], None]:
+    """Make an MP4 as trimmed in a phone's gallery or cut in an editor: all frames are kept, the edit list says what is shown.
+
+    edits: (number of frames, the first of them).
+    """
 
     def make(path: Path) -> None:
         encode(path, pictures(), options=H264 | {"bf": "0"})
         data = bytearray(path.read_bytes())
-        place = data.index(b"elst") + 8  # version and flags, count
-        count, duration, start = struct.unpack_from(">Iii", data, place)
-        timescale = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)[0]
-        assert (count, start) == (1, 0)
-        shown = duration * (FRAMES - skipped) // FRAMES
-        struct.pack_into(">ii", data, place + 4, shown, skipped * timescale // FPS)
+        per_second, ticks = (struct.unpack_from(">I", data, data.index(box) + 16)[0] for box in (b"mvhd", b"mdhd"))
+        entries = (struct.pack(">Iii", count * per_second // FPS, first * ticks // FPS, 1 << 16) for count, first in edits)
+        place = data.index(b"elst") - 4  # the boxes around it grow; what they hold lies before them in the file, and stays in place
+        (size,) = struct.unpack_from(">I", data, place)
+        new = struct.pack(">I4sII", 16 + 12 * len(edits), b"elst", 0, len(edits)) + b"".join(entries)
+        data[place : place + size] = new
+        for box in (b"edts", b"trak", b"moov"):
+            outer = data.index(box) - 4
+            struct.pack_into(">I", data, outer, struct.unpack_from(">I", data, outer)[0] + len(new) - size)
         path.write_bytes(data)
+
+    return make
+
+
+def joined(path: Path, *parts: Sequence[np.ndarray], **settings: object) -> None:
+    """Write recordings one after the other into one file, as `cat` does: the clock of each starts anew."""
+    path.touch()
+    for part in parts:
+        single = path.with_name(f"part of {path.name}")
+        encode(single, part, **settings)
+        with path.open("ab") as file:
+            file.write(single.read_bytes())
+        single.unlink()
+
+
+def _joined(**settings: object) -> Callable[[Path], None]:
+    return lambda path: joined(path, pictures()[:12], pictures()[12:], **settings)
+
+
+def _streams(*streams: tuple[str, int, Disposition]) -> Callable[[Path], None]:
+    """Make a file with several video streams. streams: codec, number of frames, disposition; only the last one shows what is expected."""
+
+    def make(path: Path) -> None:
+        with av.open(str(path), "w") as output:
+            added = [output.add_stream(codec, rate=FPS) for codec, _, _ in streams]
+            for stream, (codec, _, disposition) in zip(added, streams, strict=True):
+                stream.width, stream.height, stream.disposition = WIDTH, HEIGHT, disposition
+                stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+                stream.options = {} if codec == "mjpeg" else dict(H264)
+            for stream, (_, count, _) in zip(added, streams, strict=True):
+                for number in range(count):
+                    shown = picture(number if stream is added[-1] else 63 - number)
+                    output.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+                output.mux(stream.encode())
 
     return make
 
@@ -229,7 +269,26 @@ CORPUS: dict[str, tuple[Callable[[Path], object], list[int]]] = {
     "no duration.mkv": (lambda path: encode(_Pipe(path), pictures(), format="matroska"), ALL),
     "no duration.webm": (lambda path: encode(_Pipe(path), pictures(), format="webm", **VP9), ALL),
     "fragmented.mp4": (_video(**FRAGMENTED), ALL),
-    "edit list.mp4": (_edited(8), ALL[8:]),
+    "uneven frame rate.webm": (_video(times=UNEVEN, **VP8), ALL),
+    "joined.ts": (_joined(), ALL),
+    "joined.mpg": (_joined(codec="mpeg2video", options={"q": "2", "g": "6", "bf": "2"}), ALL),
+    "joined.mkv": (_joined(), ALL),
+    "edit list.mp4": (_edited((16, 8)), ALL[8:]),
+    "edit list, a part twice.mp4": (_edited((12, 0), (12, 0)), [*ALL[:12], *ALL[:12]]),
+    "edit list, halves exchanged.mp4": (_edited((12, 12), (12, 0)), [*ALL[12:], *ALL[:12]]),
+    "edit list, a part three times.mp4": (_edited((8, 8), (8, 8), (8, 8)), 3 * ALL[8:16]),
+    "still before the video.mp4": (_streams(("mjpeg", 1, Disposition.default), ("libx264", FRAMES, Disposition.default)), ALL),
+    "still before the video.mkv": (_streams(("mjpeg", 1, Disposition.default), ("libx264", FRAMES, Disposition.default)), ALL),
+    "preview before the video.mkv": (_streams(("libx264", 5, Disposition.default), ("libx264", FRAMES, Disposition(0))), ALL),
+    "second stream is the default.mkv": (_streams(("libx264", FRAMES, Disposition(0)), ("libx264", FRAMES, Disposition.default)), ALL),
+    "wide pixels.mp4": (_video(lambda: pictures(width=WIDTH // 2), aspect=Fraction(2)), ALL),
+    "wide pixels.mkv": (_video(lambda: pictures(width=WIDTH // 2), aspect=Fraction(2)), ALL),
+    "narrow pixels.mp4": (_video(lambda: pictures(width=WIDTH * 2), aspect=Fraction(1, 2)), ALL),
+    "narrow pixels.ts": (_video(lambda: pictures(width=WIDTH * 2), aspect=Fraction(1, 2)), ALL),
+    "wide pixels, turned by 90.mp4": (
+        _video(lambda: [np.rot90(p, 1)[:, ::2] for p in pictures()], aspect=Fraction(2), rotation=-90),
+        ALL,
+    ),
     "starts without keyframe.mkv": (_video(options=H264 | {"bf": "0"}, drop=[0]), ALL[6:]),
     "starts within open GOP.mkv": (_video(options=OPEN_GOP, drop=range(5)), ALL[8:]),
     "damaged at the start.mkv": (_video(options=H264 | {"bf": "0"}, damage=[0]), ALL[6:]),

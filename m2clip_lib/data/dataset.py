@@ -62,13 +62,13 @@ class VideoReader:
 
     def __init__(self, table: pd.DataFrame, decoder: str):
         self.paths, self.decoder = table.path.tolist(), decoder
-        self.exact_in_decord, self.num_frames = table.decord.tolist(), table.num_frames.tolist()
+        self.num_frames = table.num_frames.tolist()
         self.sizes = list(zip(table.width, table.height, strict=True))
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
         """Read frames; see FrameReader above."""
         size = None if short_side is None else fit_short_side(*self.sizes[row], short_side)
-        return read_frames(self.paths[row], indices, size, self.decoder, self.exact_in_decord[row], self.num_frames[row])
+        return read_frames(self.paths[row], indices, size, self.decoder, self.num_frames[row])
 
 
 class TrainClips(Dataset):

@@ -1,7 +1,7 @@
 """The manifest: one row per video with all that later steps need, so that no step has to open a video again to learn about it.
 
 Columns: path, label (int), class_name, split (train | val | test), num_frames, fps, duration_s, width, height, codec,
-decord (whether that decoder can be trusted with the file), status ("ok", or the reason why the video cannot be used).
+times (when each frame is shown, see video/times.py), status ("ok", or the reason why the video cannot be used).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, write_atomically, write_json
 
-VERSION = "manifest 3"  # change it with the columns, or with what is read from a file: older manifests are then replaced
+VERSION = "manifest 4"  # change it with the columns, or with what is read from a file: older manifests are then replaced
 FILE, SIDE_FILE, UNREADABLE_FILE = "manifest.parquet", "manifest.json", "unreadable.csv"
 
 
@@ -86,7 +86,7 @@ def read_manifest(folder: Path, how_to_make: str) -> Manifest:
         raise UserError(f"manifest: none at {folder / FILE}; make it with: {how_to_make}")
     side = read_side_file(folder)
     table = pd.read_parquet(folder / FILE)
-    if "decord" not in table:
+    if "times" not in table:
         raise UserError(f"manifest: {folder / FILE} was made by an older version of the workbook; make it again with: {how_to_make}")
     return Manifest(table, side["class_names"], folder, side["sha256"])
 

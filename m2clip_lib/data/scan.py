@@ -15,7 +15,7 @@ from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, 
 from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 
 JOURNAL_FILE = "scan.jsonl"
-PROBE = "probe 2"  # change it with what probe() finds in a file: entries of another version are ignored
+PROBE = "probe 3"  # change it with what probe() finds in a file: entries of another version are ignored
 
 
 def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_S, report: Callable[[str], None] = print) -> pd.DataFrame:

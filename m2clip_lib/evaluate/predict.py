@@ -11,6 +11,10 @@ import numpy as np
 import pandas as pd
 
 from m2clip_lib.data.classes import class_key, read_names
+from m2clip_lib.data.sampling import test_indices
+from m2clip_lib.data.video.decode import fit_short_side, read_clips
+from m2clip_lib.data.video.probe import VideoError
+from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predictions import predict
@@ -47,7 +51,7 @@ class Timeline:
     """Scores of n windows of one video against k names.
 
     Attributes:
-        starts, ends: of the windows (n,), seconds, counted in frames at the file's mean rate.
+        starts, ends: of the windows (n,), seconds after the first frame, by the file's timestamps.
         scores: (n, k) in [0, 1]; the row of a window that could not be read is NaN. failed: (window, reason).
         readout: "ensemble" for the model's own classes, "similarity" for others.
     """
@@ -134,15 +138,20 @@ def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[st
     return results
 
 
-def windows(num_frames: int, fps: float, window_s: float, every_s: float) -> list[tuple[int, int]]:
-    """Frame ranges [first, end) of the windows; the last one ends with the video, and a short video is one window.
+def windows(times: np.ndarray, window_s: float, every_s: float) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+    """Starts and ends of the windows in seconds, and the range [first, end) of the frames that are shown in each.
 
+    The last window ends with the video, and a short video is one window.
     Args:
-        num_frames, fps: of the video. window_s, every_s: length of a window, and distance from start to start, seconds.
+        times: of the frames, and the video's end (see frame_times).
+        window_s, every_s: length of a window, and distance from start to start, seconds.
     """
-    length, step = max(1, round(window_s * fps)), max(1, round(every_s * fps))
-    last = max(0, num_frames - length)
-    return [(start, min(start + length, num_frames)) for start in (*range(0, last, step), last)]
+    last, instant = max(0.0, times[-1] - window_s), 1e-6  # seconds; less is an error of rounding
+    starts = np.append(np.arange(0, last - instant, every_s), last)
+    ends = np.minimum(starts + window_s, times[-1])
+    first = np.searchsorted(times[:-1], starts + instant, "right") - 1  # on the screen when the window begins
+    end = np.maximum(first + 1, np.searchsorted(times[:-1], ends - instant))
+    return starts, ends, list(zip(first.tolist(), end.tolist(), strict=True))
 
 
 def video_timeline(
@@ -150,32 +159,45 @@ def video_timeline(
 ) -> Timeline:
     """Score a video window by window against the model's own classes (ensemble), or against other names (similarity).
 
-    Each window is one clip: frames spread evenly over it, centre crop.
+    Each window is one clip: frames spread evenly over it, centre crop. The file is read once, whatever the number of windows.
 
     Args:
         protocol: frames per clip, and the stride that the model was trained with.
         window_s: seconds per window; 0: as long as a training clip, or 2 s where training clips span whole videos (stride 0).
         every_s: seconds from window to window; 0: half a window.
-    Raises: UserError when the video cannot be read, has no frame rate, or would give too many windows.
+    Raises: UserError when the video cannot be read, does not say when its frames are shown, or would give too many windows.
     """
     table, video, failed = views_of_files([path], dataclasses.replace(protocol.one_view(), stride=0), model.backbone.image_size)
     if video is None:
         raise UserError(f"{path}: {failed[0]}")
-    fps = table.fps[0]
-    if not fps:
-        raise UserError(f"{path}: the file has no frame rate, so window times are unknown; re-encode it, or predict without --timeline")
-    window_s = window_s or (((protocol.frames - 1) * protocol.stride + 1) / fps if protocol.stride else WINDOW_S)
+    info, times = table.iloc[0], frame_times(table.times[0])
+    if not times[-1]:
+        raise UserError(f"{path}: the file does not say when its frames are shown; re-encode it, or predict without --timeline")
+    window_s = window_s or (((protocol.frames - 1) * protocol.stride + 1) / info.fps if protocol.stride else WINDOW_S)
     every_s = every_s or window_s / 2
-    spans = windows(table.num_frames[0], fps, window_s, every_s)
-    if len(spans) > MOST_WINDOWS:
-        raise UserError(f"{path}: {len(spans):,} windows of {window_s:g} s are too many; give a larger --every than {every_s:g} s")
+    if (number := 1 + np.ceil(max(0.0, times[-1] - window_s) / every_s)) > MOST_WINDOWS:
+        raise UserError(f"{path}: {number:,.0f} windows of {window_s:g} s are too many; give a larger --every than {every_s:g} s")
+    starts, ends, spans = windows(times, window_s, every_s)
+    chosen = [sorted({first + i for i in test_indices(end - first, protocol.frames, 0)[0]}) for first, end in spans]
+    clips = read_clips(path, chosen, fit_short_side(info.width, info.height, video.side), info.num_frames)
+    broken: list[VideoError] = []
 
-    def read_window(place: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
-        return video.reader(0, [spans[place][0] + i for i in indices], short_side)
+    def read_next(*_: object) -> tuple[np.ndarray, str]:
+        """Read the next window; TestViews asks for them in order, and for the frames chosen above."""
+        if not broken:
+            try:
+                return next(clips)
+            except VideoError as error:  # nothing can be read from here on
+                broken.append(error)
+        raise broken[0]
 
-    starts, ends = np.array(spans).T
-    clips = TestViews(pd.DataFrame({"num_frames": ends - starts, "label": 0, "path": str(path)}), read_window, video.protocol, video.side)
-    scored = predict(model, clips, BATCH_SIZE, 0, pick_device(), class_names=list(labels) or None)
+    views = TestViews(
+        pd.DataFrame({"num_frames": [end - first for first, end in spans], "label": 0, "path": str(path)}),
+        read_next,
+        video.protocol,
+        video.side,
+    )
+    scored = predict(model, views, BATCH_SIZE, 0, pick_device(), class_names=list(labels) or None)
     scores = np.full((len(spans), len(scored.class_names)), np.nan, np.float32)
     scores[scored.rows] = scored.best
-    return Timeline(str(path), starts / fps, ends / fps, scores, scored.class_names, scored.readouts[-1], scored.failed)
+    return Timeline(str(path), starts, ends, scores, scored.class_names, scored.readouts[-1], scored.failed)

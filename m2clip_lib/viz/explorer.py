@@ -22,6 +22,7 @@ from m2clip_lib import paths
 from m2clip_lib.attention.maps import MapChoice, PatchMap, patch_map
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.sampling import test_indices
+from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import take_class_names
 from m2clip_lib.evaluate.metrics import top_ids
@@ -78,7 +79,7 @@ def read_clip(path: str | Path, protocol: Protocol, side: int, truth: str = "") 
     if item.clip is None:
         raise UserError(f"{path}: {item.error}")
     indices = test_indices(info.num_frames, protocol.frames, protocol.stride)[0]
-    return Look(item.clip[0], [float(i / (info.fps or 1)) for i in indices], str(path), truth)
+    return Look(item.clip[0], frame_times(info.times)[indices].tolist(), str(path), truth)
 
 
 def edit_clip(look: Look, edit: Edit, mean: Sequence[float], grid: tuple[int, int]) -> Look:

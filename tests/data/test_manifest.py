@@ -16,8 +16,8 @@ from m2clip_lib.data.manifest import listing_sha256, made_from, read_manifest, w
 from m2clip_lib.data.scan import scan
 from m2clip_lib.errors import UserError
 
-COLUMNS = ["path", "label", "class_name", "split", "num_frames", "fps", "duration_s", "width", "height", "codec", "decord", "status"]
-INFO = {"num_frames": 12, "fps": 8.0, "duration_s": 1.5, "width": 80, "height": 60, "codec": "h264", "decord": True, "status": "ok"}
+COLUMNS = ["path", "label", "class_name", "split", "num_frames", "fps", "duration_s", "width", "height", "codec", "times", "status"]
+INFO = {"num_frames": 12, "fps": 8.0, "duration_s": 1.5, "width": 80, "height": 60, "codec": "h264", "times": "1/8 12x1", "status": "ok"}
 
 
 def table_of(rows: list[tuple]) -> pd.DataFrame:

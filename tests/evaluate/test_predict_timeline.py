@@ -1,6 +1,5 @@
 """A long video in sliding windows: their places, the frames that are read, and scores equal to those of separate videos."""
 
-import itertools
 import json
 
 import numpy as np
@@ -17,19 +16,36 @@ pytestmark = pytest.mark.xdist_group("trained")
 
 
 def test_windows_by_hand():
-    assert windows(100, 10.0, 2.0, 1.0) == [(i, i + 20) for i in range(0, 81, 10)]
-    assert windows(95, 10.0, 4.0, 4.0) == [(0, 40), (40, 80), (55, 95)]  # the last one ends with the video
-    assert windows(15, 10.0, 2.0, 1.0) == [(0, 15)]
-    assert windows(20, 10.0, 2.0, 1.0) == [(0, 20)]
+    tenths = np.arange(101) / 10
+    starts, ends, spans = windows(tenths, 2.0, 1.0)
+    assert (starts.tolist(), ends.tolist()) == (list(range(9)), list(range(2, 11)))
+    assert spans == [(i, i + 20) for i in range(0, 81, 10)]
+    assert windows(tenths[:96], 4.0, 4.0)[2] == [(0, 40), (40, 80), (55, 95)]  # the last one ends with the video
+    assert windows(tenths[:16], 2.0, 1.0)[2] == [(0, 15)]
+    assert windows(tenths[:21], 2.0, 1.0)[2] == [(0, 20)]
 
 
-@given(st.integers(1, 500), st.sampled_from([1.0, 8.0, 29.97]), st.floats(0.01, 20), st.floats(0.01, 20))
-def test_windows_start_at_the_start_end_at_the_end_and_are_equally_long(num_frames, fps, window_s, every_s):
-    found = windows(num_frames, fps, window_s, every_s)
-    assert found[0][0] == 0
-    assert found[-1][1] == num_frames
-    assert len({end - start for start, end in found}) == 1
-    assert all(a < b for (a, _), (b, _) in itertools.pairwise(found))
+def test_windows_of_an_uneven_frame_rate_by_hand():
+    times = np.array([0.0, 0.5, 1.0, 4.0, 10.0, 10.25])  # five frames; the fourth is shown for six seconds
+    starts, ends, spans = windows(times, 2.0, 2.0)
+    assert starts.tolist() == [0, 2, 4, 6, 8, 8.25]
+    assert ends.tolist() == [2, 4, 6, 8, 10, 10.25]
+    assert spans == [(0, 3), (2, 3), (3, 4), (3, 4), (3, 4), (3, 5)]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.04, 1.0, 7.5]), max_size=300), st.floats(0.001, 5), st.floats(0.01, 20), st.floats(0.01, 20))
+def test_windows_start_at_the_start_end_at_the_end_and_are_equally_long(pauses, last, window_s, every_s):
+    times = np.concatenate([[0], np.cumsum([*pauses, last])])
+    starts, ends, spans = windows(times, window_s, every_s)
+    assert starts[0] == 0
+    assert ends[-1] == pytest.approx(times[-1])
+    assert spans[-1][1] == len(times) - 1
+    np.testing.assert_allclose(ends - starts, min(window_s, times[-1]), atol=1e-9)
+    assert (np.diff(starts) > 0).all()
+    for start, end, (first, past) in zip(starts, ends, spans, strict=True):
+        assert first < past
+        assert times[first] <= start + 1e-5
+        assert (times[first + 1 : past] < end).all()
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def cached_reader(
         raise UserError(
             f"data.cache_frames: the frames would take {total / 2**30:.0f} GiB, more than {LIMIT_BYTES / 2**30:.0f}; set it to false"
         )
-    digest = hashlib.sha256(f"{short_side}|{decoder}".encode())
+    digest = hashlib.sha256(f"{short_side}|{'decord' if decoder == 'decord' else 'pyav'}".encode())
     for path, shape in zip(table.path, shapes, strict=True):
         stat = Path(path).stat() if Path(path).exists() else None
         digest.update(f"{path}|{shape}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
@@ -70,7 +70,7 @@ def cached_reader(
         check_space(folder, total, "data.cache_frames")
         with alone(folder / ".lock", "data.cache_frames", print):
             if not finished():  # by another process in the meantime
-                videos = zip(table.path, shapes, table.decord, table.num_frames, strict=True)
+                videos = zip(table.path, shapes, table.num_frames, strict=True)
                 errors = _fill(file, [(decoder, *video) for video in videos], processes, limit_s)
                 write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
     errors = read_json(side_file)["errors"]
@@ -101,10 +101,10 @@ def _fill(file: Path, jobs: list[tuple], processes: int, limit_s: float) -> dict
     return dict(sorted(errors.items(), key=lambda item: int(item[0])))
 
 
-def _decode_all(job: tuple[str, str, tuple[int, int, int], bool, int]) -> np.ndarray | str:
+def _decode_all(job: tuple[str, str, tuple[int, int, int], int]) -> np.ndarray | str:
     """Return all frames of a video, or why it cannot be read."""
-    decoder, path, (t, h, w), decord, num_frames = job
+    decoder, path, (t, h, w), num_frames = job
     try:
-        return read_frames(path, range(t), (w, h), decoder, decord, num_frames)[0]
+        return read_frames(path, range(t), (w, h), decoder, num_frames)[0]
     except VideoError as error:
         return str(error)

@@ -1,6 +1,8 @@
 """What a video file says without decoding: its stream, its packets, when each frame is shown. Imports no torch: children start fast."""
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +28,8 @@ class FrameTable:
 
     count: packets to be shown. stamps: their timestamps, ascending. keys: numbers of the keyframes, ascending.
     timed: every packet has its own time, stored in the container.
+    restarts: the clock goes back at a keyframe, as where recordings were joined byte by byte.
     whole_start: the video begins with a keyframe and shows nothing before it; earlier frames have lost what they were predicted from.
-    closed: every keyframe is a clean start: no frame after it in the file is shown before it, or needs frames before it.
     cut_off: the file ends within a packet, or a packet has a hole, as in interrupted downloads.
     seekable: frame n can be found by its time.
     """
@@ -36,8 +38,8 @@ class FrameTable:
     stamps: list[int]
     keys: list[int]
     timed: bool
+    restarts: bool
     whole_start: bool
-    closed: bool
     cut_off: bool
     seekable: bool
 
@@ -49,12 +51,20 @@ def open_video(path: str | Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """Return the first stream of moving pictures, which excludes the cover image of a music file. Raises: VideoError if there is none."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
-            stream.thread_count = 1  # several files are decoded in parallel instead
-            return stream
-    raise VideoError("no video stream")
+    """Return the stream of moving pictures: the one with the most frames, among equals the one marked as default, then the first.
+
+    Raises: VideoError if there is none; the cover image of a music file does not count.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and s.codec_context is not None]
+    if not streams:
+        raise VideoError("no video stream")
+    frames: Counter[int] = Counter()
+    if len(streams) > 1:  # headers need not give their numbers, so packets are counted, in an opening of its own
+        with av.open(container.name, metadata_errors="replace") as again, suppress(av.FFmpegError):
+            frames.update(p.stream_index for p in again.demux([s.index for s in streams]) if p.size and not p.is_discard)
+    stream = max(streams, key=lambda s: (frames[s.index], bool(s.disposition & Disposition.default)))
+    stream.thread_count = 1  # several files are decoded in parallel instead
+    return stream
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
@@ -70,17 +80,16 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
 def read_frame_table(container: InputContainer, stream: VideoStream) -> FrameTable:
     """Read all packets and decode none; takes a few milliseconds."""
     shown: list[tuple[int | None, bool]] = []  # (time, keyframe?)
-    first = key = begins_with_key = None  # first, key: times of the first packet and of the latest keyframe
-    closed, cut_off = True, False
+    first = latest = begins_with_key = None  # first, latest: the time of the first packet, and the latest time so far
+    restarts = cut_off = False
     for packet in packets(container, stream):
         if not packet.size:
             continue
         if begins_with_key is None:
             first, begins_with_key = packet.pts, packet.is_keyframe
-        complete, clean_start = _look_into(packet, stream)
-        cut_off = cut_off or packet.is_corrupt or not complete
-        key = packet.pts if packet.is_keyframe else key
-        closed = closed and not _before(packet.pts, key) and (not packet.is_keyframe or clean_start)
+        cut_off = cut_off or packet.is_corrupt or not _is_complete(packet, stream)
+        restarts = restarts or (packet.is_keyframe and _before(packet.pts, latest))
+        latest = packet.pts if latest is None or _before(latest, packet.pts) else latest
         if not packet.is_discard:  # packets before the start of an edit list are decoded but never shown
             shown.append((packet.pts, packet.is_keyframe))
     stamps = sorted(time for time, _ in shown if time is not None)
@@ -88,49 +97,24 @@ def read_frame_table(container: InputContainer, stream: VideoStream) -> FrameTab
     keys = sorted(places[time] for time, is_key in shown if is_key and time is not None)
     timed = not WITH_TIMESTAMPS.isdisjoint(container.format.name.split(",")) and len(places) == len(shown)
     whole_start = bool(begins_with_key) and not any(_before(time, first) for time, _ in shown)
-    seekable = timed and whole_start and not cut_off and stream.codec_context.name in ONE_FRAME_PER_PACKET
-    return FrameTable(len(shown), stamps, keys, timed, whole_start, closed, cut_off, seekable)
+    seekable = timed and whole_start and not (restarts or cut_off) and stream.codec_context.name in ONE_FRAME_PER_PACKET
+    return FrameTable(len(shown), stamps, keys, timed, restarts, whole_start, cut_off, seekable)
 
 
-def lost_its_end(path: str | Path) -> bool:
-    """Return whether a Matroska or WebM file is shorter than its header says, even by one byte of the index at its end.
-
-    FFmpeg reads such a file to its last frame; decord, misled by what remains of the index, returns other frames.
-    Source: RFC 8794 (EBML: an id, a size whose leading zeros give its length, all ones for "unknown") and RFC 9559 (Matroska).
-    """
-    with Path(path).open("rb") as file:
-        head = file.read(4096)
-    header, segment = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # ids; the segment contains everything after the header
-    if not head.startswith(header):
-        return False
-    place = 0
-    for identifier in (header, segment):
-        place = head.find(identifier, place)
-        if place < 0:
-            return False
-        place += len(identifier)
-        width = 9 - head[place : place + 1].rjust(1, b"\x01")[0].bit_length()
-        size = int.from_bytes(head[place : place + width], "big") & ((1 << 7 * width) - 1)
-        place += width
-    return size != (1 << 7 * width) - 1 and place + size > Path(path).stat().st_size
-
-
-def _look_into(packet: av.Packet, stream: VideoStream) -> tuple[bool, bool]:
-    """Return (whether the packet is complete, whether decoding can start cleanly at it if it is a keyframe).
+def _is_complete(packet: av.Packet, stream: VideoStream) -> bool:
+    """Return whether a packet has no hole.
 
     H.264 and HEVC in MP4 and Matroska consist of units that fill the packet, each preceded by its length; in a hole the length is zero.
-    A clean start of H.264 is an IDR picture (a unit of type 5), not one that refreshes part of the picture or ends an open group.
     """
     codec, header = stream.codec_context.name, stream.codec_context.extradata
     place_of_width = {"h264": 4, "hevc": 21}.get(codec)
     if place_of_width is None or not header or header[0] != 1 or len(header) <= place_of_width:
-        return any(memoryview(packet)[:16]), True
+        return any(memoryview(packet)[:16])
     data, width = memoryview(packet), (header[place_of_width] & 3) + 1
-    place, kinds = 0, set()
+    place = 0
     while place + width < len(data) and (length := int.from_bytes(data[place : place + width], "big")):
-        kinds.add(data[place + width] & 31)
         place += width + length
-    return place == len(data), codec != "h264" or 5 in kinds
+    return place == len(data)
 
 
 def _before(time: int | None, other: int | None) -> bool:

@@ -1,13 +1,12 @@
-"""Frames of a video as pixels, with decord or PyAV.
+"""Frames of a video as pixels, with PyAV, or with decord for those who ask for it.
 
-decord is the default where its wheel exists; PyAV reads what decord cannot, and everything on other machines. decord is imported only
-here, and after torch: the other order crashes on some CUDA machines.
+decord exists for some machines only, and returns other frames of some files without an error (`m2clip bench data --videos DIR`). It is
+imported only here, and after torch: the other order crashes on some CUDA machines.
 """
 
 import functools
-import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -17,12 +16,11 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from m2clip_lib.data.video.container import open_video, read_frame_table, video_stream
-from m2clip_lib.data.video.probe import VideoError, decodable_frames, frames_from, orientation, probe, reason
-
-log = logging.getLogger(__name__)
+from m2clip_lib.data.video.probe import VideoError, decodable_frames, frames_from, orientation, reason, shown_size
 
 Decoder = Literal["auto", "decord", "pyav"]
 
@@ -39,38 +37,22 @@ def read_frames(
     indices: Sequence[int],
     size: tuple[int, int] | None = None,
     decoder: Decoder = "auto",
-    exact_in_decord: bool | None = None,
     num_frames: int | None = None,
 ) -> tuple[NDArray[np.uint8], str]:
-    """Read the chosen frames, upright (rotation metadata is applied).
+    """Read the chosen frames, upright (rotation metadata is applied) and with square pixels.
 
     Args:
         indices: frame numbers, ascending; repeats are allowed.
-        size: (width, height) in pixels to which the decoder resizes; None keeps the video's own.
-        exact_in_decord: the manifest's column `decord`; if None, the file is probed, which takes longer.
+        size: (width, height) in pixels to which the decoder resizes; None keeps the size as shown.
+        decoder: "auto" is PyAV. "decord" turns no frame upright, and may return other frames.
         num_frames: the manifest's; a file with a different number of packets is not seeked in, since some cannot be decoded.
     Returns: frames (t, h, w, 3) uint8 RGB, and what decoded them: "decord", "pyav", "pyav, from the start" (a file that cannot be
-        seeked), "pyav, after decord failed".
+        seeked).
     Raises: VideoError with the reason.
     """
-    if decoder == "pyav" or (decoder == "auto" and not has_decord()):
-        return read_with_pyav(path, indices, size, num_frames)
-    if not has_decord():
-        raise VideoError("decord is not installed on this machine: set data.decoder to auto or pyav")
-    if exact_in_decord is None:
-        info = probe(path)
-        exact_in_decord, num_frames = info.decord, info.num_frames
-    if not exact_in_decord:
-        if decoder == "decord":
-            raise VideoError("decord does not return the requested frames of this kind of file: set data.decoder to auto or pyav")
-        return read_with_pyav(path, indices, size, num_frames)
-    try:
+    if decoder == "decord":
         return _read_decord(path, indices, size), "decord"
-    except VideoError as error:
-        if decoder == "decord":
-            raise
-        log.debug("%s: decord failed (%s), trying PyAV", path, error)
-        return read_with_pyav(path, indices, size, num_frames)[0], "pyav, after decord failed"
+    return next(read_clips(path, [indices], size, num_frames))
 
 
 @functools.cache
@@ -87,6 +69,8 @@ def has_decord() -> bool:
 
 
 def _read_decord(path: str | Path, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    if not has_decord():
+        raise VideoError("decord is not installed on this machine: set data.decoder to auto or pyav")
     import decord
 
     width, height = size or (-1, -1)
@@ -101,70 +85,73 @@ def _read_decord(path: str | Path, indices: Sequence[int], size: tuple[int, int]
         raise VideoError(f"decord: {str(error).strip().splitlines()[-1][:120]}") from error
 
 
-def read_with_pyav(
-    path: str | Path, indices: Sequence[int], size: tuple[int, int] | None, num_frames: int | None = None
-) -> tuple[NDArray[np.uint8], str]:
-    """Read frames as read_frames does, with PyAV. Returns: frames, and "pyav" or "pyav, from the start" (a file that cannot be seeked).
+def read_clips(
+    path: str | Path, clips: Sequence[Sequence[int]], size: tuple[int, int] | None = None, num_frames: int | None = None
+) -> Iterator[tuple[NDArray[np.uint8], str]]:
+    """Yield each clip's frames with PyAV in one pass through the file, and how they were read; see read_frames.
 
-    Raises: VideoError with the reason.
+    clips: frame numbers, ascending; so are the clips' first ones and last ones. Frames of several clips are decoded once.
+    Raises: VideoError with the reason, at the first clip that cannot be read.
     """
+    done, last = 0, -1
     try:
-        with open_video(path) as container:
-            frames = _seek(container, indices, size, num_frames)
-        if frames is not None:
-            return frames, "pyav"
-        with open_video(path) as container:
-            return _from_the_start(container, indices, size), "pyav, from the start"
+        for how, decode in (("pyav", _seek), ("pyav, from the start", _from_the_start)):
+            wanted = {index for clip in clips[done:] for index in clip}
+            with open_video(path) as container:
+                stream = video_stream(container)
+                pictures, picture = {}, Pictures(stream, size)
+                for last, frame in decode(container, stream, sorted(wanted), num_frames):
+                    if last in wanted:
+                        pictures[last] = picture(frame)
+                    while clips[done][-1] <= last:
+                        yield np.stack([pictures[index] for index in clips[done]]), how
+                        done += 1
+                        if done == len(clips):
+                            return
+                        pictures = {index: kept for index, kept in pictures.items() if index >= clips[done][0]}
+        raise VideoError(f"frame {clips[done][-1]} cannot be decoded, the last good one is {last}")
     except (av.FFmpegError, ValueError, IndexError, MemoryError) as error:
         raise VideoError(f"cannot be decoded: {reason(error)}") from error
 
 
 def _seek(
-    container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None, num_frames: int | None
-) -> NDArray[np.uint8] | None:
-    """Return None if frames cannot be found by their time, or some packets cannot be decoded."""
-    stream = video_stream(container)
+    container: InputContainer, stream: VideoStream, wanted: Sequence[int], num_frames: int | None
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield the wanted frames with their numbers; stop early if they cannot be found by their time, or some packets cannot be decoded."""
     table = read_frame_table(container, stream)
     stamps, keys = table.stamps, table.keys
-    if not table.seekable or indices[-1] >= len(stamps) or (num_frames or len(stamps)) != len(stamps):
-        return None
-    picture = Pictures(size)
-    pictures: dict[int, NDArray[np.uint8]] = {}
-    needed = {stamps[index] for index in indices}
+    if not table.seekable or wanted[-1] >= len(stamps) or (num_frames or len(stamps)) != len(stamps):
+        return
+    needed = {stamps[index] for index in wanted}
     frames, position = iter(()), len(stamps)  # position: number of the frame that comes next
-    for wanted in sorted(set(indices)):
-        before = bisect_right(keys, wanted)
+    for index in wanted:
+        before = bisect_right(keys, index)
         key = keys[before - 1] if before else 0  # an edit list may hide the first keyframe
-        if not position <= wanted or key > position:
+        if not position <= index or key > position:
+            needed.add(stamps[key])
             frames = frames_from(container, stream, stamps[key], needed)
-        frame = next((frame for frame in frames if frame.pts is None or frame.pts >= stamps[wanted]), None)
-        if frame is None or frame.pts != stamps[wanted]:
-            return None
-        pictures[wanted] = picture(frame)
-        position = wanted + 1
-    return np.stack([pictures[index] for index in indices])
+        frame = next((frame for frame in frames if frame.pts is None or frame.pts >= stamps[index]), None)
+        if frame is None or frame.pts != stamps[index]:
+            return
+        yield index, frame
+        position = index + 1
 
 
-def _from_the_start(container: InputContainer, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    picture, wanted = Pictures(size), set(indices)
-    pictures: dict[int, NDArray[np.uint8]] = {}
-    last = -1
-    for last, frame in enumerate(islice(decodable_frames(container, video_stream(container)), indices[-1] + 1)):
-        if last in wanted:
-            pictures[last] = picture(frame)
-    if indices[-1] not in pictures:
-        raise VideoError(f"frame {indices[-1]} cannot be decoded, the last good one is {last}")
-    return np.stack([pictures[index] for index in indices])
+def _from_the_start(
+    container: InputContainer, stream: VideoStream, wanted: Sequence[int], _: int | None
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield every frame with its number, to the last wanted one."""
+    return enumerate(islice(decodable_frames(container, stream), wanted[-1] + 1))
 
 
 class Pictures:
     """Frame -> (h, w, 3) uint8 RGB at a size, upright. Use one object for all frames of a video: it keeps its scaling context."""
 
-    def __init__(self, size: tuple[int, int] | None):
-        self.size, self.scale = size, VideoReformatter().reformat
+    def __init__(self, stream: VideoStream, size: tuple[int, int] | None):
+        self.stream, self.size, self.scale = stream, size, VideoReformatter().reformat
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Convert one frame."""
         shown = orientation(frame)
-        self.size = self.size or shown.size(frame.width, frame.height)  # recorded calls change it midway: the first frame decides
+        self.size = self.size or shown_size(frame, self.stream)  # recorded calls change it midway: the first frame decides
         return shown.upright(self.scale(frame, *shown.size(*self.size), "rgb24", interpolation="BICUBIC").to_ndarray())

@@ -17,17 +17,12 @@ from m2clip_lib.data.video.container import (
     ONE_FRAME_PER_PACKET,
     FrameTable,
     VideoError,
-    lost_its_end,
     open_video,
     packets,
     read_frame_table,
     video_stream,
 )
-
-# decord was found to return the requested frames for these (tests/data/video). For mpeg4 and open groups of pictures it silently returns
-# others; other pixel formats and rotated files come out wrong or sideways; of two streams it may pick the other one.
-EXACT_IN_DECORD = {"h264", "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9"}
-PLAIN_PIXELS = {"yuv420p", "yuvj420p"}
+from m2clip_lib.data.video.times import describe_times, frame_times
 
 # Decoders that can skip, packet by packet, a picture from which no other one is predicted.
 SKIPS_FRAMES = {"h264", "hevc"}
@@ -35,9 +30,11 @@ SKIPS_FRAMES = {"h264", "hevc"}
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the manifest holds about a readable video. Sizes in pixels as shown (rotation applied), duration in seconds.
+    """What the manifest holds about a readable video.
 
-    decord: whether decord returns the requested frames, judged by codec, pixel format, rotation and timestamps.
+    fps: frames per second on average. duration_s: seconds from the first frame to the end of the last.
+    width, height: pixels as shown: rotation is applied, and pixels that are not square are made so.
+    times: when each frame is shown (see times.py).
     """
 
     num_frames: int
@@ -46,10 +43,10 @@ class VideoInfo:
     width: int
     height: int
     codec: str
-    decord: bool
+    times: str
 
 
-EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, codec="", decord=False)
+EMPTY = VideoInfo(num_frames=0, fps=0.0, duration_s=0.0, width=0, height=0, codec="", times="")
 
 
 def bad_row(status: str) -> dict:
@@ -70,7 +67,8 @@ def probe_row(path: str) -> dict:
 def probe(path: str | Path) -> VideoInfo:
     """Count the frames that can be decoded, and measure the first.
 
-    Packets are counted if the header agrees with their number and the first frame can be decoded; other files are decoded to the end.
+    Packets give number and times if the header agrees with their number and the first frame can be decoded; other files are decoded to
+    the end.
     Raises: VideoError with the reason.
     """
     path = check_file(path)
@@ -78,8 +76,7 @@ def probe(path: str | Path) -> VideoInfo:
         with open_video(path) as container:
             stream = video_stream(container)
             table = read_frame_table(container, stream)
-            honest = table.whole_start and not table.cut_off and not lost_its_end(path) and _header_agrees(container, stream, table)
-            alone = len(container.streams.video) == 1
+            honest = table.whole_start and not (table.cut_off or table.restarts) and _header_agrees(container, stream, table)
         with open_video(path) as container:
             stream = video_stream(container)
             codec = stream.codec_context.name
@@ -88,13 +85,17 @@ def probe(path: str | Path) -> VideoInfo:
             if first is None:
                 raise VideoError("no frame can be decoded")
             honest = honest and (not table.timed or first.pts == table.stamps[0])
-            count = table.count if honest and codec in ONE_FRAME_PER_PACKET else 1 + sum(1 for _ in frames)
-            fps, duration = _times(stream, count, table.stamps)
-            shown = orientation(first)
-            width, height = shown.size(first.width, first.height)
-            plain = codec in EXACT_IN_DECORD and first.format.name in PLAIN_PIXELS and shown == AS_STORED
-            decord = plain and table.timed and table.closed and honest and alone and count == table.count
-            return VideoInfo(count, fps, duration, width, height, codec, decord)
+            if honest and codec in ONE_FRAME_PER_PACKET and len(table.stamps) in (0, table.count):
+                stamps = table.stamps or [None] * table.count
+            else:
+                stamps = [first.pts, *(frame.pts for frame in frames)]
+                if not table.restarts:  # AVI counts packets, whose order is not that of the frames
+                    known = iter(sorted(stamp for stamp in stamps if stamp is not None))
+                    stamps = [None if stamp is None else next(known) for stamp in stamps]
+            times = describe_times(container, stream, stamps)
+            duration = float(frame_times(times)[-1])
+            width, height = shown_size(first, stream)
+            return VideoInfo(len(stamps), len(stamps) / duration if duration else 0.0, duration, width, height, codec, times)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise VideoError(f"cannot be opened: {reason(error)}") from error
 
@@ -127,7 +128,7 @@ def decodable_frames(container: InputContainer, stream: VideoStream, wanted: Set
 
 
 def frames_from(container: InputContainer, stream: VideoStream, stamp: int, wanted: Set[int]) -> Iterator[VideoFrame]:
-    """Seek to the keyframe shown at `stamp` and decode from there; wanted: see decodable_frames.
+    """Seek to the keyframe shown at `stamp` and decode from there; wanted: see decodable_frames (it holds `stamp`).
 
     Yields nothing if decoding cannot start there: "keyframes" of intra refresh hold only part of the picture, the rest may come out green.
     """
@@ -135,7 +136,7 @@ def frames_from(container: InputContainer, stream: VideoStream, stamp: int, want
         container.seek(stamp, stream=stream)
     except av.FFmpegError:
         return
-    frames = decodable_frames(container, stream, wanted | {stamp})
+    frames = decodable_frames(container, stream, wanted)
     frames = dropwhile(lambda frame: frame.pts is not None and frame.pts < stamp, frames)  # those of the previous group
     first = next(frames, None)
     if first is not None and first.pts == stamp:
@@ -151,7 +152,7 @@ class Orientation:
     turns: int = 0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return (width, height) as shown from those as stored, or the reverse."""
+        """Turn (width, height) as the picture is turned, or back."""
         return (height, width) if self.turns % 2 else (width, height)
 
     def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -173,6 +174,12 @@ def orientation(frame: VideoFrame) -> Orientation:
     return Orientation(mirrored, round(-clockwise / 90) % 4)
 
 
+def shown_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Return (width, height) at which a frame is shown upright with square pixels, in pixels."""
+    width = frame.width * (stream.sample_aspect_ratio or 1)
+    return orientation(frame).size(max(1, round(width)), frame.height)
+
+
 def reason(error: Exception) -> str:
     """Return FFmpeg's words for an error, without its numbers and paths."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -189,12 +196,3 @@ def _header_agrees(container: InputContainer, stream: VideoStream, table: FrameT
     end = float(stamps[-1] * stream.time_base) * 1e6
     frame = (end - float(stamps[0] * stream.time_base) * 1e6) / (len(stamps) - 1)
     return abs(start + container.duration - end) < 2.5 * frame
-
-
-def _times(stream: VideoStream, count: int, stamps: list[int]) -> tuple[float, float]:
-    """Return (frames per second, duration in seconds), from the timestamps if there are any."""
-    rate = float(stream.average_rate or stream.guessed_rate or 0)
-    span = float((stamps[-1] - stamps[0]) * stream.time_base) if len(stamps) > 1 else 0.0
-    if span > 0:
-        return rate or (len(stamps) - 1) / span, span * count / (len(stamps) - 1)
-    return rate, count / rate if rate else 0.0

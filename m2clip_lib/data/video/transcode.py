@@ -21,7 +21,7 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.video.container import VideoError, open_video, video_stream
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
-from m2clip_lib.data.video.probe import AS_STORED, EMPTY, bad_row, decodable_frames, orientation, probe, reason
+from m2clip_lib.data.video.probe import AS_STORED, EMPTY, bad_row, decodable_frames, orientation, probe, reason, shown_size
 from m2clip_lib.data.workers import Failure, Journal, call_in_children, fingerprint, with_progress
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space, show_bytes, write_atomically
@@ -86,8 +86,7 @@ def transcode(
         check_space(folder, sum(Path(job[0]).stat().st_size for job in first), "transcode")  # copies are smaller than camera files
         work(first, "transcoding a sample")
         if rest:
-            trusted = dict(zip(manifest.table.path, manifest.table.decord, strict=True))
-            done = [rows[job[0]] | {"source": job[0], "target": job[1], "source_decord": trusted[job[0]]} for job in first]
+            done = [rows[job[0]] | {"source": job[0], "target": job[1]} for job in first]
             _report_costs(done, len(rest), folder, processes, report)
             work(rest, "transcoding")
     found = pd.DataFrame([rows[path] for path in manifest.table.path], manifest.table.index)[[*asdict(EMPTY), "status"]]
@@ -135,7 +134,7 @@ def _encode(source: Path, file: Path) -> int:
         for count, frame in enumerate(decodable_frames(origin, stream), start=1):
             shown = orientation(frame)
             if out is None:
-                width, height = shown.size(frame.width, frame.height)
+                width, height = shown_size(frame, stream)
                 out = copy.add_stream("libx264", rate=rate.limit_denominator(100_000))
                 out.options, out.pix_fmt = ENCODER, "yuv420p"
                 fitted = fit_short_side(width, height, min(SHORT_SIDE, width, height))
@@ -190,9 +189,8 @@ def _gain(row: dict, number: int) -> float:
     indices = train_indices(row["num_frames"], *CLIP, np.random.default_rng(number))
     size = fit_short_side(row["width"], row["height"], min(224, row["width"], row["height"]))
     seconds: dict[str, list[float]] = {"source": [], "target": []}
-    trusted = {"source": row["source_decord"], "target": row["decord"]}
     for which in list(seconds) * 3:
         start = time.perf_counter()
-        read_frames(row[which], indices, size, "auto", trusted[which], row["num_frames"])
+        read_frames(row[which], indices, size, "auto", row["num_frames"])
         seconds[which].append(time.perf_counter() - start)
     return min(seconds["source"]) / min(seconds["target"])

@@ -84,7 +84,7 @@ def test_cache_is_built_once_and_again_when_a_video_or_the_size_changes(tmp_path
     for name in ("a", "b"):
         write_video(tmp_path / "v" / name / "1.mp4", draw_video(0, np.random.default_rng(0), 4, 64))
     paths = sorted(str(path) for path in (tmp_path / "v").rglob("*.mp4"))
-    table = pd.DataFrame({"path": paths, "num_frames": 4, "width": 64, "height": 64, "decord": True})
+    table = pd.DataFrame({"path": paths, "num_frames": 4, "width": 64, "height": 64})
     files = set()
     for _ in range(2):
         files.add(cached_reader(table, tmp_path / "c", 32, "auto", 1).file)
@@ -103,7 +103,7 @@ def test_cache_is_built_once_and_again_when_a_video_or_the_size_changes(tmp_path
 
 def test_video_that_keeps_the_decoder_busy_cannot_be_read_until_another_attempt(tmp_path):
     slow_video(tmp_path / "slow.mkv", 30)
-    table = pd.DataFrame({"path": [str(tmp_path / "slow.mkv")], "num_frames": 30, "width": 4096, "height": 4096, "decord": False})
+    table = pd.DataFrame({"path": [str(tmp_path / "slow.mkv")], "num_frames": 30, "width": 4096, "height": 4096})
     reader = cached_reader(table, tmp_path / "c", SIDE, "auto", processes=1, limit_s=0.2)
     with pytest.raises(VideoError, match=r"^took more than 0\.2 s$"):
         reader(0, [0], SIDE)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numbered_videos import encode, grainy, numbers
 
 from m2clip_lib.data.video.container import VideoError, open_video, video_stream
-from m2clip_lib.data.video.decode import read_frames, read_with_pyav
+from m2clip_lib.data.video.decode import read_frames
 from m2clip_lib.data.video.probe import decodable_frames, probe
 
 COUNT = 40
@@ -54,10 +54,8 @@ def test_seeking_equals_decoding_from_the_start(options, suffix, gaps, chosen):
         info = probe(path)
         assert info.num_frames == COUNT
         for indices in chosen:
-            frames, _ = read_with_pyav(path, indices, None)
+            frames, _ = read_frames(path, indices)
             assert np.array_equal(frames, whole[indices]), (indices, numbers(frames), np.abs(frames.astype(int) - whole[indices]).max())
-            if info.decord:
-                assert numbers(read_frames(path, indices, None, "auto", True)[0]) == indices
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)
@@ -74,7 +72,7 @@ def test_ordinary_files_are_seeked_in(tmp_path, suffix, options):
     path = tmp_path / f"a{suffix}"
     encode(path, PICTURES, options=options | {"threads": "1"})
     for indices in (range(COUNT), [COUNT - 1], [3, 3, 17, 30], [0, 38]):
-        frames, used = read_with_pyav(path, list(indices), None)
+        frames, used = read_frames(path, list(indices))
         assert used == "pyav"
         assert numbers(frames) == list(indices)
 
@@ -84,10 +82,9 @@ def test_decoding_does_not_start_at_keyframes_that_hold_part_of_the_picture(tmp_
     path = tmp_path / "refresh.mp4"
     options = {"preset": "ultrafast", "threads": "1", "x264-params": f"intra-refresh=1:min-keyint=1:bframes=0:{params}"}
     encode(path, PICTURES, options=options)
-    assert not probe(path).decord  # it gives other frames
     whole = sequential(path)
     for index in range(COUNT):
-        assert np.array_equal(read_with_pyav(path, [index], None)[0][0], whole[index])
+        assert np.array_equal(read_frames(path, [index])[0][0], whole[index])
 
 
 def test_hevc_frames_that_nothing_refers_to_are_skipped_exactly(tmp_path):
@@ -96,7 +93,7 @@ def test_hevc_frames_that_nothing_refers_to_are_skipped_exactly(tmp_path):
         encode(path, PICTURES, "libx265", {"preset": "ultrafast", "x265-params": f"log-level=none:pools=none:crf=20:{params}"})
         whole = sequential(path)
         for index in range(COUNT):
-            frames, used = read_with_pyav(path, [index], None)
+            frames, used = read_frames(path, [index])
             assert np.array_equal(frames[0], whole[index])
         assert used == "pyav"
 
@@ -108,22 +105,22 @@ def test_few_frames_of_a_long_video_are_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "m2clip_lib.data.video.probe.decodable_frames", lambda *a: (given_out.append(frame) or frame for frame in decodable_frames(*a))
     )
-    read_with_pyav(tmp_path / "a.mp4", [20, 36], None)
+    read_frames(tmp_path / "a.mp4", [20, 36])
     assert len(given_out) == 3  # 20 is a keyframe, 36 is the first after one
 
 
 @pytest.mark.parametrize("size", [(96, 64), (46, 32), (53, 37)])
 def test_resizing_is_the_same_after_a_seek(tmp_path, size):
     encode(tmp_path / "a.mp4", PICTURES, options={"g": "12", "bf": "2", "threads": "1"})
-    together, _ = read_with_pyav(tmp_path / "a.mp4", [5, 23, 31], size)
-    alone = [read_with_pyav(tmp_path / "a.mp4", [index], size)[0][0] for index in (5, 23, 31)]
+    together, _ = read_frames(tmp_path / "a.mp4", [5, 23, 31], size)
+    alone = [read_frames(tmp_path / "a.mp4", [index], size)[0][0] for index in (5, 23, 31)]
     assert together.shape == (3, size[1], size[0], 3)
     assert np.array_equal(together, np.stack(alone))
 
 
 def test_file_with_fewer_packets_than_the_manifest_says_frames_is_not_seeked_in(tmp_path):
     encode(tmp_path / "a.mp4", PICTURES)
-    frames, used = read_with_pyav(tmp_path / "a.mp4", [5], None, num_frames=COUNT - 1)
+    frames, used = read_frames(tmp_path / "a.mp4", [5], num_frames=COUNT - 1)
     assert (used, numbers(frames)) == ("pyav, from the start", [5])
 
 
@@ -131,4 +128,4 @@ def test_no_indices_and_frames_beyond_the_end_are_video_errors(tmp_path):
     encode(tmp_path / "a.mp4", PICTURES)
     for indices in ([], [COUNT]):
         with pytest.raises(VideoError):
-            read_with_pyav(tmp_path / "a.mp4", indices, None)
+            read_frames(tmp_path / "a.mp4", indices)
