@@ -13,6 +13,7 @@ from m2clip_lib.cli.evaluation import evaluate, predict
 from m2clip_lib.cli.training import plan, pretrain, train
 from m2clip_lib.cli.workbook import bench, prepare, run
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import storage_error
 
 app = typer.Typer(
     help="M2CLIP workbook: adapt a frozen CLIP to video action recognition.",
@@ -40,8 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(args=arguments, prog_name="m2clip", standalone_mode=False)
     except Exception as error:
+        explained = error if isinstance(error, UserError) else storage_error(error)
         # Usage errors are recognised by their method: newer typers carry their own copy of click, so they share no public base class.
-        message = str(error) if isinstance(error, UserError) else error.format_message() if hasattr(error, "format_message") else None
+        message = str(explained) if explained else error.format_message() if hasattr(error, "format_message") else None
         if debug or message is None:
             raise
         print(f"m2clip: {' '.join(message.split())}", file=sys.stderr)
