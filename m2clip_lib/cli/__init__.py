@@ -4,6 +4,7 @@ Imports are lazy, so that --help answers at once. Bad input ends with one line o
 """
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # it may come anywhere
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files: a backend for windows would need a display
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         status = app(args=arguments, prog_name="m2clip", standalone_mode=False)

@@ -45,8 +45,8 @@ CARDS = TEMPLATES.get_template("cards.html").module  # its macros, as functions 
 
 
 def new_figure(width: float = 9.0, height: float = 5.0, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure (inches) and its axes, row by row. Sets the workbook's style for this and all later figures of the process."""
-    plt.rcParams.update(SETTINGS)
+    """Return a figure (inches) and its axes, row by row. Sets the workbook's style, and nothing of a matplotlibrc, for this process."""
+    plt.style.use(["default", SETTINGS])
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     return figure, list(axes.flat)
 
