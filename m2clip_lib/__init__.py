@@ -4,7 +4,12 @@ Data flows one way: data -> models -> evaluate -> train -> studies; attention be
 `import m2clip_lib` is the door of the notebooks: the names below load their rooms when they are first used.
 """
 
+import os
+import sys
 from importlib import import_module
+
+if "ipykernel" in sys.modules:  # in a notebook, figures go into it, whatever MPLBACKEND or matplotlibrc say for windows and scripts
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 __version__ = "0.1.0"
 

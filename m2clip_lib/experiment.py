@@ -19,6 +19,7 @@ from m2clip_lib.data.dataset import FrameReader, VideoReader
 from m2clip_lib.data.prompts import experiment_texts, names_without_word
 from m2clip_lib.data.seeds import Purpose, torch_seed
 from m2clip_lib.data.video.cache import cached_reader
+from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
 from m2clip_lib.models.checkpoint import CheckpointInfo
@@ -51,8 +52,13 @@ def pick_device() -> torch.device:
 
 
 def set_threads(threads: int) -> None:
-    """Set the CPU threads of torch; 0: all cores, shared with the other processes of a training on this machine."""
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    """Set the CPU threads of torch; 0: OMP_NUM_THREADS, or this job's cores, shared with the other processes of a training on this machine.
+
+    torchrun sets that variable to 1 for several processes, and says so, unless the user has set it.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is for nested loops
+    threads = threads or (int(asked) if asked.isdecimal() else cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    torch.set_num_threads(max(1, threads))
 
 
 def keep_freed_memory() -> bool:
@@ -110,7 +116,7 @@ def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, ex
     """
     data = experiment.data
     if data.cache_frames:
-        return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, os.cpu_count() or 1, data.file_timeout_s)
+        return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, cores(), data.file_timeout_s)
     return VideoReader(table, "pyav" if exact else data.decoder)
 
 

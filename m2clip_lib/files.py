@@ -1,5 +1,6 @@
 """Files, in four parts: atomic writing and disk space, sealed safetensors files, digests, and text, which is UTF-8 on every machine."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,13 +14,32 @@ from safetensors import SafetensorError
 
 from m2clip_lib.errors import UserError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ELSEWHERE = "keep results, checkpoints and data elsewhere (M2CLIP_RESULTS, M2CLIP_CHECKPOINTS, M2CLIP_DATA)"
+_AGAIN = f"the previous file is untouched; free some space, or {_ELSEWHERE}, then run the same command again"
+_STORAGE = {  # what the system says -> what is wrong, and what to do
+    os.strerror(errno.ENOSPC): f"the disk is full; {_AGAIN}",
+    os.strerror(errno.EDQUOT): f"the disk quota is used up; {_AGAIN}",
+    os.strerror(errno.EROFS): f"the file system is read-only; {_ELSEWHERE}",
+    os.strerror(errno.EACCES): f"permission denied; give this user access to it, or {_ELSEWHERE}",
+    os.strerror(errno.EPERM): f"operation not permitted; give this user access to it, or {_ELSEWHERE}",
+    "Could not determine home directory": "set HOME to a folder, or give paths that do not begin with ~",
+}
+
+
+def storage_error(error: Exception, place: str | Path = "") -> UserError | None:
+    """Explain an error of the storage: full, read-only, not permitted. Returns: None for any other error.
+
+    Libraries only quote the system in errors of their own, so its words count, not the type. place: default: what the error names.
+    """
+    told = next((told for said, told in _STORAGE.items() if said in f"{getattr(error, 'strerror', '')} {error}"), "")
+    place = str(place or getattr(error, "filename", None) or ("" if isinstance(error, OSError) else error)).rstrip(".")
+    return UserError(f"{place}: {told}" if place else told) if told else None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
 
-    Raises: UserError when the disk is full; the old file is intact, and no temporary file is left.
+    Raises: UserError when the disk is full, or nothing may be written there; the old file is intact, and no temporary file is left.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -29,21 +49,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _force_to_disk(temporary)
         temporary.replace(path)
         _force_to_disk(path.parent)  # the rename itself
-    except Exception as error:  # safetensors only quotes the system's error in its own
-        if getattr(error, "errno", None) not in DISK_FULL and not any(os.strerror(number) in str(error) for number in DISK_FULL):
-            raise
-        raise UserError(
-            f"{path}: the disk is full; the previous file is untouched; free some space, or keep results and checkpoints elsewhere "
-            "(M2CLIP_RESULTS, M2CLIP_CHECKPOINTS), then run the same command again"
-        ) from error
+    except Exception as error:
+        if explained := storage_error(error, path):
+            raise explained from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing may be written, there is nothing to remove
+            temporary.unlink()
 
 
 def _force_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # some network and FUSE folders cannot be flushed; their files can
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(handle)
 

@@ -1,6 +1,5 @@
 """A run: the folder results/<run>/ with everything needed to trust its numbers."""
 
-import os
 import platform
 import re
 import subprocess
@@ -17,6 +16,7 @@ from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 
@@ -146,7 +146,7 @@ def hardware() -> dict[str, object]:
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": model or platform.processor(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()}
+    return {"processor": model or platform.processor(), "cores": cores(), "gpu": gpu, "system": platform.platform()}
 
 
 def _versions() -> dict[str, str]:

@@ -194,7 +194,7 @@ class TrainSection(Section):
     compile: bool = False
     """torch.compile for every block: slow first steps (needs a C++ compiler), faster ones after."""
     threads: Count = 0
-    """CPU threads of torch; 0: all cores. Results are bit-identical only at the same number."""
+    """CPU threads of torch; 0: OMP_NUM_THREADS, or all cores of the job. Results are bit-identical only at the same number."""
     save_minutes: NotNegative = 10.0
     """Minutes between saves from which an interrupted training continues (and one after every epoch); 0: after every update."""
     warm_start: str = ""

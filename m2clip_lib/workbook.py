@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json, write_json
+from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json, storage_error, write_json
 from m2clip_lib.runs import check_folders, check_run_name
 
 GIVEN = ("EXPERIMENT", "RUN", "OVERRIDES", "INTERACTIVE")  # parameters the runner itself sets
@@ -139,6 +143,8 @@ def execute_step(folder: Path, step: Step) -> None:
             str(step.notebook),
             str(output),
             parameters=step.parameters,
+            kernel_name="python3",
+            kernel_manager_class=_OwnKernel,
             cwd=str(step.notebook.parent),
             progress_bar=sys.stderr.isatty(),
             stdout_file=_Indented(),
@@ -149,7 +155,7 @@ def execute_step(folder: Path, step: Step) -> None:
         _export_html(output)
         raise NotebookFailed(
             f"{step.name} failed in cell {error.cell_index}: {error.ename}: {error.evalue} (partial output: {paths.shown(output)})",
-            user_error=error.ename == "UserError",
+            user_error=error.ename == "UserError" or storage_error(error) is not None,
         ) from error
     _export_html(output)
 
@@ -159,6 +165,14 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
     import papermill
 
     return {name: info["inferred_type_name"] for name, info in papermill.inspect_notebook(str(notebook)).items()}
+
+
+class _OwnKernel(AsyncKernelManager):
+    """The kernel of this interpreter, whatever is installed under the notebook's kernel name: it may be dead, or of another environment."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
 
 
 class _Indented:

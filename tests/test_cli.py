@@ -260,6 +260,15 @@ def test_every_command_explains_itself(capsys, command):
     assert f"m2clip {command}" in out
 
 
+@pytest.mark.parametrize("backend", ["TkAgg", "no such backend"])
+def test_commands_draw_without_a_display_whatever_the_backend(workspace, monkeypatch, backend):
+    monkeypatch.setenv("MPLBACKEND", backend)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    draw = "from m2clip_lib.viz.style import new_figure, png_bytes; print(png_bytes(new_figure()[0])[1:4])"
+    done = python("-c", f"from m2clip_lib import cli\ntry: cli.main(['--help'])\nfinally: {draw}", cwd=workspace)
+    assert done.stdout.splitlines()[-1] == "b'PNG'", done.stderr
+
+
 def test_no_arguments_show_the_help(capsys):
     status, out, _ = call(capsys)
     assert status == 0

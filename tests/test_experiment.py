@@ -8,7 +8,15 @@ import torch
 from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
-from m2clip_lib.experiment import TRAINING_ADVICE, backbone_of, build_model, last_run, last_run_checkpoint, out_of_memory_explained
+from m2clip_lib.experiment import (
+    TRAINING_ADVICE,
+    backbone_of,
+    build_model,
+    last_run,
+    last_run_checkpoint,
+    out_of_memory_explained,
+    set_threads,
+)
 from m2clip_lib.models.checkpoint import read_checkpoint_info
 
 
@@ -66,3 +74,30 @@ def test_running_out_of_memory_names_the_settings_to_change():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     for part in ("train.batch_size (now 32)", "train.accumulate", "train.activation_checkpointing=true", "train.precision=bf16"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "variables", "expected"),
+    [
+        (0, {}, 8),
+        (0, {"LOCAL_WORLD_SIZE": "4"}, 2),
+        (0, {"LOCAL_WORLD_SIZE": "16"}, 1),
+        (0, {"OMP_NUM_THREADS": "3"}, 3),
+        (0, {"OMP_NUM_THREADS": "3", "LOCAL_WORLD_SIZE": "4"}, 3),
+        (0, {"OMP_NUM_THREADS": "2,1"}, 2),
+        (0, {"OMP_NUM_THREADS": "many"}, 8),  # OpenMP ignores it as well
+        (1, {"OMP_NUM_THREADS": "3"}, 1),  # train.threads
+    ],
+)
+def test_threads_are_those_asked_for_or_the_jobs_cores(monkeypatch, asked, variables, expected):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("m2clip_lib.experiment.cores", lambda: 8)
+    before = torch.get_num_threads()
+    try:
+        set_threads(asked)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

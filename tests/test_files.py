@@ -1,6 +1,9 @@
 """Sealed files detect any flipped or missing byte; atomic writes leave the old file or the new one."""
 
+import errno
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import DamagedFile, check_seal, open_sealed, seal, write_atomically, write_json
+from m2clip_lib.files import DamagedFile, check_seal, open_sealed, seal, storage_error, write_atomically, write_json
 
 CONTENT = seal({"a": torch.arange(40.0), "b": torch.ones(3, dtype=torch.int64)}, {"progress": '{"sha256":"' + "0" * 64 + '"}'})
 
@@ -117,3 +120,67 @@ def test_a_full_disk_gives_one_line_and_leaves_the_old_file(tmp_path, error):
     with pytest.raises(UserError, match=r"a.txt: the disk is full; .*free some space"):
         write_atomically(file, full)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def fsync_that_fails(number: int, folders: bool):
+    """An os.fsync that answers this error for folders, or for files."""
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) == folders:
+            raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_flushed_can_be_written_to(tmp_path, monkeypatch, number):
+    """Network and FUSE folders (CIFS, VirtualBox shares) answer so; before, nothing could be written there."""
+    monkeypatch.setattr(os, "fsync", fsync_that_fails(number, folders=True))
+    write_json(tmp_path / "new" / "a.json", {"a": 1})
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(("number", "folders"), [(errno.EIO, True), (errno.EIO, False), (errno.EINVAL, False)])
+def test_a_disk_that_loses_what_is_written_is_an_error(tmp_path, monkeypatch, number, folders):
+    monkeypatch.setattr(os, "fsync", fsync_that_fails(number, folders))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_json(tmp_path / "a.json", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/scan.jsonl"), "/data/scan.jsonl: the disk is full; .*free some space"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "^the disk is full"),  # a write to an open file names none
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/home/a"), "/home/a: the disk quota is used up; "),
+        (
+            OSError(errno.EROFS, os.strerror(errno.EROFS), "/repo/results/demo"),
+            "/repo/results/demo: the file system is read-only; .*M2CLIP_R",
+        ),
+        (
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/root/.cache"),
+            "/root/.cache: permission denied; give this user access",
+        ),
+        (SafetensorError("I/O error: Read-only file system (os error 30)"), "os error 30.: the file system is read-only; keep results"),
+        (RuntimeError("Could not determine home directory."), "^Could not determine home directory: set HOME"),
+    ],
+)
+def test_an_error_of_the_storage_says_where_and_what_to_do(error, line):
+    with pytest.raises(UserError, match=line):
+        raise storage_error(error)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, os.strerror(errno.EIO), "/data"), FileNotFoundError(2, "No such file", "a"), KeyError("x")]
+)
+def test_other_errors_are_not_explained_away(error):
+    assert storage_error(error) is None
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"run.json: the file system is read-only; keep results"):
+        write_json(tmp_path / "new" / "run.json", {})

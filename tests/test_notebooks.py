@@ -112,12 +112,20 @@ def papermill_command(notebook: Path, output: Path, *parameters: str) -> subproc
     return subprocess.run(command, cwd=elsewhere, env=dict(os.environ), capture_output=True, text=True, timeout=300)
 
 
-def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace):
+def pictures(notebook: Path) -> int:
+    """Number of pictures in an executed notebook."""
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace, monkeypatch):
     """Starts a kernel, writes and scans 48 synthetic videos: about 15 s."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # as in many containers: before, the executed notebook held no picture
     done = papermill_command(NOTEBOOKS[0], workspace / "out.ipynb", "EXPERIMENT=tiny", "RUN=alone", "GRID_CLASSES=3")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((workspace / "results" / "alone" / "01_data_preparation.json").read_text())["videos"] == 48
     assert (workspace / "results" / "alone" / "figures" / "clips.png").is_file()
+    assert pictures(workspace / "out.ipynb") == 3
     assert not list((workspace / "elsewhere").iterdir())  # nothing is written to the working directory
 
 

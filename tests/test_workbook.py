@@ -1,6 +1,7 @@
 """The notebook runner on small notebooks: parameters are strict, finished steps are skipped, failures are shown and kept."""
 
 import json
+import sys
 
 import nbformat
 import pytest
@@ -149,6 +150,33 @@ def test_the_kernels_own_log_stays_off_the_terminal(notebooks, capfd):
     write_notebook("01_first", FIRST, "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')")
     execute_step(notebooks, plan()[0])
     assert "KeyboardInterrupt" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])
+def test_the_kernel_is_of_this_interpreter_whatever_is_installed_as_python3(notebooks, tmp_path, monkeypatch, capsys, python):
+    """Another environment's kernel, or one whose environment is gone, often stands first under this name."""
+    spec = {"argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    file = tmp_path / "kernels" / "python3" / "kernel.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    write_notebook("01_first", FIRST, "import sys\nprint(sys.executable)")
+    execute_step(notebooks, plan()[0])
+    assert capsys.readouterr().out.strip() == sys.executable
+
+
+@pytest.mark.parametrize("backend", ["Agg", "no such backend", "matplotlibrc"])
+def test_an_executed_notebook_holds_its_pictures_whatever_the_environment_says(notebooks, tmp_path, monkeypatch, backend):
+    if backend == "matplotlibrc":
+        (tmp_path / "matplotlibrc").write_text("backend: pdf\nfigure.dpi: 20\ntext.usetex: True\n")
+        monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path / "matplotlibrc"))
+        monkeypatch.delenv("MPLBACKEND", raising=False)
+    else:
+        monkeypatch.setenv("MPLBACKEND", backend)
+    write_notebook("01_first", FIRST, "import m2clip_lib as m2clip\nfigure, (ax,) = m2clip.new_figure(4, 2)\nax.set_title('found');")
+    execute_step(notebooks, plan()[0])
+    outputs = nbformat.read(notebooks / "executed" / "01_first.ipynb", 4).cells[-1].outputs
+    assert [set(output.data) for output in outputs] == [{"image/png", "text/plain"}]
 
 
 def test_what_is_finished_is_not_run_again_and_what_changed_is(notebooks, capsys):

@@ -15,6 +15,7 @@ from m2clip_lib.cli.evaluation import evaluate, predict
 from m2clip_lib.cli.training import plan, pretrain, train
 from m2clip_lib.cli.workbook import bench, prepare, run
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import storage_error
 
 app = typer.Typer(
     help="M2CLIP workbook: adapt a frozen CLIP to video action recognition.",
@@ -39,12 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # it may come anywhere
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files: a backend for windows would need a display
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         status = app(args=arguments, prog_name="m2clip", standalone_mode=False)
     except Exception as error:
+        explained = error if isinstance(error, UserError) else storage_error(error)
         # Usage errors are recognised by their method: newer typers carry their own copy of click, so they share no public base class.
-        message = str(error) if isinstance(error, UserError) else error.format_message() if hasattr(error, "format_message") else None
+        message = str(explained) if explained else error.format_message() if hasattr(error, "format_message") else None
         if debug or message is None:
             raise
         print(f"m2clip: {' '.join(message.split())}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """From an experiment's data section to a manifest on disk: what notebook 01 and `m2clip prepare` do."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, 
 from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video.transcode import transcode
-from m2clip_lib.data.workers import PASSING, alone, end_unguarded_child
+from m2clip_lib.data.workers import PASSING, alone, cores, end_unguarded_child
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space, file_sha256
 
@@ -33,7 +32,7 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     Raises: UserError if videos or annotations are not where the experiment says, or the disk is full.
     """
     end_unguarded_child()
-    processes, limit_s = os.cpu_count() or 1, experiment.data.file_timeout_s
+    processes, limit_s = cores(), experiment.data.file_timeout_s
     root, folder, copies = videos_root(experiment), experiment.prepared, experiment.prepared / COPIES
     if experiment.data.layout == "synthetic" and make_videos(root, synthetic_config(experiment), processes, report):
         report(f"videos: written to {paths.shown(root)}")

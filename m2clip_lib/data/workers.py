@@ -1,10 +1,12 @@
-"""Calls in child processes that can be killed, a journal of finished files, and a lock for work that only one process may do at a time.
+"""The cores of this job, calls in child processes that can be killed, a journal of finished files, and locks for work done by one alone.
 
 A decoder written in C that hangs or crashes takes its child process with it and nothing else.
 """
 
 import contextlib
 import json
+import math
+import os
 import signal
 import sys
 import time
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -30,6 +32,35 @@ PASSING = ("took more than", "the decoder crashed")  # beginnings of reasons tha
 UNGUARDED = 113  # exit code of a child whose import of the user's script starts processes
 # Seconds between pebble's looks at its children, and between its SIGTERM, which only a child that blocks it survives, and SIGKILL.
 CONSTS.sleep_unit, CONSTS.term_timeout = 0.05, 0.2
+
+
+def cores(system: Path = Path("/")) -> int:
+    """Return the number of cores that this job was given: those it may run on, and no more than its control groups allow (rounded up).
+
+    system: the root of the file system.
+    """
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        bound = os.process_cpu_count() or 1
+    else:
+        bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    groups = system / "proc/self/cgroup"
+    quotas = []
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        tree, own = system / "sys/fs/cgroup" / ("cpu" if controllers else ""), PurePosixPath(group.lstrip("/"))
+        quotas += [_quota(tree / place) for place in (own, *own.parents)]  # in a container, the path's beginning may not exist
+    return max(1, math.ceil(min([bound, *quotas])))
+
+
+def _quota(group: Path) -> float:
+    """Return the cores that one control group allows; infinity without a limit. Version 2 keeps them in one file, version 1 in two."""
+    files = [group / "cpu.max"] if (group / "cpu.max").is_file() else [group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us"]
+    if not all(file.is_file() for file in files):
+        return math.inf
+    quota, period = " ".join(file.read_text() for file in files).split()
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import checkpoint_facts
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit
@@ -93,7 +94,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, report: Callable[[str], None] 
     waiting = [job for job in jobs if not job.is_done()]
     if len(waiting) < len(jobs):
         report(f"{len(jobs) - len(waiting)} of {len(jobs)} trainings are finished already")
-    processes = processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    processes = processes or (1 if torch.cuda.is_available() else cores())
     before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
     os.environ.update(ONE_THREAD)  # read when a child loads its OpenMP
     try:

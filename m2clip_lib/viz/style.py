@@ -63,8 +63,8 @@ CARDS = TEMPLATES.get_template("cards.html").module  # its macros, as functions 
 
 
 def new_figure(width: float = 9.0, height: float = 5.0, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure (inches) and its axes, row by row. Sets the workbook's style for this and all later figures of the process."""
-    plt.rcParams.update(SETTINGS | {"font.family": _fonts()[0]})
+    """Return a figure (inches) and its axes, row by row. Sets the workbook's style, and nothing of a matplotlibrc, for this process."""
+    plt.style.use(["default", SETTINGS | {"font.family": _fonts()[0]}])
     warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # one for every character: _say_what_is_missing says it once
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     figure.canvas.mpl_connect("draw_event", _say_what_is_missing)

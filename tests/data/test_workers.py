@@ -4,11 +4,12 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from child_functions import crash, double, hang, large, leave, process_id, refuse, spin
 
-from m2clip_lib.data.workers import Failure, Journal, call_in_children, fingerprint
+from m2clip_lib.data.workers import Failure, Journal, call_in_children, cores, fingerprint
 
 LONG = 60.0  # seconds; longer than any call here
 
@@ -93,6 +94,63 @@ def test_iteration_that_stops_early_ends_its_children():
     assert multiprocessing.active_children()
     results.close()
     assert multiprocessing.active_children() == []
+
+
+# --- the cores of a job ---
+
+HERE = len(os.sched_getaffinity(0))
+PLENTY = f"{100_000 * 10_000} 100000"  # a quota of ten thousand cores
+
+
+def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
+    """Write /proc/self/cgroup, and files of /sys/fs/cgroup."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        file = root / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    return root
+
+
+V1 = "7:memory:/job\n3:cpu,cpuacct:/job/step\n2:cpuset:/\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "100000 100000"}, 1),  # docker run --cpus 1
+        ("0::/job\n", {"cpu.max": "max 100000", "job/cpu.max": "50000 100000"}, 1),  # half a core is one process
+        ("0::/pod/container\n", {"pod/cpu.max": "100000 100000", "pod/container/cpu.max": PLENTY}, 1),  # the narrowest of nested ones
+        ("0::/docker/0123456789ab\n", {"cpu.max": "20000 20000"}, 1),  # the path outside the container, which does not exist inside
+        ("0::/\n", {"cpu.max": "max 100000"}, HERE),
+        ("0::/\n", {"cpu.max": PLENTY}, HERE),
+        ("0::/\n", {}, HERE),
+        ("", {}, HERE),
+        (V1, {"cpu/job/step/cpu.cfs_quota_us": "100000", "cpu/job/step/cpu.cfs_period_us": "100000"}, 1),
+        (V1, {"cpu/cpu.cfs_quota_us": "30000", "cpu/cpu.cfs_period_us": "50000"}, 1),
+        (V1, {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, HERE),
+        (V1 + "0::/\n", {"cpu/job/cpu.cfs_quota_us": "100000", "cpu/job/cpu.cfs_period_us": "100000"}, 1),  # both versions at once
+    ],
+)
+def test_a_jobs_cores_are_those_its_control_groups_allow(tmp_path, groups, files, expected):
+    assert cores(machine(tmp_path, groups, files)) == expected
+
+
+def test_a_quota_between_two_counts_is_rounded_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 64, raising=False)
+    assert cores(machine(tmp_path / "some", "0::/\n", {"cpu.max": "250000 100000"})) == 3
+    assert cores(machine(tmp_path / "all", "0::/\n", {"cpu.max": "max 100000"})) == 64
+
+
+def test_a_job_bound_to_one_core_of_the_machine_has_one():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})  # as taskset, docker --cpuset-cpus and SLURM do
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 FIELDS = {"frames", "status"}

@@ -21,6 +21,13 @@ def test_a_figure_becomes_a_picture_and_is_closed():
     assert not plt.fignum_exists(figure.number)
 
 
+def test_a_figure_takes_nothing_from_a_matplotlibrc(monkeypatch):
+    plain = png_bytes(new_figure(4, 2)[0])
+    for name, value in {"lines.linewidth": 9, "axes.facecolor": "red", "font.family": ["monospace"], "xtick.direction": "in"}.items():
+        monkeypatch.setitem(plt.rcParams, name, value)
+    assert png_bytes(new_figure(4, 2)[0]) == plain
+
+
 def test_words_in_a_picture_are_never_markup():
     assert image_html(b"", 'a "<b>quoted</b>" name').startswith('<img alt="a &#34;&lt;b&gt;quoted&lt;/b&gt;&#34; name"')
 
