@@ -21,8 +21,8 @@ from train_step import compare
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import build_model, open_backbone, pick_device, set_threads
 from m2clip_lib.files import write_json
 from m2clip_lib.runs import hardware

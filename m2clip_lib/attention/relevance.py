@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2clip_lib.attention.record import attention_weights, to_shares
-from m2clip_lib.evaluate.predictions import class_logits
+from m2clip_lib.evaluate.scoring import class_logits
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.blocks import listen, project_heads
 from m2clip_lib.models.m2clip import VideoOutput

@@ -16,8 +16,9 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import batches, in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.seeds import Purpose, torch_seed
-from m2clip_lib.evaluate.predictions import Predictions, predict_split, refuse_infinite_scores, with_list
+from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
+from m2clip_lib.evaluate.scoring import predict_split, refuse_infinite_scores, with_list
 from m2clip_lib.experiment import EVALUATION_ADVICE, build_model, model_config, out_of_memory_explained
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import state_sha256

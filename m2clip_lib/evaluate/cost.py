@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.evaluate.evaluate import is_own_label_set
-from m2clip_lib.evaluate.predictions import predict_split
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.experiment import first_of_each_class
 from m2clip_lib.models import M2CLIP

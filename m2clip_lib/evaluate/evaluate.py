@@ -11,9 +11,10 @@ from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import confusion_matrix, per_class_table
-from m2clip_lib.evaluate.predictions import load_predictions, predict_split, save_predictions
+from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name
 from m2clip_lib.experiment import keep_freed_memory, model_config, open_backbone, set_threads
 from m2clip_lib.files import file_sha256, read_json

@@ -17,8 +17,8 @@ from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import top_ids
-from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, views_of_files
+from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import backbone_of, pick_device
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import read_checkpoint_info

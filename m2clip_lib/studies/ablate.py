@@ -22,8 +22,9 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import checkpoint_facts
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit
 from m2clip_lib.evaluate.paired import comparison_table
-from m2clip_lib.evaluate.predictions import load_predictions, predict_split, save_predictions
+from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.files import read_json, write_json

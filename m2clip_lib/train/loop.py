@@ -17,9 +17,9 @@ from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explain
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
-from m2clip_lib.evaluate.predictions import predict
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import TRAINING_ADVICE, build_model, keep_freed_memory, open_backbone, out_of_memory_explained, set_threads
 from m2clip_lib.files import code_digest
 from m2clip_lib.models import Backbone

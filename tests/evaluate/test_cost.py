@@ -12,8 +12,9 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.evaluate.cost import frames_table, published_costs, video_gflops
 from m2clip_lib.evaluate.metrics import topk_accuracy
 from m2clip_lib.evaluate.predict import open_checkpoint
-from m2clip_lib.evaluate.predictions import load_predictions, predict_split
+from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.experiment import first_of_each_class
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 

@@ -14,8 +14,9 @@ from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import predict_checkpoint, run_for_checkpoint, score_checkpoint, write_tables, zero_shot_note
-from m2clip_lib.evaluate.predictions import load_predictions, predict
+from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
+from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.files import file_sha256
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run

@@ -11,8 +11,9 @@ from m2clip_lib.config import DataSection, Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.video.decode import VideoError
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.predictions import Predictions, load_predictions, predict, save_predictions, with_list
+from m2clip_lib.evaluate.predictions import Predictions, load_predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol, TestViews
+from m2clip_lib.evaluate.scoring import predict, with_list
 from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 

@@ -160,7 +160,7 @@ def test_an_update_is_the_same_clips_however_it_is_divided(rows, batch_size, acc
 def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, videos):
     """The processes take turns here; what they exchange is collected in a list."""
     from m2clip_lib.data.manifest import Manifest
-    from m2clip_lib.evaluate.predictions import predict
+    from m2clip_lib.evaluate.scoring import predict
     from m2clip_lib.experiment import build_model, open_backbone
 
     experiment = load_experiment("tiny", ["data.cache_frames=false"])

@@ -10,8 +10,8 @@ from m2clip_lib.attention.maps import MapChoice
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.predictions import predict_split
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.text import text_features
 from m2clip_lib.runs import Run
