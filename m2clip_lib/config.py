@@ -54,7 +54,9 @@ def load_experiment(name: str = "", overrides: list[str] | tuple[str, ...] = ())
     experiment = _validate(values, name, f"{paths.shown(paths.CONFIG)}, experiment {name!r}")
     for override in overrides:
         section, field, value = _parse_override(override)
-        values.setdefault(section, {})[field] = value
+        fields = values.setdefault(section, {})
+        fields.pop(field, None)  # last: eval.views and the numbers it stands for count in the order in which they are set
+        fields[field] = value
     # All overrides are validated together, so that their order does not matter.
     return _validate(values, name, " ".join(f"-o {override}" for override in overrides)) if overrides else experiment
 

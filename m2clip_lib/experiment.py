@@ -27,13 +27,14 @@ from m2clip_lib.models.checkpoint import CheckpointInfo
 log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt(3), from glibc's malloc.h
+LARGE = 512  # channels of a visual tower from which bf16 gains on a CPU; the demonstration's small CLIP has fewer
 TRAINING_ADVICE = (
     "the GPU's memory does not hold a training step; lower train.batch_size (now {}) and raise train.accumulate by the same factor, "
     "or set train.activation_checkpointing=true, or train.precision=bf16"
 )
 EVALUATION_ADVICE = (
     "the GPU's memory does not hold a batch of the evaluation; lower eval.batch_size (now {} videos, each with all its views), "
-    "or eval.spatial_views and eval.temporal_views"
+    "or set eval.views_at_once"
 )
 
 
@@ -49,6 +50,17 @@ def out_of_memory_explained(advice: str) -> Iterator[None]:
 def pick_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def evaluation_precision(asked: str, backbone: Backbone, device: torch.device) -> str:
+    """What "auto" means here: bf16 on a GPU that has it, and on a CPU with AMX for backbones that are large enough to gain; else fp32."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    cpuinfo = Path("/proc/cpuinfo")
+    amx = cpuinfo.is_file() and " amx_bf16" in cpuinfo.read_text(encoding="utf-8", errors="replace")
+    return "bf16" if amx and backbone.clip.visual.conv1.out_channels >= LARGE else "fp32"
 
 
 def set_threads(threads: int) -> None:

@@ -1,5 +1,6 @@
 """The fields of an experiment: five sections, every field with its meaning, default, type and range."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -208,15 +209,42 @@ class EvalSection(Section):
     """The split that tables report."""
     checkpoint: Literal["best", "last"] = "best"
     """Which of a run's checkpoints tables report: the best on validation, or the last epoch's, as the published recipes do."""
-    temporal_views: Positive = 1
-    """Clips per video along time (stride > 0)."""
+    views: str = ""
+    """The views of a video by name, spatial x temporal: "1x1", "3x1", "4x3" (as published); sets the next two fields."""
     spatial_views: Literal[1, 3, 4] = 1
     """Crops along the long side; 4 is the published "4"."""
+    temporal_views: Positive = 1
+    """Clips per video along time (stride > 0)."""
     batch_size: Positive = 32
     """Videos per step."""
+    views_at_once: Count = 0
+    """Views of a video that go through the model together; fewer need less memory. 0: all."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where it is faster (GPUs, and CPUs with AMX for real backbones), else fp32. Scores are fp32 in any case."""
+    ensemble_weight: Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["val"] = 0.5
+    """Weight of the similarity in the ensemble, beside the classifier; "val": the best on the validation split."""
     count_unreadable_as_wrong: bool = False
     """Count listed videos that are missing or cannot be read as wrong in top-1, top-5, direction and interval; false: leave them out."""
+    honesty: bool = True
+    """Also score the videos played backwards, with their frames shuffled, and with one frame repeated (tables/honesty.csv)."""
     backwards: bool = False
-    """Also play the videos backwards, and compare (needs classes that are time-reversed pairs: the demonstration's)."""
+    """Also score the videos played backwards; for the demonstration's classes, which are time-reversed pairs, with a table of its own."""
+    opposites: tuple[tuple[Word, Word], ...] = ()
+    """Pairs of classes that are each other's time reversal; empty: found from the names ("opening" and "closing ...")."""
     ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1, 2)
     """Seeds of every ablation variant."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _views_by_name(cls, values: dict) -> dict:
+        """Views by name or by number: what was set last counts, so that -o wins over the file."""
+        numbers = {"spatial_views": 1, "temporal_views": 1}
+        for field, value in values.items():
+            if field == "views" and value:
+                found = re.fullmatch(r"([134])x([1-9][0-9]*)", str(value))
+                if not found:
+                    raise ValueError(f"views {value!r}: expected <spatial>x<temporal> with 1, 3 or 4 spatial views, such as 4x3")
+                numbers = {"spatial_views": int(found[1]), "temporal_views": int(found[2])}
+            elif field in numbers:
+                numbers[field] = value
+        return values | numbers | {"views": "{spatial_views}x{temporal_views}".format(**numbers)}

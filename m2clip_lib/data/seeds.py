@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     PROMPT = 4  # which prompt a step reads: step, number of prompts
     DROPOUT = 5  # of one part of an update: step, part
     WEIGHTS = 6  # initial weights of a model or a probe
+    SHUFFLE = 7  # the order of the frames of a view, where frames are shuffled: row, view
 
 
 def stream(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -1,6 +1,7 @@
 """Evaluate one checkpoint: predictions to files, then tables from those files. Used by notebook 04 and `m2clip eval`."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,18 +9,19 @@ import pandas as pd
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_finder
-from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.metrics import confusion_matrix, per_class_table
+from m2clip_lib.evaluate.metrics import best_weight, confusion_matrix, per_class_table
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
-from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.scoring import predict_split
+from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
+from m2clip_lib.evaluate.scoring import predict_orders
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name
-from m2clip_lib.experiment import keep_freed_memory, model_config, open_backbone, set_threads
-from m2clip_lib.files import file_sha256, read_json
+from m2clip_lib.experiment import evaluation_precision, keep_freed_memory, model_config, open_backbone, set_threads
+from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
+from m2clip_lib.models.mix import mixed_with_frozen
 from m2clip_lib.runs import Run
 
 SHOWN = (  # columns to print
@@ -45,10 +47,17 @@ def run_for_checkpoint(experiment: Experiment, run: str, checkpoint: Path, repor
     return name
 
 
-def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None) -> list[str]:
-    """Score the evaluation split, and the same split played backwards if the experiment asks for it.
+def predict_checkpoint(
+    run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None, mixes: Sequence[float] = ()
+) -> list[str]:
+    """Score the evaluation split, and the validation split where something is fitted on it; save the predictions.
 
-    A dataset with other classes than the checkpoint's is scored zero-shot: by similarity, with its own names and prompts.
+    The evaluation split is scored in the orders of frames that the experiment asks for, too. What is already scored, with this file,
+    code, list and protocol, is not scored again. A dataset with other classes than the checkpoint's is scored zero-shot: by similarity,
+    with its own names and prompts.
+
+    Args:
+        mixes: shares of the trained adapters to score besides 1, forwards alone; see mixed_with_frozen.
     Returns: names of the predictions.
     """
     experiment, processes = run.experiment, processes or Processes()
@@ -57,7 +66,8 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
     model = M2CLIP.from_checkpoint(checkpoint, open_backbone(experiment)).to(processes.device)
     if processes.is_main:
         run.describe_inputs(manifest, model.backbone.sha256, checkpoint)
-    protocol = Protocol.of_experiment(experiment)
+    precision = evaluation_precision(experiment.eval.precision, model.backbone, processes.device)
+    protocol = Protocol.of_experiment(experiment, precision=precision)
     about: dict[str, object] = {"split": protocol.split} | checkpoint_facts(checkpoint)
     if take_class_names(model, checkpoint, experiment, manifest.class_names):
         about["assumed_classes"] = len(manifest.class_names)
@@ -66,14 +76,62 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
         other, find = manifest.class_names, class_finder(trained)
         about["nameless"] = not is_ours(checkpoint)
         about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
-    played = {protocol.split: protocol}
-    if experiment.eval.backwards:
-        played[f"{protocol.split}_backwards"] = dataclasses.replace(protocol, backwards=True)
-    for name, protocol in played.items():
-        predictions = predict_split(experiment, manifest, model, protocol, class_names=other, processes=processes)
-        if processes.is_main:
-            save_predictions(predictions, manifest, run.predictions, name, **about)
-    return list(played)
+    names = []
+    for split in splits_to_score(manifest, protocol.split):
+        for mix in dict.fromkeys([1.0, *mixes]):
+            orders = frame_orders(experiment) if split == protocol.split and mix == 1 else ("forwards",)
+            asked = dataclasses.replace(protocol, split=split, mix=mix)
+            own = {order: prediction_name(dataclasses.replace(asked, order=order)) for order in orders}
+            names += own.values()
+            weight = ensemble_weight(experiment, run.predictions)
+            facts = [about["checkpoint_sha256"], manifest.sha256, made_from(manifest.folder), code_digest(core=True), repr((asked, weight))]
+            key, sides = hash_texts(*facts), [run.predictions / f"{name}.json" for name in own.values()]
+            done = processes.is_main and all(side.is_file() and read_json(side).get("key") == key for side in sides)
+            if processes.from_main(done):
+                continue
+            parts = run.predictions / f"{own['forwards']}.parts" / key[:16]
+            options = {"class_names": other, "orders": orders, "parts": parts, "processes": processes}
+            with mixed_with_frozen(model, mix):
+                found = predict_orders(experiment, manifest, model, asked, **options)
+            for order, predictions in found.items() if processes.is_main else ():
+                predictions = dataclasses.replace(predictions, weight=weight[0], weight_chosen_on=weight[1])
+                save_predictions(predictions, manifest, run.predictions, own[order], key=key, **about | {"split": split})
+            if processes.is_main:
+                shutil.rmtree(parts.parent, ignore_errors=True)
+    return names
+
+
+def splits_to_score(manifest: Manifest, split: str) -> list[str]:
+    """The validation split, where it is not the reported one, then the reported one: something may be chosen on the former alone."""
+    has_val = ((manifest.table.split == "val") & (manifest.table.status == "ok")).any()
+    return [*(["val"] if has_val and split != "val" else []), split]
+
+
+def ensemble_weight(experiment: Experiment, folder: Path) -> tuple[float, str]:
+    """The weight of the similarity in the ensemble, and the split that chose it ("": given).
+
+    Raises: UserError when it is to be chosen on validation, but that is the reported split, or there are no such videos.
+    """
+    asked = experiment.eval.ensemble_weight
+    if asked != "val":
+        return asked, ""
+    if experiment.eval.split == "val":
+        raise UserError("eval.ensemble_weight: the validation split is the one that is reported, so it cannot choose; give a number")
+    if not (folder / "val.json").is_file():
+        return 0.5, ""
+    found = load_predictions(folder, "val")
+    return (best_weight(found.similarity, found.classifier, found.labels), "val") if found.classifier is not None else (0.5, "")
+
+
+def frame_orders(experiment: Experiment) -> tuple[Order, ...]:
+    """The orders of frames in which an experiment is evaluated."""
+    asked = experiment.eval
+    return ("forwards", *(WITHOUT_TIME if asked.honesty else ("backwards",) if asked.backwards else ()))
+
+
+def prediction_name(protocol: Protocol) -> str:
+    """The file name of predictions: the split, the order of the frames and the mix, where they are not the plain ones."""
+    return protocol.split + f"_{protocol.order}" * (protocol.order != "forwards") + f"_mix{protocol.mix:g}" * (protocol.mix != 1)
 
 
 def checkpoint_facts(checkpoint: Path) -> dict[str, str]:
@@ -112,7 +170,9 @@ def decoders_note(run: Run) -> str:
     found = load_predictions(run.predictions, run.experiment.eval.split)
     read = ", ".join(f"{name} {count}" for name, count in sorted(found.decoders.items()))
     failed = f"; {len(found.failed)} could not be read (see {run.predictions.name}/{run.experiment.eval.split}.json)"
-    return f"videos were read by: {read}" + (failed if found.failed else "")
+    same, compared = found.agreement
+    agreed = f"; scores in {found.protocol.precision}: the answer is that of fp32 for {same} of {compared} videos compared"
+    return f"videos were read by: {read}" + failed * bool(found.failed) + agreed * bool(compared)
 
 
 def zero_shot_note(run: Run) -> str:

@@ -70,6 +70,12 @@ def top1_columns(hits: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | No
     return {"top1": percent(hits), "top1_low": low, "top1_high": high, "interval": name}
 
 
+def best_weight(similarity: Float[ndarray, "n k"], classifier: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> float:
+    """The weight of the similarity, of 0, 0.1, ..., 1, whose ensemble names most videos; of equals, the one closest to 1/2."""
+    hits = {w / 10: is_hit(w / 10 * similarity + (1 - w / 10) * classifier, labels, 1).sum() for w in range(11)}
+    return max(hits, key=lambda weight: (hits[weight], -abs(weight - 0.5)))
+
+
 def confusion_matrix(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> Int[ndarray, "k k"]:
     """Counts; rows are true classes, columns predicted ones."""
     classes = scores.shape[1]

@@ -29,6 +29,8 @@ class Predictions:
         lost: labels of the listed videos without scores: first those of `failed`, then those that the manifest marks as not usable.
         missing: how many of the latter are missing. recordings: a number for each scored and then each lost video, the same for clips
             of one recording (by default each is its own).
+        weight: of the similarity in the ensemble. weight_chosen_on: the split that chose it; "" if it was given.
+        agreement: for how many of how many videos the answer is the same in fp32, where they were scored in bf16.
         logits: (n, k + m), 100 x cosine with the k class texts and m unrelated ones, mean over views, if these were asked for; not saved.
     """
 
@@ -46,6 +48,9 @@ class Predictions:
     lost: np.ndarray | None = None
     missing: int = 0
     recordings: np.ndarray | None = None
+    weight: float = 0.5
+    weight_chosen_on: str = ""
+    agreement: tuple[int, int] = (0, 0)
     logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +62,7 @@ class Predictions:
     def columns(self) -> dict[str, object]:
         """The columns that make a table's numbers reproducible: the protocol's, what counts as wrong, how the epoch was chosen."""
         own = {"count_unreadable_as_wrong": self.count_unreadable_as_wrong, "epoch_chosen_on": self.epoch_chosen_on}
+        own |= {"ensemble_weight": self.weight, "weight_chosen_on": self.weight_chosen_on}
         return self.protocol.columns(self.list_sha256) | own
 
     def check_checkpoint(self, file: Path) -> None:
@@ -81,9 +87,9 @@ class Predictions:
         return READOUTS if self.classifier is not None else ("similarity",)
 
     def readout(self, name: str) -> np.ndarray:
-        """Scores (n, k) of "similarity", "classifier" or "ensemble" (their mean)."""
+        """Scores (n, k) of "similarity", "classifier" or "ensemble" (their weighted mean)."""
         if name == "ensemble":
-            return (self.similarity + self.classifier) / 2
+            return self.weight * self.similarity + (1 - self.weight) * self.classifier
         return {"similarity": self.similarity, "classifier": self.classifier}[name]
 
     @property
@@ -110,6 +116,7 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
     about = {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders}
     about |= {"protocol": asdict(predictions.protocol), "list_sha256": manifest.sha256, "missing": predictions.missing}
+    about |= {"agreement": predictions.agreement, "weight": predictions.weight, "weight_chosen_on": predictions.weight_chosen_on}
     write_json(folder / f"{name}.json", about | provenance)
 
 
@@ -119,7 +126,7 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     if not side.is_file():
         raise UserError(f"predictions: no such file: {side}; evaluate first {HOW}")
     about = read_json(side)
-    if "missing" not in about:
+    if "weight" not in about:
         raise UserError(f"predictions: {side} was written by an older version; evaluate again {HOW}")
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
@@ -128,4 +135,5 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     rest = {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
     rest |= {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"])}
     rest |= {"lost": arrays["lost"], "missing": about["missing"], "recordings": arrays["recordings"]}
+    rest |= {"agreement": tuple(about["agreement"]), "weight": about["weight"], "weight_chosen_on": about["weight_chosen_on"]}
     return Predictions(*scores, arrays["labels"], rows, about["class_names"], failed, **rest)

@@ -21,6 +21,7 @@ from m2clip_lib.data.dataset import FrameReader, Item, VideoReader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prompts import Prompt, class_prompts, read_prompts_file, templates
 from m2clip_lib.data.sampling import test_indices
+from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.data.transforms import Colours, exact_resize, frames_to_clip, test_crops
 from m2clip_lib.data.video.probe import VideoError, probe
 from m2clip_lib.experiment import make_reader
@@ -28,6 +29,17 @@ from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import M2CLIPConfig
 from m2clip_lib.models.checkpoint import CheckpointInfo
 from m2clip_lib.models.text import class_features
+
+Order = Literal["forwards", "backwards", "shuffled", "repeated"]
+WITHOUT_TIME: tuple[Order, ...] = ("backwards", "shuffled", "repeated")  # what a model that reads time must notice
+
+
+def frame_order(order: Order, frames: int, row: int, view: int) -> list[int]:
+    """Which frame of a clip is shown at each place: as recorded, in reverse, in a random order of its own, or the middle one throughout."""
+    if order == "shuffled":
+        return stream(0, Purpose.SHUFFLE, row, view).permutation(frames).tolist()
+    shown = {"forwards": range(frames), "backwards": reversed(range(frames)), "repeated": [frames // 2] * frames}
+    return list(shown[order])
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,8 @@ class Protocol:
         frames: frames per clip. stride: frames between two picked ones; 0 spreads the clip over the whole video.
         temporal_views, spatial_views: clips along time (always one with stride 0), and crops of each clip.
         prompts: templates with one {}. prompts_file: the file of the sentences that replace them, if any.
-        resize: "fast" in the decoder, or "exact" as published. backwards: play every clip in reverse.
+        resize: "fast" in the decoder, or "exact" as published. order: of the frames, see frame_order.
+        mix: weight of the trained adapters; 0 is frozen CLIP. precision: "fp32", or "bf16" autocast.
         count_unreadable_as_wrong: in tables, listed videos without scores are wrong; otherwise they are left out.
     """
 
@@ -51,7 +64,9 @@ class Protocol:
     prompts: tuple[str, ...] = ("A video of {}",)
     prompts_file: str = ""
     resize: Literal["fast", "exact"] = "fast"
-    backwards: bool = False
+    order: Order = "forwards"
+    mix: float = 1.0
+    precision: str = "fp32"
     count_unreadable_as_wrong: bool = False
 
     def __post_init__(self) -> None:
@@ -73,6 +88,11 @@ class Protocol:
     def of_checkpoint(cls, info: CheckpointInfo) -> "Protocol":
         """One clip per file, sampled as in training; stride 0 if the checkpoint does not record its own."""
         return cls("", info.config.num_frames, info.extra.get("stride", 0)).with_texts_of(info.config)
+
+    @property
+    def views(self) -> str:
+        """The views by name, spatial x temporal: "4x3"."""
+        return f"{self.spatial_views}x{self.temporal_views}"
 
     @property
     def num_views(self) -> int:
@@ -104,10 +124,12 @@ class Protocol:
         """The columns that make a table's numbers reproducible. list_sha256: digest of the manifest."""
         return {
             "split": self.split,
-            "views": f"{self.spatial_views}x{self.temporal_views}",
+            "views": self.views,
             "frames": self.frames,
             "stride": self.stride,
             "prompt": self.prompts_file or " | ".join(self.prompts),
+            "mix": self.mix,
+            "precision": self.precision,
             "list_sha256": list_sha256[:12],
         }
 
@@ -146,7 +168,8 @@ class TestViews(Dataset):
         if colours:
             frames = exact_resize(frames, self.side, *colours)
         position = {frame: i for i, frame in enumerate(needed)}
-        clips = [frames[[position[frame] for frame in (reversed(view) if protocol.backwards else view)]] for view in views]
+        shown = [[position[view[i]] for i in frame_order(protocol.order, len(view), row, place)] for place, view in enumerate(views)]
+        clips = [frames[order] for order in shown]
         return Item(row, label, torch.cat([test_crops(clip, self.side, protocol.spatial_views) for clip in clips]), decoder=decoder)
 
 

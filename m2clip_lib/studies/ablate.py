@@ -24,9 +24,9 @@ from m2clip_lib.evaluate.metrics import direction_hits, is_hit
 from m2clip_lib.evaluate.paired import comparison_table
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.scoring import predict_split
+from m2clip_lib.evaluate.scoring import predict_orders
 from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
-from m2clip_lib.experiment import open_backbone, pick_device
+from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
 from m2clip_lib.files import read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.train.loop import has_trained, train
@@ -125,16 +125,11 @@ def run_job(job: Job) -> float:
         result = train(experiment, manifest, name, report=lambda line: print(line, file=log, flush=True), resume=resume)
         checkpoint = getattr(result, experiment.eval.checkpoint)
         model = M2CLIP.from_checkpoint(checkpoint, backbone).to(pick_device())
-        for name in (FORWARDS, BACKWARDS) if experiment.eval.backwards else (FORWARDS,):
-            protocol = Protocol.of_experiment(experiment, backwards=name == BACKWARDS)
-            save_predictions(
-                predict_split(experiment, manifest, model, protocol),
-                manifest,
-                job.folder,
-                name,
-                key=job.key,
-                **checkpoint_facts(checkpoint),
-            )
+        precision = evaluation_precision(experiment.eval.precision, backbone, pick_device())
+        protocol, orders = Protocol.of_experiment(experiment, precision=precision), ("forwards", *["backwards"] * experiment.eval.backwards)
+        found = predict_orders(experiment, manifest, model, protocol, orders=orders)
+        for order, name in zip(orders, (FORWARDS, BACKWARDS), strict=False):
+            save_predictions(found[order], manifest, job.folder, name, key=job.key, **checkpoint_facts(checkpoint))
     top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
     found = {"top1": top1, "best_epoch": result.best_epoch, "seconds": result.seconds, "epochs": experiment.train.epochs}
     found["taken_over"] = taken

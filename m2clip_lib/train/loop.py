@@ -20,7 +20,15 @@ from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import predict
-from m2clip_lib.experiment import TRAINING_ADVICE, build_model, keep_freed_memory, open_backbone, out_of_memory_explained, set_threads
+from m2clip_lib.experiment import (
+    TRAINING_ADVICE,
+    build_model,
+    evaluation_precision,
+    keep_freed_memory,
+    open_backbone,
+    out_of_memory_explained,
+    set_threads,
+)
 from m2clip_lib.files import code_digest
 from m2clip_lib.models import Backbone
 from m2clip_lib.train import record
@@ -93,7 +101,9 @@ class Training:
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
         self.validation = self.views = None
         if (manifest.table.split == "val").any():
-            self.validation = evaluation_views(experiment, manifest, backbone, Protocol.of_experiment(experiment, split="val"))
+            precision = evaluation_precision(experiment.eval.precision, backbone, processes.device)
+            protocol = Protocol.of_experiment(experiment, split="val", precision=precision).one_view()
+            self.validation = evaluation_views(experiment, manifest, backbone, protocol)
             mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
             self.views = make_loader(self.validation, mine, experiment.data.workers)  # kept: its processes take seconds to start
         self.folder, self.metrics_file = paths.CHECKPOINTS / run, paths.RESULTS / run / "metrics.csv"
