@@ -59,3 +59,14 @@ def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path):
 )
 def test_a_header_is_known_by_its_words(line, found):
     assert find_header(line, {"id", "classname"}) == found
+
+
+def test_classes_named_like_columns_keep_columns_of_their_own(tmp_path):
+    names = ["true_class", "model", "path", "accuracy"]
+    table = pd.DataFrame([[row * 4 + column for column in range(4)] for row in range(4)], columns=names)
+    table.insert(0, "true_class", names, allow_duplicates=True)
+    write_csv(tmp_path / "confusion.csv", table)
+    found = read_csv(tmp_path / "confusion.csv")
+    assert found.iloc[:, 0].tolist() == names
+    assert found.iloc[:, 1:].to_numpy(int).ravel().tolist() == list(range(16))
+    assert pd.read_csv(tmp_path / "confusion.csv").drop(columns="true_class").to_numpy().ravel().tolist() == list(range(16))
