@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +17,13 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.workers import cores
+from m2clip_lib.data.workers import cores, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import file_sha256, write_atomically, write_json
 
 PNG_TEXT = "Description"  # the PNG's own field for what the picture shows
 TRAINING = ("03_training", "train")  # steps that train: what they write is what the run is
+EVALUATION = ("04_evaluation", "eval")  # steps that predict
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
 
 
@@ -38,15 +40,16 @@ class Run:
     def open(cls, experiment_name: str, run_name: str, overrides: list[str], step: str) -> "Run":
         """Start a step of a run. run_name "" is the experiment's name.
 
-        Raises: UserError for an unknown experiment, a bad override, or a results path that cannot be used.
+        Raises: UserError for an unknown experiment, a bad override, a results path that cannot be used, or another process at this step.
         """
         experiment = load_experiment(experiment_name, overrides)
         run = cls(check_run_name(run_name or experiment.name), experiment, step)
         folders = (paths.RESULTS, run.folder, run.tables, run.figures, run.predictions)
         check_folders(*folders)
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        run._write_provenance({})
+        with own_run(run.name, step):
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            run._write_provenance()
         return run
 
     @property
@@ -122,6 +125,18 @@ def finding(figure: Figure) -> str:
     """Join a figure's titles into one line, the text for readers who cannot see it."""
     titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
     return ". ".join(" ".join(title.split()) for title in titles if title)
+
+
+def own_run(name: str, step: str) -> AbstractContextManager[None]:
+    """Hold what a step of a run writes: a training its checkpoints, an evaluation its predictions.
+
+    Raises: UserError naming host and process of the one that is at work on it.
+    """
+    if step not in TRAINING + EVALUATION:
+        return nullcontext()
+    folder = paths.CHECKPOINTS / name if step in TRAINING else paths.RESULTS / name / "predictions"
+    check_folders(*folder.parents, folder)
+    return own(folder / ".lock", f"--run {name}")
 
 
 def check_folders(*folders: Path) -> None:
