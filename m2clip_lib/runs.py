@@ -1,6 +1,7 @@
 """A run: the folder results/<run>/ with everything needed to trust its numbers."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -175,15 +176,33 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str:
-    """The commit, followed by "+changes" when the tree differs from it; "" outside a repository."""
-    try:
-        commit, changed = (
-            subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain"))
-        )
-    except (OSError, subprocess.CalledProcessError):
+    """The commit of this project, followed by "+changes" when the tree differs from it.
+
+    "" when the project is no repository of its own, whatever repository it lies in; "unreadable: " and git's reason when git refuses,
+    as it does for a repository that belongs to another user.
+    """
+    if not (paths.ROOT / ".git").exists():
         return ""
-    return commit + ("+changes" if changed else "")
+    # A hook sets variables that name the repository it runs for.
+    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    found = []
+    for arguments in (("rev-parse", "--show-toplevel"), ("rev-parse", "HEAD"), ("status", "--porcelain")):
+        try:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=paths.ROOT,
+                env=environment | {"LC_ALL": "C"},
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            return f"unreadable: git: {error.strerror}"
+        if done.returncode:
+            return f"unreadable: {(done.stderr.splitlines() or ['git failed'])[0].removeprefix('fatal: ')}"
+        found.append(done.stdout.strip())
+    top, commit, changed = found
+    return commit + ("+changes" if changed else "") if Path(top).resolve() == paths.ROOT.resolve() else ""
 
 
 def _now() -> datetime:

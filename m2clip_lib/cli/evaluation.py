@@ -31,7 +31,10 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     run = check_run_name(run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name))
     with own_run(run, "eval") if processes.is_main else nullcontext():
         opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(run, loaded, "eval")
-        table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint, processes)
+        checkpoint = checkpoint or opened.checkpoint
+        if processes.is_main:
+            print(f"checkpoint: {checkpoint}", file=sys.stderr)
+        table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes)
         if not processes.is_main:
             return
         say(table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.1f}"))
@@ -60,7 +63,10 @@ def predict(
 
     if not timeline and (window or every or picture):
         raise UserError("--window, --every and --picture belong to --timeline: add it")
-    checkpoint, names = checkpoint or last_run_checkpoint(load_experiment().name), parse_labels(labels)
+    names = parse_labels(labels)
+    if checkpoint is None:
+        checkpoint = last_run_checkpoint(load_experiment().name)
+        print(f"checkpoint: {checkpoint}", file=sys.stderr)
     if timeline:
         _timeline(videos, checkpoint, names, top, as_json, window, every, picture)
         return
