@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ from m2clip_lib.experiment import keep_freed_memory, model_config, open_backbone
 from m2clip_lib.files import file_sha256, read_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
-from m2clip_lib.runs import Run
+from m2clip_lib.runs import Run, own_run
 
 SHOWN = (  # columns to print
     *("model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction"),
@@ -68,10 +69,11 @@ def predict_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes
     played = {protocol.split: protocol}
     if experiment.eval.backwards:
         played[f"{protocol.split}_backwards"] = dataclasses.replace(protocol, backwards=True)
-    for name, protocol in played.items():
-        predictions = predict_split(experiment, manifest, model, protocol, class_names=other, processes=processes)
-        if processes.is_main:
-            save_predictions(predictions, manifest, run.predictions, name, **about)
+    with own_run(run.name, run.step) if processes.is_main else nullcontext():
+        for name, protocol in played.items():
+            predictions = predict_split(experiment, manifest, model, protocol, class_names=other, processes=processes)
+            if processes.is_main:
+                save_predictions(predictions, manifest, run.predictions, name, **about)
     return list(played)
 
 
