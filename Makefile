@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kills test-compile test-browser lint lab bench lock clean
@@ -42,7 +43,7 @@ lint: $(READY)  ## run ruff (also on notebooks); check the order of imports betw
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version" notebooks/*.ipynb
 
 lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # large enough to upload videos
+	@[ -w "$$HOME" ] || export HOME="$$(mktemp -d)"; $(BIN)/jupyter lab notebooks $(ROOT_FLAG) --ServerApp.tornado_settings='{"websocket_max_message_size": 1073741824}'  # large enough to upload videos
 
 bench: $(READY)  ## measure this machine
 	$(BIN)/m2clip bench all

@@ -1,4 +1,4 @@
-"""`m2clip bench data`: the cost of loading on one core, compared with the published way; and which decoder is faster on your own folder.
+"""`m2clip bench data`: the cost of loading on one core, compared with the published way; and the decoders on your own files.
 
 Videos: 10 s of 340 x 256 px H.264 at 30 frames/s, made here; "sparse" has keyframes 250 frames apart, as downloads often do; "close" is
 the output of `m2clip prepare --transcode` for the same videos. Clips: 8 frames, stride 16, 224 px; tests: 4 x 3 views.
@@ -22,7 +22,8 @@ from m2clip_lib.data.demo.videos import write_video
 from m2clip_lib.data.listing.walk import EXTENSIONS
 from m2clip_lib.data.sampling import test_indices, train_indices
 from m2clip_lib.data.transforms import Augmentation
-from m2clip_lib.data.video.container import VideoError, video_stream
+from m2clip_lib.data.video.compare import compare_decoders
+from m2clip_lib.data.video.container import video_stream
 from m2clip_lib.data.video.decode import Pictures, fit_short_side, has_decord
 from m2clip_lib.data.video.probe import decodable_frames, probe
 from m2clip_lib.data.video.transcode import transcode_file
@@ -123,10 +124,11 @@ def _shares(name: str, videos: pd.DataFrame) -> dict:
     clips = TrainClips(videos, VideoReader(videos, "pyav"), CLIP_LEN, STRIDE, SIDE, HOW, seed=0)
     size = fit_short_side(videos.width[0], videos.height[0], SIDE)
     with av.open(videos.path[0]) as container:
-        frames = [frame for frame, _ in zip(decodable_frames(container, video_stream(container)), range(CLIP_LEN), strict=False)]
+        stream = video_stream(container)
+        frames = [frame for frame, _ in zip(decodable_frames(container, stream), range(CLIP_LEN), strict=False)]
 
     def convert() -> None:
-        pictures = Pictures(size)
+        pictures = Pictures(stream, size)
         for frame in frames:
             pictures(frame)
 
@@ -140,23 +142,6 @@ def _shares(name: str, videos: pd.DataFrame) -> dict:
 
 def _own_files(folder: Path) -> list[dict]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
-    rows = []
-    for file in files[:: max(1, len(files) // OWN_FILES)][:OWN_FILES]:
-        try:
-            rows.append({"path": str(file), "label": 0, **asdict(probe(file))})
-        except VideoError:
-            continue
-    if not rows:
-        raise UserError(f"bench data --videos {folder}: no readable video there")
-    videos = pd.DataFrame(rows)
-    both = videos[videos.decord].reset_index(drop=True)
-    decoders = _decoders() if len(both) else ["pyav"]  # of AVI files, for example, decord reads none correctly
-    measured = both if "decord" in decoders else videos
-
-    def read(decoder: str) -> None:
-        reader = VideoReader(measured, decoder)
-        for row, frames in enumerate(measured.num_frames):
-            reader(row, train_indices(frames, CLIP_LEN, STRIDE, np.random.default_rng(row)), SIDE)
-
-    found = table(interleaved({name: lambda name=name: read(name) for name in decoders}, 3), len(measured), "clips_per_s_and_core")
-    return [row | {"files": len(measured), "files_for_pyav_only": len(videos) - len(both)} for row in found]
+    if not files:
+        raise UserError(f"bench data --videos {folder}: no video there")
+    return compare_decoders(files[:: max(1, len(files) // OWN_FILES)][:OWN_FILES]).to_dict("records")

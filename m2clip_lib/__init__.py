@@ -20,6 +20,7 @@ _HOMES = {  # module -> the names it lends
     "config": ("load_experiment",),
     "data.prepare": ("load_manifest", "prepare_data"),
     "data.sampling": ("test_indices",),
+    "data.video.compare": ("compare_decoders",),
     "data.video.decode": ("fit_short_side", "read_frames"),
     "evaluate.controls": ("clip_features", "frame_mean_probe", "frozen_clip", "zero_shot"),
     "evaluate.cost": ("DATASETS", "frames_table", "published_costs"),

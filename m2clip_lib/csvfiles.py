@@ -24,7 +24,7 @@ def write_csv(file: Path, table: pd.DataFrame, float_format: str | None = None) 
 
 def read_csv(file: Path) -> pd.DataFrame:
     """Read what write_csv wrote. A column is of numbers or truth values if all its cells are and it holds no names; an empty one is NaN."""
-    table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    table = pd.read_csv(file, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
     names = [_as_written(name) for name in table.columns]
     for column, name in zip(list(table), names, strict=True):
         cells = set(table[column]) - {""}

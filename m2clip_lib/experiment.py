@@ -22,7 +22,8 @@ from m2clip_lib.data.video.cache import cached_reader
 from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
-from m2clip_lib.models.checkpoint import CheckpointInfo
+from m2clip_lib.models.checkpoint import CheckpointInfo, read_checkpoint_info
+from m2clip_lib.runs import TRAINING
 
 log = logging.getLogger(__name__)
 
@@ -138,17 +139,35 @@ def first_of_each_class(table: pd.DataFrame, videos: int) -> list[int]:
 
 
 def last_run(experiment: str) -> str:
-    """The name of the experiment's run with the newest best checkpoint. Raises: UserError when there is none."""
+    """The name of the experiment's run whose best checkpoint was written last, by the time recorded in it: copying changes a file's own.
+
+    A damaged run is named in a warning and passed over. Raises: UserError when there is none.
+    """
     found = []
     for side in sorted(paths.CHECKPOINTS.glob("*/best.json")):
-        if side.with_suffix(".safetensors").is_file() and json.loads(side.read_text())["extra"].get("experiment") == experiment:
-            found.append((side.stat().st_mtime_ns, side.parent.name))
+        weights = side.with_suffix(".safetensors")
+        if not weights.is_file():
+            continue
+        try:
+            about = json.loads(side.read_text(encoding="utf-8-sig"))
+            if about["extra"].get("experiment") == experiment:
+                read_checkpoint_info(weights)
+                found.append((about.get("saved") or _trained(side.parent.name), side.parent.name))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+            log.warning("run %r is damaged and passed over: %s: %s", side.parent.name, paths.shown(side), error)
     if not found:
         raise UserError(
             f"checkpoint: experiment {experiment!r} has none in {paths.shown(paths.CHECKPOINTS)}/; "
             f"train it with: m2clip train {experiment}, or give --checkpoint"
         )
     return max(found)[1]
+
+
+def _trained(run: str) -> str:
+    """When a run whose checkpoint records no time was trained last, by its run.json; "" when that does not say."""
+    file = paths.RESULTS / run / "run.json"
+    steps = json.loads(file.read_text(encoding="utf-8-sig")).get("steps", {}) if file.is_file() else {}
+    return max((steps[step]["end"] or steps[step]["start"] for step in TRAINING if step in steps), default="")
 
 
 def last_run_checkpoint(experiment: str) -> Path:

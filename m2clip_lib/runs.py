@@ -1,9 +1,11 @@
 """A run: the folder results/<run>/ with everything needed to trust its numbers."""
 
+import os
 import platform
 import re
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +18,13 @@ from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.workers import cores
+from m2clip_lib.data.workers import cores, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 
 PNG_TEXT = "Description"  # the PNG's own field for what the picture shows
 TRAINING = ("03_training", "train")  # steps that train: what they write is what the run is
+EVALUATION = ("04_evaluation", "eval")  # steps that predict
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
 
 
@@ -38,15 +41,16 @@ class Run:
     def open(cls, experiment_name: str, run_name: str, overrides: list[str], step: str) -> "Run":
         """Start a step of a run. run_name "" is the experiment's name.
 
-        Raises: UserError for an unknown experiment, a bad override, or a results path that cannot be used.
+        Raises: UserError for an unknown experiment, a bad override, a results path that cannot be used, or another process at this step.
         """
         experiment = load_experiment(experiment_name, overrides)
         run = cls(check_run_name(run_name or experiment.name), experiment, step)
         folders = (paths.RESULTS, run.folder, run.tables, run.figures, run.predictions)
         check_folders(*folders)
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        run._write_provenance({})
+        with own_run(run.name, step):
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            run._write_provenance()
         return run
 
     @property
@@ -124,6 +128,18 @@ def finding(figure: Figure) -> str:
     return ". ".join(" ".join(title.split()) for title in titles if title)
 
 
+def own_run(name: str, step: str) -> AbstractContextManager[None]:
+    """Hold what a step of a run writes: a training its checkpoints, an evaluation its predictions.
+
+    Raises: UserError naming host and process of the one that is at work on it.
+    """
+    if step not in TRAINING + EVALUATION:
+        return nullcontext()
+    folder = paths.CHECKPOINTS / name if step in TRAINING else paths.RESULTS / name / "predictions"
+    check_folders(*folder.parents, folder)
+    return own(folder / ".lock", f"--run {name}")
+
+
 def check_folders(*folders: Path) -> None:
     """Raises: UserError when one of the paths exists and is not a folder."""
     for folder in folders:
@@ -160,15 +176,33 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str:
-    """The commit, followed by "+changes" when the tree differs from it; "" outside a repository."""
-    try:
-        commit, changed = (
-            subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, encoding="utf-8", check=True).stdout.strip()
-            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain"))
-        )
-    except (OSError, subprocess.CalledProcessError):
+    """The commit of this project, followed by "+changes" when the tree differs from it.
+
+    "" when the project is no repository of its own, whatever repository it lies in; "unreadable: " and git's reason when git refuses,
+    as it does for a repository that belongs to another user.
+    """
+    if not (paths.ROOT / ".git").exists():
         return ""
-    return commit + ("+changes" if changed else "")
+    # A hook sets variables that name the repository it runs for.
+    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    found = []
+    for arguments in (("rev-parse", "--show-toplevel"), ("rev-parse", "HEAD"), ("status", "--porcelain")):
+        try:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=paths.ROOT,
+                env=environment | {"LC_ALL": "C"},
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            return f"unreadable: git: {error.strerror}"
+        if done.returncode:
+            return f"unreadable: {(done.stderr.splitlines() or ['git failed'])[0].removeprefix('fatal: ')}"
+        found.append(done.stdout.strip())
+    top, commit, changed = found
+    return commit + ("+changes" if changed else "") if Path(top).resolve() == paths.ROOT.resolve() else ""
 
 
 def _now() -> datetime:

@@ -82,7 +82,7 @@ class DataSection(Section):
     test_list: str = ""
     """The same for the test split."""
     names_file: str = ""
-    """Class names: one per line, `<index> <name>` per line, or CSV `id,name` (list, k600_zero_shot); "kinetics400"; labels.json (ssv2)."""
+    """Class names, one per line or with indices, a header is understood (list, k600_zero_shot); "kinetics400"; labels.json (ssv2)."""
     annotations: str = ""
     """Folder of the official split files (ucf101, hmdb51)."""
     official_split: Literal[1, 2, 3] = 1

@@ -17,6 +17,7 @@ from jupyter_client.manager import AsyncKernelManager
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
+from m2clip_lib.data.workers import own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json, storage_error, write_json
 from m2clip_lib.runs import check_folders, check_run_name
@@ -67,34 +68,35 @@ def run_workbook(
     folder = paths.RESULTS / run
     check_folders(paths.RESULTS, folder)
     steps = plan_steps(experiment, run, overrides, parameters, first, only)
-    state_file = folder / "steps.json"
-    executed = 0
-    for number, step in enumerate(steps, start=1):
-        state = read_json(state_file) if state_file.is_file() else {}
-        label = f"[{number}/{len(steps)}] {step.name}"
-        if not (first or only) and is_finished(folder, step, state):
-            report(f"{label}: finished before, inputs unchanged, skipped")
-            continue
-        report(f"{label}: running")
-        write_json(state_file, {name: entry for name, entry in state.items() if name != step.name})
-        began = time.perf_counter()
-        execute_step(folder, step)
-        seconds = round(time.perf_counter() - began, 1)
-        report(f"{label}: done in {seconds:.0f} s")
-        write_json(state_file, state | {step.name: {"key": step.key, "seconds": seconds}})
-        executed += 1
-    page = folder / "report.html"
-    if not executed and page.is_file():
-        report(f"nothing to do: every step of run {run!r} is finished and its inputs are unchanged; see {paths.shown(page)}")
-        return page
-    from m2clip_lib.viz.report import write_report
+    with own(folder / ".lock", f"--run {run}"):
+        state_file = folder / "steps.json"
+        executed = 0
+        for number, step in enumerate(steps, start=1):
+            state = read_json(state_file) if state_file.is_file() else {}
+            label = f"[{number}/{len(steps)}] {step.name}"
+            if not (first or only) and is_finished(folder, step, state):
+                report(f"{label}: finished before, inputs unchanged, skipped")
+                continue
+            report(f"{label}: running")
+            write_json(state_file, {name: entry for name, entry in state.items() if name != step.name})
+            began = time.perf_counter()
+            execute_step(folder, step)
+            seconds = round(time.perf_counter() - began, 1)
+            report(f"{label}: done in {seconds:.0f} s")
+            write_json(state_file, state | {step.name: {"key": step.key, "seconds": seconds}})
+            executed += 1
+        page = folder / "report.html"
+        if not executed and page.is_file():
+            report(f"nothing to do: every step of run {run!r} is finished and its inputs are unchanged; see {paths.shown(page)}")
+            return page
+        from m2clip_lib.viz.report import write_report
 
-    steps_s = {name: entry["seconds"] for name, entry in sorted(read_json(state_file).items())}
-    timing = {"last_call_s": round(time.perf_counter() - start, 1), "steps_s": steps_s, "all_steps_s": round(sum(steps_s.values()), 1)}
-    write_json(folder / "run.json", read_json(folder / "run.json") | {"timing": timing})
-    write_report(folder)
-    report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in total)")
-    return page
+        steps_s = {name: entry["seconds"] for name, entry in sorted(read_json(state_file).items())}
+        timing = {"last_call_s": round(time.perf_counter() - start, 1), "steps_s": steps_s, "all_steps_s": round(sum(steps_s.values()), 1)}
+        write_json(folder / "run.json", read_json(folder / "run.json") | {"timing": timing})
+        write_report(folder)
+        report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in total)")
+        return page
 
 
 def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], parameters: Sequence[str], first: str, only: str) -> list[Step]:

@@ -276,6 +276,7 @@ CORPUS: dict[str, tuple[Callable[[Path], object], list[int]]] = {
     "edit list.mp4": (_edited((16, 8)), ALL[8:]),
     "edit list, a part twice.mp4": (_edited((12, 0), (12, 0)), [*ALL[:12], *ALL[:12]]),
     "edit list, halves exchanged.mp4": (_edited((12, 12), (12, 0)), [*ALL[12:], *ALL[:12]]),
+    "edit list, parts exchanged.mp4": (_edited((8, 16), (8, 0), (8, 8)), [*ALL[16:], *ALL[:16]]),
     "edit list, a part three times.mp4": (_edited((8, 8), (8, 8), (8, 8)), 3 * ALL[8:16]),
     "still before the video.mp4": (_streams(("mjpeg", 1, Disposition.default), ("libx264", FRAMES, Disposition.default)), ALL),
     "still before the video.mkv": (_streams(("mjpeg", 1, Disposition.default), ("libx264", FRAMES, Disposition.default)), ALL),

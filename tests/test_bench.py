@@ -13,7 +13,6 @@ from m2clip_lib.cli import main
 from m2clip_lib.data.demo.videos import draw_video, write_video
 from m2clip_lib.data.transforms import exact_resize, frames_to_clip
 from m2clip_lib.data.video.decode import has_decord, read_frames
-from m2clip_lib.data.video.probe import probe
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -51,23 +50,18 @@ def test_published_way_gives_the_pixels_that_the_exact_resize_gives(bench, tmp_p
     torch.testing.assert_close(views[0], ours[:, :, :, :48], atol=1e-6, rtol=0)
 
 
-def test_own_folder_is_measured_with_every_decoder_and_odd_files_are_counted(video_folder, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["bench", "data", "--videos", str(video_folder), "--json", str(tmp_path / "bench.json")])
-    found = json.loads((tmp_path / "bench.json").read_text())["data"][f"decoders on {video_folder}"]
-    assert [row["what"] for row in found] == (["pyav", "decord"] if has_decord() else ["pyav"])
-    odd = sum(not probe(path).decord for path in video_folder.rglob("*.*"))
-    assert {row["files_for_pyav_only"] for row in found} == {odd}
-    assert "clips_per_s_and_core" in capsys.readouterr().out
-
-
-def test_folder_that_decord_reads_wrongly_is_measured_with_pyav_alone(tmp_path, capsys):
-    for number in range(2):
-        write_video(tmp_path / f"{number}.avi", draw_video(0, np.random.default_rng(number), 12, 64), codec="mpeg4", options={})
+def test_own_folder_is_read_with_every_decoder_and_the_first_other_frame_is_named(tmp_path, capsys):
+    for number, (suffix, codec) in enumerate(((".mp4", "libx264"), (".avi", "mpeg4"))):
+        write_video(tmp_path / f"{number}{suffix}", draw_video(0, np.random.default_rng(number), 24, 64), codec=codec, options={"bf": "2"})
+    (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(SystemExit, match="0"):
         main(["bench", "data", "--videos", str(tmp_path), "--json", str(tmp_path / "bench.json")])
-    (row,) = json.loads((tmp_path / "bench.json").read_text())["data"][f"decoders on {tmp_path}"]
-    assert (row["what"], row["files"], row["files_for_pyav_only"]) == ("pyav", 2, 2)
+    found = json.loads((tmp_path / "bench.json").read_text())["data"][f"decoders on {tmp_path}"]
+    assert [row["what"] for row in found] == (["pyav", "decord"] if has_decord() else ["pyav"])
+    assert [(row["files"], row["other_frames"]) for row in found] == [(2, 0), (2, 1)][: len(found)]
+    assert found[0]["clips_per_s_and_core"] > 0
+    assert "first_difference" in (out := capsys.readouterr().out)
+    assert not has_decord() or "1.avi: frame " in out
 
 
 @pytest.mark.parametrize("arguments", [["bench", "speed"], ["bench", "data", "--videos", "/no/such/folder"]])

@@ -1,6 +1,8 @@
 """Which run was trained last, and which backbone a checkpoint needs."""
 
+import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -22,13 +24,16 @@ from m2clip_lib.models.checkpoint import read_checkpoint_info
 
 @pytest.fixture
 def save(workspace, backbone):
-    """Save an untrained checkpoint as the best of a run, with a modification time given in seconds."""
+    """Save an untrained checkpoint as the best of a run, recorded as written in a certain second, and copied in the opposite order."""
     model = build_model(load_experiment("folder"), backbone, ["moving left", "growing"])
 
     def save_best(run: str, experiment: str, seconds: int) -> None:
         file = paths.CHECKPOINTS / run / "best.safetensors"
         model.save(file, experiment=experiment, stride=0)
-        os.utime(file.with_suffix(".json"), (seconds, seconds))
+        side = json.loads(file.with_suffix(".json").read_text()) | {"saved": f"2024-05-01T10:00:00.{seconds}+00:00"}
+        file.with_suffix(".json").write_text(json.dumps(side))
+        for copied in (file, file.with_suffix(".json")):
+            os.utime(copied, (1000 - seconds, 1000 - seconds))
 
     return save_best
 
@@ -41,6 +46,36 @@ def test_last_run_is_the_newest_of_the_experiment(save):
     assert last_run("folder") == "a_second"
     assert last_run("tiny") == "other"
     assert last_run_checkpoint("folder") == paths.CHECKPOINTS / "a_second" / "best.safetensors"
+
+
+def test_a_run_of_an_older_version_was_trained_when_its_run_json_says(save):
+    save("b_first", "folder", 100)
+    for run, end in (("a_old", "2024-05-01T09:00:00+00:00"), ("z_older", "2024-05-01T08:00:00+00:00")):
+        save(run, "folder", 900)
+        side = paths.CHECKPOINTS / run / "best.json"
+        side.write_text(json.dumps({"extra": {"experiment": "folder"}}))
+        steps = {"train": {"start": "2024-05-01T07:00:00+00:00", "end": end}, "eval": {"start": "2025-01-01T00:00:00+00:00", "end": ""}}
+        (paths.RESULTS / run).mkdir(parents=True)
+        (paths.RESULTS / run / "run.json").write_text(json.dumps({"steps": steps}))
+    assert last_run("folder") == "b_first"
+    shutil.rmtree(paths.CHECKPOINTS / "b_first")
+    assert last_run("folder") == "a_old"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"extra": {"exper', b"[]", b"null", b'{"extra": null}', b"{}", '{"extra": {"experiment": "plongée"}}'.encode("latin-1"), None],
+)
+def test_a_damaged_run_is_named_once_and_stops_no_other(save, caplog, content):
+    save("intact", "folder", 100)
+    save("damaged", "folder", 200)
+    if content is None:  # half of the weights
+        file = paths.CHECKPOINTS / "damaged" / "best.safetensors"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        (paths.CHECKPOINTS / "damaged" / "best.json").write_bytes(content)
+    assert last_run("folder") == "intact"
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["run 'damaged' is damaged and passed over"]
 
 
 def test_a_side_file_without_weights_is_not_a_checkpoint(save):

@@ -1,7 +1,9 @@
 """A run's folder: what it records about itself, and where its results go."""
 
 import json
+import os
 import subprocess
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,7 +16,7 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.runs import Run, check_run_name
+from m2clip_lib.runs import Run, _git_commit, check_run_name
 
 
 def read(run: Run) -> dict:
@@ -36,6 +38,61 @@ def test_opening_a_run_records_what_is_needed_to_trust_it(workspace):
     assert run.tables.is_dir()
     assert run.figures.is_dir()
     assert run.predictions.is_dir()
+
+
+@pytest.fixture
+def outer(tmp_path, monkeypatch) -> Path:
+    """A repository with one commit; the project, as paths.ROOT, is a folder of it and not a repository of its own."""
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "outer" / "workbook").mkdir(parents=True)
+    git(tmp_path / "outer", "init", "-q")
+    commit(tmp_path / "outer")
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "outer" / "workbook")
+    return tmp_path / "outer"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def commit(folder: Path) -> str:
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "--allow-empty", "-m", "one")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_the_commit_is_not_that_of_a_repository_around_the_project(outer):
+    """Before, a ZIP of the workbook in somebody's own repository recorded that repository's commit as its version."""
+    assert _git_commit() == ""
+    git(outer, "add", ".")
+    (paths.ROOT / ".git").mkdir()  # empty: git goes on to the folder above
+    assert _git_commit() == ""
+
+
+def test_the_commit_is_the_projects_own_also_inside_another_repository_and_from_its_hooks(outer, monkeypatch):
+    git(paths.ROOT, "init", "-q")
+    assert _git_commit().startswith("unreadable: ")  # no commit yet
+    own = commit(paths.ROOT)
+    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))
+    assert _git_commit() == own
+    (paths.ROOT / "new.py").write_text("")
+    assert _git_commit() == own + "+changes"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+def test_a_checkout_of_another_user_is_unreadable_not_absent(outer, monkeypatch):
+    git(paths.ROOT, "init", "-q")
+    commit(paths.ROOT)
+    for path in (paths.ROOT, *paths.ROOT.rglob("*")):
+        os.chown(path, 12345, 12345)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # where safe.directory may allow everything
+    assert _git_commit().startswith("unreadable: detected dubious ownership in repository")
+
+
+def test_without_git_the_commit_is_unreadable(outer, monkeypatch):
+    git(paths.ROOT, "init", "-q")
+    monkeypatch.setenv("PATH", "")
+    assert _git_commit() == "unreadable: git: No such file or directory"
 
 
 def test_a_run_without_a_name_is_named_after_the_experiment(workspace):

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -22,22 +23,26 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     from m2clip_lib.evaluate.evaluate import decoders_note, run_for_checkpoint, score_checkpoint, zero_shot_note
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.experiment import last_run
-    from m2clip_lib.runs import Run, check_run_name
+    from m2clip_lib.runs import Run, check_run_name, own_run
 
     processes = Processes()
     loaded = load_experiment(experiment, override or [])
     report = say if processes.is_main else lambda line: None
-    run = run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name)
-    opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(check_run_name(run), loaded, "eval")
-    table = score_checkpoint(opened, load_manifest(loaded), checkpoint or opened.checkpoint, processes)
-    if not processes.is_main:
-        return
-    say(table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.1f}"))
-    say(decoders_note(opened))
-    if note := zero_shot_note(opened):
-        say(note)
-    opened.record(outputs=[])
-    say(f"tables: {opened.tables}")
+    run = check_run_name(run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name))
+    with own_run(run, "eval") if processes.is_main else nullcontext():
+        opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(run, loaded, "eval")
+        checkpoint = checkpoint or opened.checkpoint
+        if processes.is_main:
+            print(f"checkpoint: {checkpoint}", file=sys.stderr)
+        table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes)
+        if not processes.is_main:
+            return
+        say(table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.1f}"))
+        say(decoders_note(opened))
+        if note := zero_shot_note(opened):
+            say(note)
+        opened.record(outputs=[])
+        say(f"tables: {opened.tables}")
 
 
 def predict(
@@ -58,7 +63,10 @@ def predict(
 
     if not timeline and (window or every or picture):
         raise UserError("--window, --every and --picture belong to --timeline: add it")
-    checkpoint, names = checkpoint or last_run_checkpoint(load_experiment().name), parse_labels(labels)
+    names = parse_labels(labels)
+    if checkpoint is None:
+        checkpoint = last_run_checkpoint(load_experiment().name)
+        print(f"checkpoint: {checkpoint}", file=sys.stderr)
     if timeline:
         _timeline(videos, checkpoint, names, top, as_json, window, every, picture)
         return

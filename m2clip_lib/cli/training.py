@@ -1,6 +1,7 @@
 """m2clip pretrain, train and plan."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -47,32 +48,33 @@ def train(
     from m2clip_lib.evaluate.labelcheck import require_verdict
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.experiment import open_backbone
-    from m2clip_lib.runs import Run, check_run_name
+    from m2clip_lib.runs import Run, check_run_name, own_run
     from m2clip_lib.train.loop import is_run_finished
     from m2clip_lib.train.loop import train as train_model
     from m2clip_lib.train.resume import STATUS, Stopped
 
     loaded, processes = load_experiment(experiment, override or []), Processes()
     name = check_run_name(run or loaded.name)
-    # Asked before anything of the run is written over; a finished training keeps its provenance.
-    finished = processes.is_main and resume == "auto" and is_run_finished(loaded, name, processes.count)
-    opened = Run.open(experiment, name, override or [], step="train") if processes.is_main and not finished else None
-    manifest = load_manifest(loaded)
-    if opened:
-        warning = require_verdict(loaded, manifest, say, accept_labels)
-        opened.describe_inputs(manifest, open_backbone(loaded).sha256)
-    try:
-        result = train_model(loaded, manifest, name, say, progress=sys.stderr.isatty(), resume=resume)
-    except Stopped as stopped:
+    with own_run(name, "train") if processes.is_main else nullcontext():
+        # Asked before anything of the run is written over; a finished training keeps its provenance.
+        finished = processes.is_main and resume == "auto" and is_run_finished(loaded, name, processes.count)
+        opened = Run.open(experiment, name, override or [], step="train") if processes.is_main and not finished else None
+        manifest = load_manifest(loaded)
+        if opened:
+            warning = require_verdict(loaded, manifest, say, accept_labels)
+            opened.describe_inputs(manifest, open_backbone(loaded).sha256)
+        try:
+            result = train_model(loaded, manifest, name, say, progress=sys.stderr.isatty(), resume=resume)
+        except Stopped as stopped:
+            if processes.is_main:
+                print(f"m2clip: {stopped}", file=sys.stderr)
+            raise SystemExit(STATUS) from None
+        if opened:
+            opened.describe_inputs(checkpoint=result.best)
+            outcome = {"best_epoch": result.best_epoch, "best_val_top1": result.best_val_top1, "seconds": result.seconds}
+            opened.record(**outcome, warning=warning, outputs=[str(result.best)])
         if processes.is_main:
-            print(f"m2clip: {stopped}", file=sys.stderr)
-        raise SystemExit(STATUS) from None
-    if opened:
-        opened.describe_inputs(checkpoint=result.best)
-        outcome = {"best_epoch": result.best_epoch, "best_val_top1": result.best_val_top1, "seconds": result.seconds}
-        opened.record(**outcome, warning=warning, outputs=[str(result.best)])
-    if processes.is_main:
-        say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
+            say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
 
 
 def plan(

@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
+import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.seeds import Purpose, stream
@@ -21,6 +23,10 @@ from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import show_bytes
+
+SHARED = Path("/dev/shm")  # Linux
+PREFETCH = 2  # batches that each worker prepares ahead
 
 # (row, frame indices, short side in pixels or None for the video's own) -> (t, h, w, 3) uint8, and the name of the decoder
 FrameReader = Callable[[int, Sequence[int], int | None], tuple[np.ndarray, str]]
@@ -84,6 +90,11 @@ class TrainClips(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def item_bytes(self) -> int:
+        """Size of one clip."""
+        return self.clip_len * 3 * self.side**2
+
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, row = key
         rng = stream(self.seed, Purpose.CLIP, epoch, row)
@@ -105,7 +116,7 @@ class EpochSampler(Sampler):
     """
 
     def __init__(self, num_rows: int, seed: int, batch_size: int, accumulate: int = 1, rank: int = 0, processes: int = 1):
-        self.num_rows, self.seed, self.accumulate, self.rank = num_rows, seed, accumulate, rank
+        self.num_rows, self.seed, self.batch_size, self.accumulate, self.rank = num_rows, seed, batch_size, accumulate, rank
         self.parts = processes * accumulate  # batches per update
         self.size = batch_size * self.parts  # rows per update
         self.updates = math.ceil(num_rows / self.size)  # per epoch
@@ -127,16 +138,34 @@ def collate(items: list[Item]) -> Batch:
     good = [item for item in items if item.clip is not None]
     failed = [(item.index, item.error) for item in items if item.clip is None]
     clips = torch.stack([item.clip for item in good]) if good else torch.empty(0, dtype=torch.uint8)
+    if get_worker_info():  # here an error reaches the trainer; in the queue's own thread it would leave the trainer waiting for ever
+        clips.share_memory_()
     labels = torch.tensor([item.label for item in good], dtype=torch.int64)
     return Batch(clips, labels, [item.index for item in good], failed, Counter(item.decoder for item in good))
 
 
-def make_loader(dataset: Dataset, batches: Iterable[Sequence], workers: int) -> DataLoader:
-    """Make a loader whose batches do not depend on the number of workers (0: this process). batches: the keys of each batch."""
+def make_loader(dataset: Dataset, batches: "Sequence[Sequence] | EpochSampler", workers: int) -> DataLoader:
+    """Make a loader whose batches do not depend on the number of workers (0: this process).
+
+    Args:
+        dataset: item_bytes is the size of an item's clips. batches: the keys of each batch.
+    Raises: UserError when the shared memory, through which workers hand over their batches, is too small for them.
+    """
+    if workers and SHARED.is_dir():
+        size = batches.batch_size if isinstance(batches, EpochSampler) else max(map(len, batches), default=0)
+        ahead = min(PREFETCH * workers, len(batches)) + 1  # batches that wait, and the one in use
+        needed, space = ahead * size * dataset.item_bytes, shutil.disk_usage(SHARED)
+        if space.free < needed:
+            raise UserError(
+                f"data.workers: {workers} loader processes need {show_bytes(needed)} of shared memory, and {SHARED} has "
+                f"{show_bytes(space.free)} free of {show_bytes(space.total)}; enlarge it (docker run --shm-size=8g), or lower data.workers "
+                "or the batch size; data.workers=0 needs none"
+            )
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
@@ -165,8 +194,10 @@ def worker_deaths_explained() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        lines = str(error).splitlines()
+        reason = lines[-1 if lines[0].startswith("Caught") else 0].rstrip(". ")  # an error within the process ends with its own line
         raise UserError(
-            f"data.workers: a loader process died ({str(error).splitlines()[0].rstrip('. ')}); most often memory ran out: "
+            f"data.workers: a loader process died ({reason}); most often memory ran out, or {SHARED} (docker run --shm-size=8g): "
             "lower data.workers or the batch size, or set data.workers=0 to see the error of a broken video"
         ) from error
 

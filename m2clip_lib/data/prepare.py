@@ -17,7 +17,7 @@ from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, 
 from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video.transcode import transcode
-from m2clip_lib.data.workers import PASSING, alone, cores, end_unguarded_child
+from m2clip_lib.data.workers import PASSING, cores, end_unguarded_child, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space, file_sha256
 
@@ -28,13 +28,13 @@ BYTES_PER_ROW = 1500  # of journal, manifest and table of unreadable files toget
 def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) -> Manifest:
     """Make an experiment's manifest, and its synthetic videos or fast copies if it uses them.
 
-    An unchanged dataset is left alone, interrupted work is continued, and a second process waits for the one that is at work.
-    Raises: UserError if videos or annotations are not where the experiment says, or the disk is full.
+    An unchanged dataset is left alone, and interrupted work is continued.
+    Raises: UserError if videos or annotations are not where the experiment says, another process is at work on them, or the disk is full.
     """
     end_unguarded_child()
     processes, limit_s = cores(), experiment.data.file_timeout_s
     root, folder, copies = videos_root(experiment), experiment.prepared, experiment.prepared / COPIES
-    if experiment.data.layout == "synthetic" and make_videos(root, synthetic_config(experiment), processes, report):
+    if experiment.data.layout == "synthetic" and make_videos(root, synthetic_config(experiment), processes):
         report(f"videos: written to {paths.shown(root)}")
     listing = list_videos(experiment)
     if not listing.rows:
@@ -81,7 +81,7 @@ def _up_to_date(
     """Return the folder's manifest, made by make() unless an earlier one was made from the same digest."""
     manifest, is_new = _finished(folder, digest), False
     if manifest is None:
-        with alone(folder / ".lock", what, report):
+        with own(folder / ".lock", f"{what}: {paths.shown(folder)}"):
             manifest = _finished(folder, digest)  # by another process in the meantime
             if manifest is None:
                 manifest, is_new = write_manifest(make(), names, folder, root, digest), True

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -21,7 +22,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from pebble import CONSTS, ProcessExpired, ProcessPool
 from tqdm import tqdm
 
@@ -189,6 +190,26 @@ def alone(lock_file: Path, what: str, report: Callable[[str], None]) -> Iterator
         report(f"{what}: another process is working on it; waiting")
         held = lock.acquire()
     with held:
+        yield
+
+
+@contextlib.contextmanager
+def own(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold a lock for work that another process must not even wait to repeat; again within the same process, it is held already.
+
+    The system frees it when its holder ends, however it ends; the file remains.
+    Raises: UserError naming host and process of the holder.
+    """
+    end_unguarded_child()
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(lock_file, is_singleton=True, thread_local=False).acquire(blocking=False)
+    except Timeout:
+        process, host, *_ = [*lock_file.read_text(encoding="utf-8").split(), "?", "?"]
+        raise UserError(f"{what}: process {process} on host {host} is at work on it; wait until it ends, or stop it") from None
+    with held:
+        if not isinstance(held.lock, SoftFileLock):  # what takes its place where there is no flock, and writes the same lines itself
+            lock_file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
         yield
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
 from m2clip_lib.models.mix import mixed_with_frozen
-from m2clip_lib.runs import Run
+from m2clip_lib.runs import Run, own_run
 
 SHOWN = (  # columns to print
     *("model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction"),
@@ -76,26 +77,40 @@ def predict_checkpoint(
         other, find = manifest.class_names, class_finder(trained)
         about["nameless"] = not is_ours(checkpoint)
         about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
+    with own_run(run.name, run.step) if processes.is_main else nullcontext():
+        return _score_splits(run, manifest, model, protocol, mixes, processes, other, about)
+
+
+def _score_splits(
+    run: Run,
+    manifest: Manifest,
+    model: M2CLIP,
+    protocol: Protocol,
+    mixes: Sequence[float],
+    processes: Processes,
+    class_names: list[str] | None,
+    about: dict[str, object],
+) -> list[str]:
     names = []
     for split in splits_to_score(manifest, protocol.split):
         for mix in dict.fromkeys([1.0, *mixes]):
-            orders = frame_orders(experiment) if split == protocol.split and mix == 1 else ("forwards",)
+            orders = frame_orders(run.experiment) if split == protocol.split and mix == 1 else ("forwards",)
             asked = dataclasses.replace(protocol, split=split, mix=mix)
             own = {order: prediction_name(dataclasses.replace(asked, order=order)) for order in orders}
             names += own.values()
-            weight = ensemble_weight(experiment, run.predictions)
-            facts = [about["checkpoint_sha256"], manifest.sha256, made_from(manifest.folder), code_digest(core=True), repr((asked, weight))]
-            key, sides = hash_texts(*facts), [run.predictions / f"{name}.json" for name in own.values()]
+            weight, chosen_on = ensemble_weight(run.experiment, run.predictions)
+            facts = [about["checkpoint_sha256"], manifest.sha256, made_from(manifest.folder), code_digest(core=True)]
+            key, sides = hash_texts(*facts, repr((asked, weight))), [run.predictions / f"{name}.json" for name in own.values()]
             done = processes.is_main and all(side.is_file() and read_json(side).get("key") == key for side in sides)
             if processes.from_main(done):
                 continue
             parts = run.predictions / f"{own['forwards']}.parts" / key[:16]
-            options = {"class_names": other, "orders": orders, "parts": parts, "processes": processes}
+            options = {"class_names": class_names, "orders": orders, "parts": parts, "processes": processes}
             with mixed_with_frozen(model, mix):
-                found = predict_orders(experiment, manifest, model, asked, **options)
+                found = predict_orders(run.experiment, manifest, model, asked, **options)
             for order, predictions in found.items() if processes.is_main else ():
-                predictions = dataclasses.replace(predictions, weight=weight[0], weight_chosen_on=weight[1])
-                save_predictions(predictions, manifest, run.predictions, own[order], key=key, **about | {"split": split})
+                weighted = dataclasses.replace(predictions, weight=weight, weight_chosen_on=chosen_on)
+                save_predictions(weighted, manifest, run.predictions, own[order], key=key, **about | {"split": split})
             if processes.is_main:
                 shutil.rmtree(parts.parent, ignore_errors=True)
     return names

@@ -18,7 +18,7 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.listing.checks import check_labels_in_paths, read_kinetics_names
 from m2clip_lib.data.listing.recordings import Listing
-from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.manifest import SIDE_FILE, Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.controls import zero_shot
 from m2clip_lib.evaluate.metrics import confusion_matrix, percent, top_ids
@@ -202,7 +202,9 @@ def vouched_for(manifest: Manifest, check_csv: str = "") -> bool:
     table = read_kinetics_names(paths.resolve(check_csv)) if check_csv else None
     usable = manifest.table[manifest.table.status == "ok"]
     rows = [(Path(path), label, split) for path, label, split in zip(usable.path, usable.label, usable.split, strict=True)]
-    return check_labels_in_paths(Listing(rows, manifest.class_names), table) == len(rows)
+    side = manifest.folder / SIDE_FILE
+    overruled = side.is_file() and read_json(side).get("trust_list")  # the folders are no classes: the user has said so
+    return not overruled and check_labels_in_paths(Listing(rows, manifest.class_names), table) == len(rows)
 
 
 def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool, check_csv: str = "") -> str:

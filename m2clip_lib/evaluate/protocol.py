@@ -154,6 +154,11 @@ class TestViews(Dataset):
     def __len__(self) -> int:
         return len(self.table if self.rows is None else self.rows)
 
+    @property
+    def item_bytes(self) -> int:
+        """Size of all views of one video; exact resizing gives floats."""
+        return self.protocol.num_views * self.protocol.frames * 3 * self.side**2 * (4 if self.protocol.resize == "exact" else 1)
+
     def __getitem__(self, place: int) -> Item:
         row, protocol = place if self.rows is None else self.rows[place], self.protocol
         num_frames, label = (int(self.table[column].iloc[row]) for column in ("num_frames", "label"))

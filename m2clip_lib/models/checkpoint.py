@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -44,7 +45,8 @@ def save_checkpoint(model, path: str | Path, **extra: object) -> None:
     }
     content = seal(model.saved_state(), {"m2clip": json.dumps(header)})
     write_atomically(path, lambda file: file.write_bytes(content))
-    write_json(path.with_suffix(".json"), header)
+    # The time is in the side file alone: equal trainings are equal weight files.
+    write_json(path.with_suffix(".json"), header | {"saved": datetime.now(UTC).isoformat()})
 
 
 def existing(path: str | Path) -> Path:

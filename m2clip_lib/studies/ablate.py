@@ -147,7 +147,7 @@ def take_over(job: Job, experiment: Experiment, manifest: Manifest, backbone: Ba
     folder = paths.CHECKPOINTS / job.run / "ablations" / job.name
     folder.mkdir(parents=True, exist_ok=True)
     for file in (paths.CHECKPOINTS / job.run).iterdir():
-        if file.is_file():
+        if file.is_file() and not file.name.startswith("."):  # such as its lock
             shutil.copy(file, folder)
     shutil.copy(paths.RESULTS / job.run / "metrics.csv", job.folder)
     return True

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from m2clip_lib.experiment import (
 )
 from m2clip_lib.files import code_digest
 from m2clip_lib.models import Backbone
+from m2clip_lib.runs import own_run
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
 from m2clip_lib.train.record import EpochMetrics, Tally
@@ -69,20 +71,23 @@ def train(
         resume: "auto" continues the run of this name, leaves a finished one alone, and refuses a name taken by other settings; "never"
             starts over; "replace" continues an unfinished training of the same settings and code, and starts over otherwise.
     Raises: UserError for missing videos or weights, settings that do not fit them, a full disk, and a loss that is not finite
-        (naming the term and the videos); Stopped after a first SIGTERM or Ctrl-C, once the state is saved.
+        (naming the term and the videos), and when another process trains this run; Stopped after a first SIGTERM or Ctrl-C, once the state
+        is saved.
     """
     processes = Processes()
     set_threads(experiment.train.threads)
     keep_freed_memory()
     if not processes.is_main:
         report, progress, on_epoch = (lambda line: None), False, None
-    training = Training(experiment, manifest, run, processes, report)
-    with StopSignals() as signals, worker_deaths_explained(), out_of_memory_explained(TRAINING_ADVICE.format(experiment.train.batch_size)):
-        training.begin(resume)
-        while not training.at.finished:
-            training.run_epoch(signals, progress)
-            if on_epoch:
-                on_epoch(record.metrics_table(training.at.rows))
+    with own_run(run, "train") if processes.is_main else nullcontext():
+        training = Training(experiment, manifest, run, processes, report)
+        explained = out_of_memory_explained(TRAINING_ADVICE.format(experiment.train.batch_size))
+        with StopSignals() as signals, worker_deaths_explained(), explained:
+            training.begin(resume)
+            while not training.at.finished:
+                training.run_epoch(signals, progress)
+                if on_epoch:
+                    on_epoch(record.metrics_table(training.at.rows))
     folder, at = training.folder, training.at
     return TrainResult(folder / "best.safetensors", folder / "last.safetensors", training.metrics_file, at.best[1], at.best[0], at.seconds)
 

@@ -33,7 +33,7 @@ FREE = {
     "name": True,
     "backbone": {"source", "model_name", "trust_torchscript"},
     "data": {"layout", "root", "prepared", "train_list", "val_list", "test_list", "names_file", "check_csv", "decoder"}
-    | {"cache_frames", "workers", "file_timeout_s"},
+    | {"cache_frames", "workers", "file_timeout_s", "trust_list", "mirror_pairs"},
     "train": {"batch_size", "accumulate", "lr", "threads", "save_minutes", "compile", "activation_checkpointing"},
     "eval": {"split", "checkpoint", "batch_size", "backwards", "count_unreadable_as_wrong", "ablation_seeds"},
 }

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.video import R3D_18_Weights
 
-from m2clip_lib.data.classes import find_names, labels_sha256, name_from_folder, read_names
+from m2clip_lib.data.classes import class_finder, find_names, labels_sha256, name_from_folder, read_names
 from m2clip_lib.data.prompts import build_prompts, build_vocabulary
 from m2clip_lib.errors import UserError
 
@@ -50,6 +50,10 @@ def test_digest_sees_a_permutation_of_the_names(names, random):
         ("TaiChi", "Tai Chi"),
         ("CPR", "CPR"),
         ("滑雪", "滑雪"),
+        ("volume -", "volume -"),
+        ("-1", "-1"),
+        ("C++", "C++"),
+        ("plonge\u0301e", "plong\u00e9e"),
     ],
 )
 def test_folder_becomes_words(folder, name):
@@ -117,7 +121,12 @@ def test_kinetics_400_needs_no_file():
 
 
 @given(
-    st.lists(st.text("abc é滑,'\"()-", min_size=1).map(str.strip).filter(bool), min_size=2, max_size=6, unique=True),
+    st.lists(
+        st.text("abc é滑,'\"()-", min_size=1).map(lambda text: " ".join(text.split())).filter(bool),
+        min_size=2,
+        max_size=6,
+        unique=True,
+    ),
     st.randoms(),
     st.booleans(),
 )
@@ -125,3 +134,81 @@ def test_numbered_names_come_back_in_order(tmp_path_factory, names, random, from
     lines = [f"{i + from_one} {name}" for i, name in enumerate(names)]
     random.shuffle(lines)
     assert names_of(tmp_path_factory.mktemp("names"), "\n".join(lines)) == names
+
+
+FORMS = [
+    "index,label\n1,walk\n0,run\n",
+    "label,name\n0,run\n1,walk\n",
+    "name,label\nrun,0\nwalk,1\n",
+    "class_id,class_name\n0,run\n1,walk\n",
+    "id;name\n0;run\n1;walk\n",
+    "ID\tName\n0\trun\n1\twalk\n",
+    "Label Name\tLabel ID\nrun\t0\nwalk\t1\n",
+    "label,class\n0,run\n1,walk\n",
+    '\ufeff"index";"label"\n"0";"run"\n"1";"walk"\n',
+    ",name\n0,run\n1,walk\n",
+    "id name\n0 run\n1 walk\n",
+    "label\nrun\nwalk\n",
+    "Class_Name\nrun\nwalk\n",
+    "run,0\nwalk,1\n",
+    "0;run\n1;walk\n",
+    "1. run\n2. walk\n",
+    "0: run\n1: walk\n",
+    '"run"\n"walk"\n',
+]
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_a_header_in_any_order_and_separator_is_understood(tmp_path, text):
+    """Old code: the header became class 0, and all labels were one class off."""
+    assert names_of(tmp_path, text) == ["run", "walk"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("nr,klasse\n0,run\n1,walk\n", 1),  # unknown words above a table
+        ("nummer;bezeichnung\n0;run\n1;walk\n", 1),
+        ("id,name,split\n0,run,train\n1,walk,test\n", 1),
+        ("id,index\n0,run\n1,walk\n", 1),
+        ("label\n0,run\n1,walk\n", 1),  # a header of one column above two
+        ("index,label\n", 1),
+        ("index,label\n0,run\n1\n", 3),
+        ("run 0\nwalk 1\n", 1),  # names that end with a number, or names and indices
+        ("# classes\nrun\nwalk\n", 1),
+        ('{"run": 0, "walk": 1}\n', 1),
+        ('["run",\n "walk"]\n', 1),
+        ("- run\n- walk\n", 1),
+    ],
+)
+def test_a_form_that_is_not_known_is_refused_with_its_line(tmp_path, text, line):
+    with pytest.raises(UserError, match=rf"names\.txt:{line}: "):
+        names_of(tmp_path, text)
+
+
+def test_names_are_text_whatever_they_look_like(tmp_path):
+    names = ["003", "1", "None", "null", "nan", "NA", "True", "+1", "-1", "C++", "C#", "volume +", "volume -", "step 1", "no", "$$"]
+    assert names_of(tmp_path, "\n".join(names)) == names
+    assert names_of(tmp_path, "index,label\n" + "\n".join(f"{i},{name}" for i, name in enumerate(names))) == names
+
+
+def test_names_are_composed_whatever_bytes_a_file_has(tmp_path):
+    assert names_of(tmp_path, "plonge\u0301e\nrun\n") == ["plong\u00e9e", "run"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("plong\u00e9e", "plonge\u0301e"), ("Run", "run"), ("tai chi", "tai  chi"), ("a\u00a0b", "a b")]
+)
+def test_two_names_that_look_like_one_are_refused_with_both(tmp_path, one, other):
+    with pytest.raises(UserError, match="look like one class") as error:
+        names_of(tmp_path, f"ski\n{one}\n{other}\n")
+    assert all(repr(name) in str(error.value) or ascii(name) in str(error.value) for name in (one, other))
+
+
+def test_a_folder_finds_its_name_only_where_one_name_fits():
+    find = class_finder(["hurling (sport)", "C++", "C#", "volume +", "volume -", "go!", "go?", "plong\u00e9e", "brush hair"])
+    assert [find(folder) for folder in ("Hurling_Sport", "HurlingSport", "C#", "c++", "volume_-", "plonge\u0301e", "brush-hair")] == [
+        *(0, 0, 2, 1, 4, 7, 8)
+    ]
+    assert [find(folder) for folder in ("C", "go", "volume", "ski", "")] == [None] * 5
+    assert find("go?") == 6

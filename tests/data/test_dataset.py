@@ -1,17 +1,27 @@
 """Training clips and batches: an item is a function of (seed, epoch, index), workers change nothing, broken videos are skipped."""
 
 import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import m2clip_lib
 from m2clip_lib.data.dataset import EpochSampler, Item, TrainClips, VideoReader, collate, make_loader
 from m2clip_lib.data.listing.folders import list_folder
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.data.video.decode import VideoError
+from m2clip_lib.errors import UserError
+from m2clip_lib.files import show_bytes
 
 SIDE = 48
 LIVELY = Augmentation((SIDE, SIDE + 12), random_resized_crop=True, rand_augment=True, mirror=True)
@@ -169,3 +179,60 @@ def test_order_of_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone
     rows = [[row for _, row in order(seed, epoch)] for seed, epoch in ((0, 1), (0, 2), (1, 1))]
     assert rows[0] != rows[1]
     assert rows[0] != rows[2]
+
+
+# --- shared memory, through which workers hand over their batches ---
+
+
+@pytest.mark.parametrize(("workers", "batch_size", "batches"), [(2, 4, 5), (1, 4, 3), (2, 30, 2)])
+def test_shared_memory_that_is_too_small_is_refused_with_sizes_and_setting(monkeypatch, workers, batch_size, batches):
+    """batches: those that wait for the trainer, at most two per worker and no more than there are, and the one in use."""
+    clips = TrainClips(made_up([9] * 30), numbered, 4, 1, 32, Augmentation((32, 32)), seed=0)
+    needed = batches * batch_size * 4 * 3 * 32 * 32
+    sampler = EpochSampler(30, seed=0, batch_size=batch_size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=2 * needed, used=0, free=needed - 1))
+    message = (
+        rf"{workers} loader processes need {show_bytes(needed)} of shared memory, and /dev/shm has .* free of .*--shm-size.*data.workers=0"
+    )
+    with pytest.raises(UserError, match=message):
+        make_loader(clips, sampler, workers)
+    make_loader(clips, sampler, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=2 * needed, used=0, free=needed))
+    make_loader(clips, sampler, workers)
+
+
+SCRIPT = """
+import os, signal
+from pathlib import Path
+import numpy as np, pandas as pd
+from m2clip_lib.data import dataset
+from m2clip_lib.data.transforms import Augmentation
+from m2clip_lib.errors import UserError
+def black(row, indices, short_side):
+    return np.zeros((len(indices), short_side, short_side, 3), np.uint8), "made up"
+def bus_error(*arguments):
+    os.kill(os.getpid(), signal.SIGBUS)
+if __name__ == "__main__":
+    dataset.SHARED = Path("/no such folder")  # as if there had been room before
+    for reader in (black, bus_error):
+        clips = dataset.TrainClips(pd.DataFrame({"num_frames": [9] * 40, "label": 0}), reader, 8, 1, 64, Augmentation((64, 64)), 0)
+        loader = dataset.make_loader(clips, [[(1, row) for row in range(place, place + 8)] for place in range(0, 40, 8)], 1)
+        try:
+            print([len(batch.clips) for batch in [*dataset.batches(loader)]])
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_shared_memory_that_runs_out_ends_the_run(tmp_path):
+    """In 1 MB, which holds one batch of five. Before, the training waited for ever for a batch that was lost on its way."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 99; "
+    command = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh", sys.executable, str(tmp_path / "script.py")]
+    library = os.environ | {"PYTHONPATH": str(Path(m2clip_lib.__file__).parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=library, timeout=200)
+    if done.returncode == 99 or done.stderr.startswith("unshare"):
+        pytest.skip("only root can mount a small /dev/shm")
+    full, killed = done.stdout.splitlines()
+    assert re.fullmatch(r"data.workers: a loader process died \(.*No space left on device.*\); .*--shm-size.*data.workers=0.*", full)
+    assert re.fullmatch(r"data.workers: a loader process died \(.*exited unexpectedly\); .*", killed)

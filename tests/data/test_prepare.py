@@ -416,19 +416,48 @@ def test_script_without_a_guard_ends_with_one_line(workspace, name):
 
 
 def test_two_processes_prepare_a_folder_once(workspace):
-    """Two scripts with a guard; the first is held up while it has the lock, so that the second has to wait: about 10 s."""
+    """Two scripts with a guard; the first is held up while it has the lock, so that the second is refused: about 10 s."""
     command = script(workspace, "folder", 'if __name__ == "__main__":\n    ')
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started = [first.stdout.readline() for _ in range(3)]
     first.send_signal(signal.SIGSTOP)
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    waiting = [second.stdout.readline() for _ in range(3)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=100)
     first.send_signal(signal.SIGCONT)
-    outputs = [process.communicate(timeout=100) for process in (first, second)]
-    assert [(process.returncode, stderr) for process, (_, stderr) in zip((first, second), outputs, strict=True)] == [(0, ""), (0, "")]
+    output, errors = first.communicate(timeout=100)
+    assert (first.returncode, errors) == (0, "")
     assert started[-1] == "manifest: opening 12 videos of 2 classes\n"
-    assert outputs[0][0].startswith("manifest: 12 videos ok, 0 not usable")
-    assert "splits: train 10 videos of 10 recordings, val 1" in outputs[0][0]
-    assert "labels: 1 of 2 classes have no test video: 'moving left'\n" in outputs[0][0]
-    assert waiting[-1] == "manifest: another process is working on it; waiting\n"
-    assert re.fullmatch(r"manifest: .* is up to date \(12 videos\)\n", outputs[1][0])
+    assert output.startswith("manifest: 12 videos ok, 0 not usable")
+    assert "splits: train 10 videos of 10 recordings, val 1" in output
+    assert "labels: 1 of 2 classes have no test video: 'moving left'\n" in output
+    assert re.search(
+        rf"UserError: manifest: .*folder: process {first.pid} on host .* is at work on it; wait", second.stderr.splitlines()[-1]
+    )
+    again = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert "is up to date (12 videos)" in again.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("names", [["1", "2"], ["Anna", "Ben"]])
+def test_folders_of_subjects_named_like_classes_can_be_overruled_and_it_is_recorded(own_folder, workspace, names):
+    root, at_root = own_folder
+    for subject, folder in zip(names, ("moving_left", "moving_right"), strict=True):
+        (root / folder).rename(root / subject)
+    (workspace / "names.txt").write_text("\n".join(names))
+    lines = [f"{path.relative_to(root)} {i % 2}\n" for i, path in enumerate(sorted(root.rglob("clip*")))]
+    (workspace / "train.txt").write_text("".join(lines))
+    fields = ["data.layout=list", f"data.train_list={workspace}/train.txt", f"data.names_file={workspace}/names.txt"]
+    with pytest.raises(UserError, match=r"6 of 12 .*if the folders are no classes but subjects or cameras, set data\.trust_list=true"):
+        prepare("folder", at_root, *fields)
+    _, said = prepare("folder", at_root, *fields, "data.trust_list=true")
+    assert any(line.startswith("labels: data.trust_list is set: the list is trusted although 6 of 12 videos") for line in said)
+    assert side_file(workspace)["trust_list"].startswith("labels: 6 of 12 videos whose path carries a class")
+
+
+def test_what_is_passed_over_is_said_each_time(own_folder, workspace):
+    root, at_root = own_folder
+    (root / "waving").mkdir()
+    (root / "waving" / "1.dav").touch()
+    for _ in range(2):
+        said = prepare("folder", at_root)[1]
+        assert "passed over: 1 class folders without a video: 'waving'" in said
+    (root / "jumping").mkdir()
+    assert "passed over: 2 class folders without a video: 'jumping', 'waving'" in prepare("folder", at_root)[1]

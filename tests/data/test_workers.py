@@ -3,13 +3,18 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from child_functions import crash, double, hang, large, leave, process_id, refuse, spin
 
-from m2clip_lib.data.workers import Failure, Journal, call_in_children, cores, fingerprint
+from m2clip_lib.data.workers import Failure, Journal, call_in_children, cores, fingerprint, own
+from m2clip_lib.errors import UserError
 
 LONG = 60.0  # seconds; longer than any call here
 
@@ -94,6 +99,59 @@ def test_iteration_that_stops_early_ends_its_children():
     assert multiprocessing.active_children()
     results.close()
     assert multiprocessing.active_children() == []
+
+
+# --- work that belongs to one process ---
+
+HOLD = """
+import sys
+from pathlib import Path
+from m2clip_lib.data.workers import own
+with own(Path(sys.argv[1]), "holder"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds tmp_path/new/.lock until it reads a line or is killed."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "new" / ".lock")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_is_refused_at_once_with_host_and_process_of_the_first(tmp_path, holder):
+    line = rf"--run twice: process {holder.pid} on host {re.escape(socket.gethostname())} is at work on it; wait until it ends, or stop it"
+    for _ in range(2):  # being refused changes nothing
+        with pytest.raises(UserError, match=line), own(tmp_path / "new" / ".lock", "--run twice"):
+            pass
+    with own(tmp_path / "other" / ".lock", "--run other"):
+        pass
+
+
+@pytest.mark.parametrize("end", ["kill", "line"])
+def test_a_lock_is_free_when_its_holder_has_ended_however_it_ended(tmp_path, holder, end):
+    holder.kill() if end == "kill" else holder.communicate("end\n")
+    holder.wait()
+    with own(tmp_path / "new" / ".lock", "--run twice"):
+        assert (tmp_path / "new" / ".lock").read_text().splitlines() == [str(os.getpid()), socket.gethostname()]
+
+
+def test_a_process_does_not_lock_itself_out(tmp_path):
+    with own(tmp_path / ".lock", "a"), own(tmp_path / ".lock", "b"):
+        assert (tmp_path / ".lock").is_file()
+    with own(tmp_path / ".lock", "c"):
+        pass
+
+
+def test_a_lock_from_before_that_names_nobody_is_taken(tmp_path):
+    (tmp_path / ".lock").write_text("")
+    with own(tmp_path / ".lock", "a"):
+        pass
 
 
 # --- the cores of a job ---

@@ -13,7 +13,14 @@ from m2clip_lib import paths
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.evaluate import predict_checkpoint, run_for_checkpoint, score_checkpoint, write_tables, zero_shot_note
+from m2clip_lib.evaluate.evaluate import (
+    is_own_label_set,
+    predict_checkpoint,
+    run_for_checkpoint,
+    score_checkpoint,
+    write_tables,
+    zero_shot_note,
+)
 from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import predict
@@ -246,3 +253,17 @@ def test_a_table_says_what_was_done_not_what_was_asked_for(scoring):
     assert set(table.prompt) == {"A video of {}"}
     assert set(table.frames) == {2}
     assert load_predictions(run.predictions, "test").protocol == Protocol("test", 2, 0)
+
+
+@pytest.mark.parametrize("names", [["volume +", "volume -"], ["C++", "C#"], ["+1", "-1"], ["A", "A+"], ["👍", "👎"], ["<", ">"]])
+def test_classes_that_differ_in_signs_in_another_order_are_refused(names):
+    """Old code: label 0 meant two classes, and the same videos scored 41.7 % in place of 58.3 %."""
+    assert is_own_label_set(names, names, "a.safetensors")
+    with pytest.raises(UserError, match=r"a\.safetensors: trained on the same 2 classes in another order"):
+        is_own_label_set(names, names[::-1], "a.safetensors")
+
+
+def test_spellings_of_a_folder_are_the_same_classes_and_others_are_not():
+    assert is_own_label_set(["brush hair", "plong\u00e9e"], ["Brush_Hair", "plonge\u0301e"], "a.safetensors")
+    assert not is_own_label_set(["volume +", "volume -"], ["volume", "ski"], "a.safetensors")
+    assert not is_own_label_set(["C++", "C#"], ["C++", "C"], "a.safetensors")

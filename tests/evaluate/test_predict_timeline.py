@@ -1,16 +1,25 @@
 """A long video in sliding windows: their places, the frames that are read, and scores equal to those of separate videos."""
 
+import dataclasses
 import json
 
+import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numbered_videos import H264, encode, numbers, pictures
+from odd_videos import VP8, joined
 
 from m2clip_lib.data.demo.videos import draw_video, write_video
+from m2clip_lib.data.video import container
+from m2clip_lib.data.video.decode import read_clips
+from m2clip_lib.data.video.probe import probe
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, predict_videos, video_timeline, windows
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -79,6 +88,80 @@ def test_other_labels_are_scored_by_similarity(model, long_video):
     assert (found.readout, found.names) == ("similarity", ["a red ring", "nothing"])
     np.testing.assert_allclose(found.scores.sum(axis=1), 1, atol=1e-5)
     assert found.starts.tolist() == [0, 1, 2]  # 2 s windows, half a window apart: what stride 0 falls back to
+
+
+@pytest.fixture(scope="module")
+def untrained(backbone):
+    torch.manual_seed(0)
+    return M2CLIP(backbone, M2CLIPConfig(("left", "right"), ("left",), 1, 4, text_adapter_width=4, num_frames=4)).eval(), Protocol("", 4, 0)
+
+
+def shown_in_windows(monkeypatch, path, model, **lengths) -> tuple[Timeline, list[list[int]]]:
+    """A timeline, and the numbers of the frames of each window."""
+    seen = []
+
+    def spy(*arguments):
+        for frames, how in read_clips(*arguments):
+            seen.append(numbers(frames))
+            yield frames, how
+
+    monkeypatch.setattr("m2clip_lib.evaluate.predict.read_clips", spy)
+    return video_timeline(path, *model, **lengths), seen
+
+
+SLIDES = [0, 1000, 2000, 10_000, 10_100, 10_200, 13_000, 13_100]  # ms
+
+
+@pytest.mark.parametrize(("suffix", "settings"), [(".mp4", {}), (".webm", VP8), (".mkv", {}), (".ts", {})])
+def test_windows_of_an_uneven_frame_rate_show_what_is_on_the_screen_then(tmp_path, monkeypatch, untrained, suffix, settings):
+    encode(tmp_path / f"a{suffix}", pictures(len(SLIDES)), times=SLIDES, **settings)
+    found, seen = shown_in_windows(monkeypatch, tmp_path / f"a{suffix}", untrained, window_s=2, every_s=2)
+    np.testing.assert_allclose(found.starts, [0, 2, 4, 6, 8, 10, 11.2], atol=0.002)
+    np.testing.assert_allclose(found.ends, [2, 4, 6, 8, 10, 12, 13.2], atol=0.002)
+    assert seen == [[0, 1], [2], [2], [2], [2], [3, 4, 5], [5, 6, 7]]
+    assert np.isfinite(found.scores).all()
+
+
+def test_windows_of_a_screen_recording_and_of_joined_recordings_end_with_the_video(tmp_path, monkeypatch, untrained):
+    times = [round(n * 1000 / 60) for n in range(60)] + [1000 * (n - 59) for n in range(60, 64)]  # 60 in the first second, then one each
+    encode(tmp_path / "a.mkv", pictures(64), times=times)
+    found, seen = shown_in_windows(monkeypatch, tmp_path / "a.mkv", untrained, window_s=1, every_s=1)
+    assert found.ends.tolist() == [1, 2, 3, 4, 5]
+    assert seen[1:] == [[60], [61], [62], [63]]
+    joined(tmp_path / "a.ts", pictures()[:12], pictures()[12:])
+    found, seen = shown_in_windows(monkeypatch, tmp_path / "a.ts", untrained, window_s=0.48, every_s=0.48)
+    np.testing.assert_allclose(found.ends, [0.48, 0.96])
+    assert [set(shown) <= set(range(12)) for shown in seen] == [True, False]
+
+
+def test_a_file_is_opened_as_often_for_a_hundred_windows_as_for_two(tmp_path, monkeypatch, untrained):
+    encode(tmp_path / "a.mp4", pictures(60))
+    opened, demuxed = [], []
+    open_file, read_table = av.open, container.read_frame_table
+    monkeypatch.setattr(av, "open", lambda *a, **options: opened.append(a) or open_file(*a, **options))
+    monkeypatch.setattr("m2clip_lib.data.video.decode.read_frame_table", lambda *a: demuxed.append(a) or read_table(*a))
+    for every_s, count in ((1.2, 2), (0.02, 61)):
+        found = video_timeline(tmp_path / "a.mp4", *untrained, window_s=1.2, every_s=every_s)
+        assert (len(found.starts), len(opened), len(demuxed)) == (count, 3, 1)  # two openings are those of probe
+        opened.clear(), demuxed.clear()
+
+
+def test_windows_before_a_damaged_end_are_scored(tmp_path, monkeypatch, untrained):
+    encode(tmp_path / "a.mkv", pictures(50), options=H264 | {"bf": "0"})
+    known = probe(tmp_path / "a.mkv")
+    encode(tmp_path / "a.mkv", pictures(40), options=H264 | {"bf": "0"})  # since then it became shorter
+    monkeypatch.setattr("m2clip_lib.evaluate.protocol.probe", lambda path: known)
+    found = video_timeline(tmp_path / "a.mkv", *untrained, window_s=0.4, every_s=0.4)
+    assert np.isfinite(found.scores).all(axis=1).tolist() == [True, True, True, True, False]
+    assert found.failed == [(4, "frame 48 cannot be decoded, the last good one is 39")]
+
+
+def test_a_video_that_does_not_say_when_its_frames_are_shown_is_refused(tmp_path, monkeypatch, untrained):
+    encode(tmp_path / "a.mp4", pictures(4))
+    known = dataclasses.replace(probe(tmp_path / "a.mp4"), times="0 4x1", fps=0.0, duration_s=0.0)
+    monkeypatch.setattr("m2clip_lib.evaluate.protocol.probe", lambda path: known)
+    with pytest.raises(UserError, match=r"a\.mp4: the file does not say when its frames are shown; re-encode it"):
+        video_timeline(tmp_path / "a.mp4", *untrained)
 
 
 def test_a_stride_sets_the_length_of_a_window(model, long_video):

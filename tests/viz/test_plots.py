@@ -291,3 +291,18 @@ def test_gain_is_sorted_and_counts_winners_and_losers(ax):
     names = list(ours.class_name)
     assert rows == [(names[2], -20.0, 0.0), (names[0], 10.0, 1.0), (names[1], 70.0, 2.0)]
     assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [("-20", 0), ("+10", 1), ("+70", 2)]
+
+
+@pytest.mark.parametrize("names", [["$5 or $10", "$$", "win $1_"], ["None", "nan", "true_class"], ["<b>", "_left", "a_b^c"]])
+def test_figures_show_class_names_as_they_are(names):
+    figure, (first, second, third, fourth) = new_figure(8, 8, columns=2, rows=2)
+    counts = np.array([[3, 1, 0], [0, 4, 0], [1, 0, 2]])
+    plots.plot_confusion(first, counts, names)
+    plots.plot_per_class(second, pd.DataFrame({"class_name": names, "top1": [75.0, 100.0, 66.7]}))
+    plots.plot_embedding(third, np.random.default_rng(0).normal(size=(9, 4)), np.arange(9) % 3, names)
+    plots.plot_status(fourth, pd.DataFrame({"status": ["ok"] * 20 + ["cannot be opened"]}))
+    figure.canvas.draw()
+    assert [label.get_text() for label in first.get_yticklabels()] == names
+    assert sorted(label.get_text() for label in second.get_yticklabels()) == sorted(names)
+    assert [text.get_text() for text in third.get_legend().get_texts()] == names
+    assert not any("$" in label.get_text() for label in fourth.get_xticklabels())

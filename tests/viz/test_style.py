@@ -1,15 +1,19 @@
 """Figures as bytes and as HTML: they are closed after use, have alternative text, and escape everything they are given."""
 
 import base64
+import logging
 import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 from PIL import Image
 
 from m2clip_lib.evaluate.predict import Timeline
+from m2clip_lib.viz import style
 from m2clip_lib.viz.plots.attention import save_timeline
-from m2clip_lib.viz.style import figure_html, image_html, new_figure, png_bytes
+from m2clip_lib.viz.style import figure_html, image_html, literal, name_rows, new_figure, png_bytes
 
 
 def test_a_figure_becomes_a_picture_and_is_closed():
@@ -43,3 +47,40 @@ def test_a_timeline_is_saved_as_a_picture(tmp_path):
     with Image.open(tmp_path / "deep" / "when.png") as picture:
         assert picture.width > 1000
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["when.png"]
+
+
+def test_names_with_signs_of_mathematics_are_drawn_as_they_are():
+    figure, (ax,) = new_figure(4, 2)
+    name_rows(ax, ["win $1_ or lose $2^", "$$", "a_b^c", r"\frac"])
+    ax.set_title("pay $5 or $10")
+    assert len(png_bytes(figure)) > 1000  # mathtext refuses the first
+    ticks = [label.get_text() for label in ax.get_yticklabels()]
+    assert ticks == ["win $1_ or lose $2^", "$$", "a_b^c", r"\frac"]
+    assert not any(text.get_parse_math() for text in [ax.title, *ax.get_yticklabels()])
+
+
+def test_characters_without_a_font_are_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(style, "_SAID", [])
+    monkeypatch.setattr(style, "_fonts", lambda: (["DejaVu Sans"], set(range(127))))
+    with warnings.catch_warnings(record=True) as raised, caplog.at_level(logging.WARNING):
+        for title in ("滑雪 and 🎿", "한국어"):
+            figure, (ax,) = new_figure(4, 2)
+            ax.set_title(title)
+            png_bytes(figure)
+    assert not raised
+    assert [record.getMessage() for record in caplog.records] == [
+        "figures show boxes for 3 characters (滑雪🎿): install a font that has them, such as Noto Sans CJK"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("plain name 1", "plain name 1"),
+        ("滑雪 é", "滑雪 é"),
+        ("<b>*a_b*</b>", "&#60;b&#62;&#42;a&#95;b&#42;&#60;&#47;b&#62;"),
+        ("$5 | $10", "<span>&#36;</span>5 &#124; <span>&#36;</span>10"),
+    ],
+)
+def test_a_name_in_markdown_is_no_markup(name, text):
+    assert literal(name) == text

@@ -7,7 +7,6 @@ motion is periodic with a random phase, so that no single frame, and no bag of f
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.demo import scenes
 from m2clip_lib.data.demo.scenes import SHAPES, Scenes, random_looks, render
-from m2clip_lib.data.workers import LIMIT_S, Failure, alone, call_in_children
+from m2clip_lib.data.workers import LIMIT_S, Failure, call_in_children, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, write_json
 
@@ -112,12 +111,13 @@ def recipe_hash(config: SyntheticConfig) -> str:
     return hashlib.sha256(json.dumps(asdict(config)).encode() + code).hexdigest()
 
 
-def make_videos(root: Path, config: SyntheticConfig, processes: int, report: Callable[[str], None] = print) -> bool:
+def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
     """Write root/<split>/<class name>/<number>.mp4, unless the same recipe was written there before.
 
     The splits are drawn from separate random streams. An unfinished earlier attempt is started again from the beginning.
     Returns: whether anything was written.
-    Raises: UserError if the counts are not multiples of the number of classes, root holds files of another origin, or encoding crashes.
+    Raises: UserError if the counts are not multiples of the number of classes, root holds files of another origin, another
+        process is writing there, or encoding crashes.
     """
     done = root / "recipe.json"
     digest = recipe_hash(config)
@@ -127,7 +127,7 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int, report: Cal
     for split, count in counts.items():
         if count % len(CLASS_NAMES):
             raise UserError(f"data.{split}_videos = {count}: must divide by the {len(CLASS_NAMES)} classes")
-    with alone(root.with_name(f".{root.name}.lock"), "videos", report):
+    with own(root.with_name(f".{root.name}.lock"), f"videos: {root}"):
         if _recipe(done) == digest:  # by another process in the meantime
             return False
         if root.is_dir() and any(root.iterdir()) and not done.is_file():

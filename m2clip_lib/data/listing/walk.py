@@ -50,8 +50,8 @@ def _is_of_the_system(path: Path, passed: PassedOver) -> bool:
 def passed_over(passed: PassedOver, root: Path) -> tuple[str, ...]:
     """One line per reason for which something was passed over, with its number and an example; class folders are all named."""
     lines = []
-    for reason, places in passed.items():
-        shown = [repr(str(path.relative_to(root) if path.is_relative_to(root) else path)) for path in places]
+    for reason, places in sorted(passed.items()):
+        shown = [repr(str(path.relative_to(root) if path.is_relative_to(root) else path)) for path in sorted(places)]
         if shown:
             lines.append(f"passed over: {len(shown)} {reason}: " + (", ".join(shown) if reason == NO_VIDEO else f"such as {shown[0]}"))
     return tuple(lines)

@@ -44,7 +44,7 @@ def read_frames(
     Args:
         indices: frame numbers, ascending; repeats are allowed.
         size: (width, height) in pixels to which the decoder resizes; None keeps the size as shown.
-        decoder: "auto" is PyAV. "decord" turns no frame upright, and may return other frames.
+        decoder: "auto" is PyAV. "decord" may return other frames, and leaves some turned.
         num_frames: the manifest's; a file with a different number of packets is not seeked in, since some cannot be decoded.
     Returns: frames (t, h, w, 3) uint8 RGB, and what decoded them: "decord", "pyav", "pyav, from the start" (a file that cannot be
         seeked).

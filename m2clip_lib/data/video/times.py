@@ -6,7 +6,7 @@ of 40 ms and one of 900 ms. Imports no torch: a scan's children start fast.
 
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
 from av.container import InputContainer
@@ -25,11 +25,15 @@ def describe_times(container: InputContainer, stream: VideoStream, stamps: Seque
     """
     rate = stream.average_rate or stream.guessed_rate
     tick = stream.time_base or (1 / rate if rate else Fraction(0))
+    known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], int)
+    between = np.diff(known)  # frames, from one timestamp to the next
+    steps = np.diff(np.array([stamps[number] for number in known], float)) / between
+    steps[steps < 0] = np.nan
+    if container.format.flags & Flags.ts_discont.value:
+        steps[steps * float(tick) > LONGEST_PAUSE_S] = np.nan
     ticks = np.full(len(stamps), np.nan)
-    for (number, stamp), (other, later) in pairwise((n, s) for n, s in enumerate(stamps) if s is not None):
-        jumps = container.format.flags & Flags.ts_discont.value and (later - stamp) * tick > LONGEST_PAUSE_S * (other - number)
-        if later >= stamp and not jumps:
-            ticks[number:other] = np.diff(np.linspace(0, later - stamp, other - number + 1).round())
+    if len(known):
+        ticks[known[0] : known[-1]] = np.repeat(steps, between)
     if rate:  # timestamps that are those of a constant rate, rounded to ticks, are kept as such
         per_tick = float(rate * tick)  # frames
         off = np.nan_to_num(ticks[:-1] * per_tick, nan=1.0).cumsum() - np.arange(1, len(ticks))
@@ -39,7 +43,8 @@ def describe_times(container: InputContainer, stream: VideoStream, stamps: Seque
         return f"0 {len(ticks)}x1"
     ticks[np.isnan(ticks)] = np.nanmedian(ticks)  # the last is among them
     ticks[-1] = ticks[-2]
-    runs = ((len(list(run)), length) for length, run in groupby(ticks.astype(int).tolist()))
+    lengths = np.diff(ticks.cumsum().round(), prepend=0).astype(int).tolist()
+    runs = ((len(list(run)), length) for length, run in groupby(lengths))
     return " ".join([str(tick), *(f"{count}x{length}" if count > 1 else str(length) for count, length in runs)])
 
 

@@ -22,6 +22,7 @@ from m2clip_lib.data.sampling import train_indices
 from m2clip_lib.data.video.container import VideoError, open_video, video_stream
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import AS_STORED, EMPTY, bad_row, decodable_frames, orientation, probe, reason, shown_size
+from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.data.workers import Failure, Journal, call_in_children, fingerprint, with_progress
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import check_space, show_bytes, write_atomically
@@ -130,6 +131,7 @@ def _encode(source: Path, file: Path) -> int:
         stream = video_stream(origin)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         time_base = stream.time_base or 1 / rate  # not the new stream's, which changes when the first packet is written
+        times = frame_times(probe(source).times)  # not the frames' own, which start anew where recordings were joined
         out, count, last = None, 0, -1
         for count, frame in enumerate(decodable_frames(origin, stream), start=1):
             shown = orientation(frame)
@@ -146,7 +148,7 @@ def _encode(source: Path, file: Path) -> int:
             else:
                 upright = shown.upright(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray())
                 small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p", **COLOURS)
-            wanted = frame.pts if frame.pts is not None else round((count - 1) / rate / time_base)
+            wanted = round(times[min(count, len(times)) - 1] / time_base)
             last = max(wanted, last + 1)  # frames are found by their times, so no two may share one
             small.pts, small.time_base, small.pict_type = last, time_base, 0
             copy.mux(out.encode(small))

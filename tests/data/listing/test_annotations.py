@@ -230,3 +230,37 @@ def test_zero_shot_list_keeps_the_classes_that_occur_in_their_order(tmp_path):
     listing = list_k600_zero_shot(tmp_path, tmp_path / "split1.txt", ["v", "w", "x", "y", "z"])
     assert listing.class_names == ["w", "z"]
     assert short(listing, tmp_path) == [("a.mp4", 1, "test"), ("b c.mp4", 0, "test"), ("d.mp4", 1, "test")]
+
+
+# --- files of any video ending ---
+
+
+def test_ssv2_finds_videos_of_any_ending_anywhere(tmp_path):
+    for name in ("1.mp4", "2.AVI", "part 2/3.mkv", "4.mp4", "4.webm", "@eaDir/5.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    entries = [{"id": number, "template": "Pushing [something]"} for number in "12345"]
+    listing = list_ssv2(tmp_path, *ssv2(tmp_path, entries, {"Pushing something": "0"}))
+    assert [path.relative_to(tmp_path).as_posix() for path, *_ in listing.rows] == ["1.mp4", "2.AVI", "part 2/3.mkv", "4.webm", "5.webm"]
+    assert listing.passed[0].startswith("passed over: 1 hidden or written by the system")
+
+
+@pytest.mark.parametrize("folder", ["Archery", "."])
+def test_ucf101_and_hmdb51_find_videos_of_any_ending(tmp_path, folder):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name in ("v_Archery_g01_c01.mp4", "v_Archery_g02_c01.webm", "robin.MKV"):
+        (tmp_path / folder / name).touch()
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\n")
+    (lists / "trainlist01.txt").write_text("Archery/v_Archery_g01_c01.avi 1\n")
+    (lists / "testlist01.txt").write_text("Archery/v_Archery_g02_c01.avi\nArchery/v_Archery_g03_c01.avi\n")
+    (lists / "Archery_test_split1.txt").write_text("robin.avi 1\n")
+    found = [path.name for path, *_ in [*list_ucf101(tmp_path, lists, 1).rows, *list_hmdb51(tmp_path, lists, 1).rows]]
+    assert found == ["v_Archery_g01_c01.mp4", "v_Archery_g02_c01.webm", "v_Archery_g03_c01.avi", "robin.MKV"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_kinetics_table_may_have_other_separators_and_capitals(tmp_path, separator):
+    (tmp_path / "a.csv").write_text("YouTube_ID,Label,Time_Start,Time_End\nabc,ski,1,11\n".replace(",", separator))
+    assert list_kinetics(tmp_path, {"train": tmp_path / "a.csv"}).class_names == ["ski"]

@@ -168,3 +168,63 @@ def test_examples_of_a_disagreement_are_of_different_classes_as_far_as_there_are
     with pytest.raises(UserError) as error:
         check_labels_in_paths(Listing(rows, names))
     assert all(f"{name}/0.mp4 says {name!r}" in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize("names", [["C", "C++"], ["+", "-"], ["volume +", "volume -"], ["+1", "-1"]])
+def test_classes_that_differ_in_signs_alone_are_told_apart(names):
+    right = [(f"{name}/1.mp4", label) for label, name in enumerate(names)]
+    assert check_labels_in_paths(listing(names, *right)) == 2
+    with pytest.raises(UserError, match="2 of 2 videos"):
+        check_labels_in_paths(listing(names, *((path, 1 - label) for path, label in right)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["turn clockwise", "turn counterclockwise"],
+        ["rotate_CW", "rotate_CCW"],
+        ["Clockwise spin", "spinning anti-clockwise"],
+        ["leftward", "rightward"],
+        ["look leftwards", "look rightwards"],
+        ["swipe_L", "swipe_R"],
+        ["swipeL", "swipeR"],
+        ["swipeleft", "swiperight"],
+        ["L2R", "R2L"],
+        ["LtoR", "RtoL"],
+        ["左转", "右转"],
+        ["links abbiegen", "rechts abbiegen"],
+        ["linksherum", "rechtsherum"],
+        ["tourner à gauche", "tourner à droite"],
+        ["girar_izquierda", "girar_derecha"],
+        ["pan east", "pan west"],
+    ],
+)
+def test_classes_that_a_mirror_exchanges_are_found_in_every_spelling(names):
+    with pytest.raises(UserError, match="2 of 3 classes are exchanged by a mirror") as error:
+        check_mirror([*names, "jump"], True)
+    assert all(repr(name) in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["bright", "copyright", "leftover"],
+        ["light", "night"],
+        ["lock", "rock"],
+        ["play", "pray"],
+        ["forehand", "backhand"],
+        ["up", "down"],
+        ["clockwise", "jump"],
+        ["east", "jump"],
+        ["hidari", "migi"],
+    ],
+)
+def test_classes_that_a_mirror_leaves_alone_may_be_mirrored(names):
+    check_mirror(names, True)
+
+
+def test_a_setting_adds_pairs_in_other_languages():
+    with pytest.raises(UserError, match="'hidari muki' and 'migi muki'"):
+        check_mirror(["hidari muki", "migi muki"], True, [("hidari", "migi")])
+    with pytest.raises(UserError, match="'Sol_el' and 'Sag_el'"):
+        check_mirror(["Sol_el", "Sag_el"], True, [("sol", "sag")])

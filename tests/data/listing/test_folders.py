@@ -386,3 +386,33 @@ def test_list_that_is_not_utf_8_is_a_message(tmp_path, names_file):
     (tmp_path / "train.txt").write_bytes(b"caf\xe9.mp4 0\n")
     with pytest.raises(UserError, match=r"train\.txt: not UTF-8 \(byte 3"):
         list_files(tmp_path, {"train": tmp_path / "train.txt"}, read_names(names_file))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path label\nski/a b.mp4 1\nc.mp4 2\n",
+        "path,label\nski/a b.mp4,1\nc.mp4,2\n",
+        "label;video\n1;ski/a b.mp4\n2;c.mp4\n",
+        "Video Path\tNum Frames\tLabel\nski/a b.mp4\t30\t1\nc.mp4\t9\t2\n",
+        'file,class_id\n"ski/a b.mp4","1"\n"c.mp4","2"\n',
+        "label path\n1 ski/a b.mp4\n2 c.mp4\n",
+    ],
+)
+def test_a_list_may_have_a_header(tmp_path, names_file, text):
+    listing = list_files(tmp_path, one_list(tmp_path, text), read_names(names_file))
+    assert sorted(short(listing, tmp_path)) == [("c.mp4", 2, "train"), ("ski/a b.mp4", 1, "train")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("datei,klasse\na.mp4,0\n", 1), ("path,frames\na.mp4,3\n", 1), ("path,label\na.mp4,0\nb.mp4\n", 3)]
+)
+def test_a_list_of_another_form_is_refused_with_its_line(tmp_path, names_file, text, line):
+    with pytest.raises(UserError, match=rf"train\.txt:{line}: "):
+        list_files(tmp_path, one_list(tmp_path, text), read_names(names_file))
+
+
+def test_a_list_finds_files_whose_accents_are_stored_in_other_bytes(tmp_path, names_file):
+    touch(tmp_path, "plonge\u0301e/1.mp4", "\u00fcben/2.mp4")
+    listing = list_files(tmp_path, one_list(tmp_path, "plong\u00e9e/1.mp4 0\nu\u0308ben/2.mp4 1\n"), read_names(names_file))
+    assert all(path.is_file() for path, *_ in listing.rows)

@@ -3,15 +3,21 @@
 import contextlib
 import subprocess
 import sys
+from dataclasses import asdict
+from fractions import Fraction
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
-from numbered_videos import ordinary_priority
+from numbered_videos import encode, ordinary_priority
 
+from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.demo.videos import write_video
+from m2clip_lib.data.video.cache import cached_reader
 from m2clip_lib.data.video.decode import VideoError, fit_short_side, has_decord, read_frames
 from m2clip_lib.data.video.probe import probe
+from m2clip_lib.data.video.transcode import transcode_file
 
 EXACT = [("a.mp4", "libx264", "h264"), ("a.webm", "libvpx-vp9", "vp9"), ("a.mkv", "libx264", "h264")]
 KINDS = [
@@ -268,3 +274,74 @@ def test_torch_is_imported_before_decord():
         "assert 'decord' not in names or names.index('torch') < names.index('decord')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- pixels that are not square, and several streams ---
+
+
+def disc(width: int, height: int, aspect: Fraction) -> np.ndarray:
+    """A white disc that is round where pixels are `aspect` times as wide as high. (h, w, 3) uint8."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    inside = ((x - width / 2) * float(aspect)) ** 2 + (y - height / 2) ** 2 < (height / 3) ** 2
+    return np.repeat((inside * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "stored", "aspect", "rotation", "shown"),
+    [
+        (".mp4", (80, 120), Fraction(2), 0, (160, 120)),
+        (".mkv", (80, 120), Fraction(2), 0, (160, 120)),
+        (".ts", (320, 120), Fraction(1, 2), 0, (160, 120)),
+        (".avi", (180, 144), Fraction(64, 45), 0, (256, 144)),  # a quarter of PAL, shown as 16:9
+        (".mkv", (180, 120), Fraction(8, 9), 0, (160, 120)),  # a quarter of NTSC, shown as 4:3
+        (".mp4", (160, 120), Fraction(1), 0, (160, 120)),
+        (".mp4", (80, 120), Fraction(2), -90, (120, 160)),
+        (".mkv", (320, 120), Fraction(1, 2), 90, (120, 160)),
+    ],
+)
+def test_a_disc_is_round_at_every_size_and_in_every_way_of_reading(tmp_path, suffix, stored, aspect, rotation, shown):
+    path = tmp_path / "videos" / f"a{suffix}"
+    path.parent.mkdir()
+    codec = {"codec": "mpeg4", "options": {"q": "2"}} if suffix == ".avi" else {}
+    encode(path, [disc(*stored, aspect)] * 3, aspect=aspect, rotation=rotation, **codec)
+    info = probe(path)
+    assert (info.width, info.height) == shown
+    row = pd.DataFrame([{"path": str(path), **asdict(info)}])
+    size = fit_short_side(*shown, 60)
+    found = {
+        "at its size": read_frames(path, [1])[0][0],
+        "resized": VideoReader(row, "auto")(0, [1], 60)[0][0],
+        "from the cache": cached_reader(row, tmp_path / "cache", 60, "auto", 1)(0, [1], 60)[0][0],
+    }
+    transcode_file(path, tmp_path / "copy.mp4")
+    copy = probe(tmp_path / "copy.mp4")
+    assert (copy.width, copy.height) == shown
+    found["copy"] = read_frames(tmp_path / "copy.mp4", [1], size)[0][0]
+    for frame in found.values():
+        assert frame.shape[1::-1] in (size, shown)
+        white = frame.mean(axis=2) > 128
+        across, down = white.any(axis=0).sum(), white.any(axis=1).sum()
+        assert across == pytest.approx(down, abs=2)
+        assert down == pytest.approx(2 / 3 * min(frame.shape[:2]), abs=2)
+    assert np.array_equal(found["resized"], found["from the cache"])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi"])
+@pytest.mark.parametrize("stills", [1, 3])
+def test_a_still_in_front_of_the_video_is_not_the_video(tmp_path, suffix, stills):
+    """Phones and downloaders put a preview first, and not all mark it as one."""
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as output:
+        cover, stream = output.add_stream("mjpeg", rate=FPS), output.add_stream("mpeg4", rate=FPS)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        stream.width, stream.height, stream.pix_fmt, stream.options = WIDTH, HEIGHT, "yuv420p", {"q": "2", "g": "6"}
+        for _ in range(stills):
+            output.mux(cover.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8), format="rgb24")))
+        for frame in [*(av.VideoFrame.from_ndarray(f, format="rgb24") for f in counting_frames(12)), None]:
+            output.mux(stream.encode(frame))
+        output.mux(cover.encode())
+    info = probe(path)
+    assert (info.num_frames, info.codec, info.width, info.height) == (12, "mpeg4", WIDTH, HEIGHT)
+    assert numbers(read_frames(path, [2, 7, 11])[0]) == [2, 7, 11]
+    transcode_file(path, tmp_path / "copy.mp4")
+    assert numbers(read_frames(tmp_path / "copy.mp4", range(12))[0]) == list(range(12))

@@ -28,6 +28,7 @@ from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video.container import open_video, read_frame_table, video_stream
 from m2clip_lib.data.video.decode import read_frames
 from m2clip_lib.data.video.probe import VideoError, probe
+from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.data.video.transcode import copy_path, transcode, transcode_file
 from m2clip_lib.errors import UserError
 
@@ -92,14 +93,17 @@ def test_a_cut_of_the_scene_makes_no_other_keyframe(tmp_path):
         assert read_frame_table(container, video_stream(container)).keys == [0, 12, 24]
 
 
-def test_times_of_the_frames_are_kept(corpus, tmp_path):
-    transcode_file(corpus / "uneven frame rate.mkv", tmp_path / "copy.mp4")
-    stamps = []
-    for path in (corpus / "uneven frame rate.mkv", tmp_path / "copy.mp4"):
-        with open_video(path) as container:
-            stream = video_stream(container)
-            stamps.append([float(stamp * stream.time_base) for stamp in read_frame_table(container, stream).stamps])
-    np.testing.assert_allclose(np.subtract(stamps[0], stamps[0][0]), np.subtract(stamps[1], stamps[1][0]), atol=1e-3)
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("uneven frame rate.mkv", 1.888), ("uneven frame rate.webm", 1.888), ("starts late.mkv", 0.96)]
+    + [(f"joined.{suffix}", 0.96) for suffix in ("ts", "mpg", "mkv")]
+    + [("h264.avi", 0.96), ("mpeg4.avi", 0.96)],
+)
+def test_times_of_the_frames_are_kept(corpus, tmp_path, name, end):
+    transcode_file(corpus / name, tmp_path / "copy.mp4")
+    original, copy = (frame_times(probe(path).times) for path in (corpus / name, tmp_path / "copy.mp4"))
+    np.testing.assert_allclose(copy, original, atol=1e-3)
+    assert copy[-1] == pytest.approx(end, abs=2e-3)
 
 
 @pytest.mark.parametrize(
