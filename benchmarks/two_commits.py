@@ -1,6 +1,7 @@
 """Loading with PyAV before and after a change: `python benchmarks/two_commits.py OTHER`, where OTHER is a checkout of the other commit.
 
-One process per checkout; they read the same videos (see data_loading.py) in turns.
+One process per checkout; they read the same videos (see data_loading.py) in turns. Times are those of the processor, which other work on
+the machine changes little.
 """
 
 import subprocess
@@ -8,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import interleaved, table
+from timing import table
 
 HERE = Path(__file__).parent.parent
 ROUNDS = 7
 READER = """
-import sys
+import sys, time
 sys.path.insert(0, "benchmarks")
 import data_loading as d
 from dataclasses import asdict
@@ -26,8 +27,9 @@ work = {"train": lambda: [clips[0, row] for row in range(len(videos))], "test": 
         "probe": lambda: [d.probe(path) for path in files]}
 print("ready", flush=True)
 for line in sys.stdin:
+    start = time.process_time()
     work[line.strip()]()
-    print("done", flush=True)
+    print(time.process_time() - start, flush=True)
 """
 
 
@@ -43,13 +45,12 @@ def main(other: Path) -> None:
                 readers[name] = subprocess.Popen(command, cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
                 readers[name].stdout.readline()
             for what in ("train", "test", "probe"):
-
-                def ask(reader: subprocess.Popen, what: str = what) -> None:
-                    reader.stdin.write(f"{what}\n")
-                    reader.stdout.readline()
-
-                found = interleaved({name: lambda reader=reader: ask(reader) for name, reader in readers.items()}, ROUNDS)
-                print(kind, what, *table(found, len(videos), "per_s_and_core"), sep="\n", flush=True)
+                seconds: dict[str, list[float]] = {name: [] for name in readers}
+                for name in list(readers) * (ROUNDS + 1):
+                    readers[name].stdin.write(f"{what}\n")
+                    seconds[name].append(float(readers[name].stdout.readline()))
+                warm = {name: values[1:] for name, values in seconds.items()}
+                print(f"{what}, {kind}", *table(warm, len(videos), "per_s_of_one_core"), sep="\n", flush=True)
             for reader in readers.values():
                 reader.stdin.close()
                 reader.wait()

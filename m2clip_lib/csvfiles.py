@@ -9,7 +9,16 @@ import pandas as pd
 
 from m2clip_lib.files import write_atomically
 
-TEXTS = ("class_name", "true_class", "most_often_taken_for", "path", "reason", "model", "variant")  # never numbers, whatever they hold
+TEXTS = (
+    "class_name",
+    "most_often_taken_for",
+    "path",
+    "reason",
+    "model",
+    "variant",
+    "prompt",
+    "list_sha256",
+)  # never numbers, whatever they hold
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet would run; behind apostrophes it is text
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
 SEPARATORS = (",", ";", "\t")
@@ -26,11 +35,12 @@ def read_csv(file: Path) -> pd.DataFrame:
     """Read what write_csv wrote. A column is of numbers or truth values if all its cells are and it holds no names; an empty one is NaN."""
     table = pd.read_csv(file, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
     names = [_as_written(name) for name in table.columns]
-    for column, name in zip(list(table), names, strict=True):
+    for place, (column, name) in enumerate(zip(list(table), names, strict=True)):
         cells = set(table[column]) - {""}
-        if name not in TEXTS and all(map(NUMBER.fullmatch, cells)):
+        is_text = name in TEXTS or (place == 0 and name == "true_class")  # of a confusion table; elsewhere it is a percentage
+        if not is_text and all(map(NUMBER.fullmatch, cells)):
             table[column] = pd.to_numeric(table[column])
-        elif name not in TEXTS and cells <= {"True", "False"} and not (table[column] == "").any():
+        elif not is_text and cells <= {"True", "False"} and not (table[column] == "").any():
             table[column] = table[column] == "True"
         else:
             table[column] = table[column].map(_as_written)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -93,6 +94,30 @@ def test_without_git_the_commit_is_unreadable(outer, monkeypatch):
     git(paths.ROOT, "init", "-q")
     monkeypatch.setenv("PATH", "")
     assert _git_commit() == "unreadable: git: No such file or directory"
+
+
+HOLD = """
+import sys
+from m2clip_lib.runs import own_run
+with own_run("tiny", sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(("held", "refused", "free"), [("train", "03_training", "eval"), ("04_evaluation", "eval", "train")])
+def test_a_step_that_another_process_is_at_is_refused_and_its_record_is_untouched(workspace, held, refused, free):
+    Run.open("tiny", "", [], step=held)
+    before = (paths.RESULTS / "tiny" / "run.json").read_text()
+    process = subprocess.Popen([sys.executable, "-c", HOLD, held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=rf"--run tiny: process {process.pid} on host .* is at work on it; wait until it ends, or stop it"):
+        Run.open("tiny", "", ["train.lr=0.5"], step=refused)
+    assert (paths.RESULTS / "tiny" / "run.json").read_text() == before
+    Run.open("tiny", "", [], step=free)
+    Run.open("tiny", "other", [], step=refused)
+    process.communicate("end\n")
+    Run.open("tiny", "", [], step=refused)
 
 
 def test_a_run_without_a_name_is_named_after_the_experiment(workspace):

@@ -8,7 +8,7 @@ import torch
 from m2clip_lib.attention.maps import METHODS, MapChoice, PatchMap, attention_rollout, branch_norms, patch_map
 from m2clip_lib.attention.record import cls_attention
 from m2clip_lib.attention.relevance import relevance
-from m2clip_lib.data.video.decode import probe
+from m2clip_lib.data.video.probe import probe
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.text import text_features
 from m2clip_lib.viz.overlay import overlay, plot_overlay, write_film

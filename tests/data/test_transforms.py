@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from m2clip_lib.data import transforms
 from m2clip_lib.data.sampling import test_indices as evaluation_indices
 from m2clip_lib.data.transforms import Augmentation, augment, frames_to_clip, to_model_input
-from m2clip_lib.data.video.decode import probe, read_frames
+from m2clip_lib.data.video.decode import read_frames
+from m2clip_lib.data.video.probe import probe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

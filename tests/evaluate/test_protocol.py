@@ -16,7 +16,8 @@ from m2clip_lib.data.listing.folders import list_folder
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.transforms import frames_to_clip, to_model_input
-from m2clip_lib.data.video.decode import VideoError, probe, read_frames
+from m2clip_lib.data.video.decode import VideoError, read_frames
+from m2clip_lib.data.video.probe import probe
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views, views_of_files

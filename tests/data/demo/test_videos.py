@@ -22,7 +22,8 @@ from m2clip_lib.data.demo.videos import (
     video_scenes,
     write_video,
 )
-from m2clip_lib.data.video.decode import probe, read_frames
+from m2clip_lib.data.video.decode import read_frames
+from m2clip_lib.data.video.probe import probe
 from m2clip_lib.data.workers import Failure
 from m2clip_lib.errors import UserError
 
