@@ -12,7 +12,9 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.honesty import honesty_table
 from m2clip_lib.evaluate.metrics import best_weight, confusion_matrix, per_class_table
+from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
@@ -109,7 +111,8 @@ def _score_splits(
             with mixed_with_frozen(model, mix):
                 found = predict_orders(run.experiment, manifest, model, asked, **options)
             for order, predictions in found.items() if processes.is_main else ():
-                weighted = dataclasses.replace(predictions, weight=weight, weight_chosen_on=chosen_on)
+                opposites = opposite_labels(predictions.class_names, run.experiment.eval.opposites)
+                weighted = dataclasses.replace(predictions, weight=weight, weight_chosen_on=chosen_on, opposites=opposites)
                 save_predictions(weighted, manifest, run.predictions, own[order], key=key, **about | {"split": split})
             if processes.is_main:
                 shutil.rmtree(parts.parent, ignore_errors=True)
@@ -215,6 +218,8 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     counts = pd.DataFrame(confusion_matrix(predictions.best, predictions.labels), columns=manifest.class_names)
     counts.insert(0, "true_class", manifest.class_names, allow_duplicates=True)  # first: a class may have this name, too
     run.save(counts, "confusion")
+    if all((run.predictions / f"{split}_{order}.json").is_file() for order in WITHOUT_TIME):
+        run.save(honesty_table(run.predictions, split), "honesty")
     if run.experiment.eval.backwards and has_opposites(manifest.class_names):
         run.save(backwards_table(predictions, load_predictions(run.predictions, f"{split}_backwards")), "backwards")
     return table

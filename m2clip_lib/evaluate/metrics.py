@@ -32,10 +32,16 @@ def topk_accuracy(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], k: i
     return percent(is_hit(scores, labels, k)) if scores.shape[1] > k else float("nan")
 
 
-def direction_hits(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> Bool[ndarray, "n"]:
-    """Whether the true class beats its time-reversed partner (class i ^ 1), whatever the other classes score; a tie is a miss."""
-    rows = np.arange(len(labels))
-    return scores[rows, labels] > scores[rows, labels ^ 1]
+def direction_hits(
+    scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], opposites: Int[ndarray, "k"] | None = None
+) -> Bool[ndarray, "m"]:
+    """Whether the true class beats its time-reversed partner, whatever the other classes score; a tie is a miss.
+
+    opposites: the partner of each class, -1 where it has none, so that its videos are left out (m <= n); None: class i ^ 1.
+    """
+    partners = labels ^ 1 if opposites is None else opposites[labels]
+    rows = np.flatnonzero(partners >= 0)
+    return scores[rows, labels[rows]] > scores[rows, partners[rows]]
 
 
 def accuracy_interval(

@@ -1,4 +1,4 @@
-"""Paired comparisons: is one model ahead of another on the same videos, trained with the same seeds?"""
+"""Paired comparisons on the same videos: of two evaluations, and of models that were trained with the same seeds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +21,37 @@ class Difference:
     low: float
     high: float
     p_value: float
+
+
+def paired_bootstrap(
+    first: Bool[ndarray, "n"], second: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None, resamples: int = 10_000
+) -> Difference:
+    """Compare hits of two evaluations of the same n videos: a percentile bootstrap over recordings, and a p-value from the same draws.
+
+    It speaks of these two trained models, not of others: for that, train with several seeds and use paired_difference.
+    recordings: what each video was cut from; None: every video is its own recording.
+    """
+    gain = first.astype(int) - second.astype(int)
+    if not len(gain):
+        return Difference(*[float("nan")] * 4)
+    groups = np.arange(len(gain)) if recordings is None else np.unique(recordings, return_inverse=True)[1]
+    # Recordings with equal numbers of videos and equal gains are interchangeable: draw how often each kind occurs.
+    kinds, frequency = np.unique(np.stack([np.bincount(groups), np.bincount(groups, gain)]), axis=1, return_counts=True)
+    count = int(frequency.sum())
+    videos, gains = kinds @ np.random.default_rng(0).multinomial(count, frequency / count, size=resamples).T
+    drawn = 100 * gains / videos
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    p_value = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + resamples))
+    return Difference(100 * float(gain.mean()), float(low), float(high), float(p_value))
+
+
+def in_words(first: str, second: str, found: Difference) -> str:
+    """A comparison as a sentence that claims no more than its interval."""
+    if not (found.low > 0 or found.high < 0):
+        return f"{first} and {second}: no difference shown ({found.mean:+.1f} points, 95 % interval {found.low:.1f} to {found.high:.1f})."
+    better, other, sign = (first, second, 1) if found.mean > 0 else (second, first, -1)
+    low, high = sorted((sign * found.low, sign * found.high))
+    return f"{better} is better than {other} by {sign * found.mean:.1f} points (95 % interval {low:.1f} to {high:.1f})."
 
 
 def paired_difference(

@@ -9,6 +9,7 @@ import numpy as np
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import NO_LABELS, READOUTS, top_ids
+from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 
@@ -29,6 +30,7 @@ class Predictions:
         lost: labels of the listed videos without scores: first those of `failed`, then those that the manifest marks as not usable.
         missing: how many of the latter are missing. recordings: a number for each scored and then each lost video, the same for clips
             of one recording (by default each is its own).
+        opposites: (k,) the label of each class played backwards, -1 where there is none; by default found from the names.
         weight: of the similarity in the ensemble. weight_chosen_on: the split that chose it; "" if it was given.
         agreement: for how many of how many videos the answer is the same in fp32, where they were scored in bf16.
         logits: (n, k + m), 100 x cosine with the k class texts and m unrelated ones, mean over views, if these were asked for; not saved.
@@ -48,6 +50,7 @@ class Predictions:
     lost: np.ndarray | None = None
     missing: int = 0
     recordings: np.ndarray | None = None
+    opposites: np.ndarray | None = None
     weight: float = 0.5
     weight_chosen_on: str = ""
     agreement: tuple[int, int] = (0, 0)
@@ -56,6 +59,8 @@ class Predictions:
     def __post_init__(self) -> None:
         if self.lost is None:
             object.__setattr__(self, "lost", np.full(len(self.failed), -1))  # of a class that is not known
+        if self.opposites is None:
+            object.__setattr__(self, "opposites", opposite_labels(self.class_names))
         if self.recordings is None:
             object.__setattr__(self, "recordings", np.arange(len(self.labels) + len(self.lost)))
 
@@ -110,7 +115,7 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
     arrays = {readout: predictions.readout(readout) for readout in predictions.readouts if readout != "ensemble"}
     content = io.BytesIO()  # given a path, savez would append .npz to the temporary file's name
-    arrays |= {name: getattr(predictions, name) for name in ("labels", "lost", "recordings")}
+    arrays |= {name: getattr(predictions, name) for name in ("labels", "lost", "recordings", "opposites")}
     np.savez(content, rows=np.asarray(predictions.rows), **arrays)
     write_atomically(folder / f"{name}.npz", lambda file: file.write_bytes(content.getbuffer()))
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
@@ -134,6 +139,6 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
     rest = {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
     rest |= {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"])}
-    rest |= {"lost": arrays["lost"], "missing": about["missing"], "recordings": arrays["recordings"]}
+    rest |= {"lost": arrays["lost"], "missing": about["missing"], "recordings": arrays["recordings"], "opposites": arrays["opposites"]}
     rest |= {"agreement": tuple(about["agreement"]), "weight": about["weight"], "weight_chosen_on": about["weight_chosen_on"]}
     return Predictions(*scores, arrays["labels"], rows, about["class_names"], failed, **rest)

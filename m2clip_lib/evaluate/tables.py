@@ -20,7 +20,7 @@ def has_opposites(class_names: list[str]) -> bool:
 def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
     """One row per read-out: accuracies in percent, and numbers of videos.
 
-    top1 with its 95 % interval; top5, NaN with five classes or fewer; direction where the classes are pairs. listed = missing +
+    top1 with its 95 % interval; top5, NaN with five classes or fewer; direction where classes have opposites. listed = missing +
     unreadable + scored; a video that failed while it was decoded is unreadable. videos: those scored; failed: those that failed.
     """
     scored, lost, missing = len(predictions.labels), len(predictions.lost), predictions.missing
@@ -34,8 +34,10 @@ def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
         hits = with_wrong(is_hit(scores, labels, 1), predictions)
         row |= top1_columns(hits, predictions.recordings[: len(hits)])
         row["top5"] = percent(with_wrong(is_hit(scores, labels, 5), predictions)) if scores.shape[1] > 5 else float("nan")
-        if has_opposites(predictions.class_names):
-            row["direction"] = percent(with_wrong(direction_hits(scores, labels), predictions))
+        if (predictions.opposites >= 0).any():
+            hits, misses = direction_hits(scores, labels, predictions.opposites), predictions.opposites[predictions.wrong] >= 0
+            paired = np.pad(hits, (0, int(misses.sum())))
+            row |= {"direction": percent(paired), "direction_videos": len(paired)}
         rows.append(row | counts)
     return rows
 

@@ -188,8 +188,11 @@ def study_comparisons(jobs: Sequence[Job], measure: str = "top1") -> pd.DataFram
     hits = defaultdict(dict)
     for job in jobs:
         found = load_predictions(job.folder, FORWARDS)
-        own = is_hit(found.best, found.labels, 1) if measure == "top1" else direction_hits(found.best, found.labels)
-        hits[job.variant][job.seed] = dict(zip(found.rows, own, strict=True))
+        rows, own = np.array(found.rows), is_hit(found.best, found.labels, 1)
+        if measure == "direction":
+            rows = rows[found.opposites[found.labels] >= 0]
+            own = direction_hits(found.best, found.labels, found.opposites)
+        hits[job.variant][job.seed] = dict(zip(rows.tolist(), own, strict=True))
     common = sorted(set.intersection(*(set(rows) for seeds in hits.values() for rows in seeds.values())))
     place = {row: i for i, row in enumerate(found.rows)}  # of the last job; all of them read the same list
     recordings = found.recordings[[place[row] for row in common]]
