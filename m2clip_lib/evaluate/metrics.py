@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
+from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 READOUTS = ("similarity", "classifier", "ensemble")
@@ -80,6 +81,72 @@ def best_weight(similarity: Float[ndarray, "n k"], classifier: Float[ndarray, "n
     """The weight of the similarity, of 0, 0.1, ..., 1, whose ensemble names most videos; of equals, the one closest to 1/2."""
     hits = {w / 10: is_hit(w / 10 * similarity + (1 - w / 10) * classifier, labels, 1).sum() for w in range(11)}
     return max(hits, key=lambda weight: (hits[weight], -abs(weight - 0.5)))
+
+
+def mean_class_accuracy(hits: Bool[ndarray, "n"], labels: Int[ndarray, "n"]) -> float:
+    """Mean over the classes that occur of their shares of hits, percent: every class counts the same. NaN without rows."""
+    return float(np.mean([percent(hits[labels == label]) for label in np.unique(labels)])) if len(hits) else float("nan")
+
+
+def reliability_table(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], bins: int = 15) -> pd.DataFrame:
+    """Is a video named with 80 % confidence right in 80 % of cases? One row per bin of equal width that is not empty.
+
+    Columns: low, high (of the best class' score, in (low, high]), videos, confidence and accuracy (means in percent).
+    """
+    best, right = scores.max(axis=1), is_hit(scores, labels, 1)
+    places = np.clip(np.ceil(best * bins).astype(int) - 1, 0, bins - 1)
+    rows = [
+        {
+            "low": i / bins,
+            "high": (i + 1) / bins,
+            "videos": int(own.sum()),
+            "confidence": percent(best[own]),
+            "accuracy": percent(right[own]),
+        }
+        for i in range(bins)
+        if (own := places == i).any()
+    ]
+    return pd.DataFrame(rows, columns=["low", "high", "videos", "confidence", "accuracy"])
+
+
+def calibration_error(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], bins: int = 15) -> float:
+    """Expected calibration error, percentage points: mean over videos of |confidence - accuracy| of their bin. NaN without rows."""
+    table = reliability_table(scores, labels, bins)
+    return float(np.average(abs(table.confidence - table.accuracy), weights=table.videos)) if len(table) else float("nan")
+
+
+def tempered(scores: Float[ndarray, "n k"], temperature: float) -> Float[ndarray, "n k"]:
+    """Softmax scores as they would be if their logarithms were divided by a temperature; the order of the classes stays."""
+    logits = np.log(np.maximum(scores, np.finfo(np.float64).tiny)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def best_temperature(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> float:
+    """The temperature, from 0.05 to 20, with the largest likelihood of the labels: to be fitted on validation, and used elsewhere."""
+
+    def loss(logarithm: float) -> float:
+        own = tempered(scores, np.exp(logarithm))[np.arange(len(labels)), labels]
+        return -float(np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def abstention_table(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], steps: int = 20) -> pd.DataFrame:
+    """Accuracy if only the surest answers are given: answered (share of videos, percent), threshold (least score), accuracy (percent)."""
+    best, right = scores.max(axis=1), is_hit(scores, labels, 1)
+    order = np.argsort(-best, kind="stable")
+    counts = sorted({max(1, round(len(order) * step / steps)) for step in range(1, steps + 1)}) if len(order) else []
+    rows = [(100 * n / len(order), float(best[order[n - 1]]), percent(right[order[:n]])) for n in counts]
+    return pd.DataFrame(rows, columns=["answered", "threshold", "accuracy"])
+
+
+def confused_pairs(counts: Int[ndarray, "k k"], class_names: Sequence[str], most: int = 20) -> pd.DataFrame:
+    """The most frequent mistakes of a confusion matrix: true_class, taken_for, videos, share (of the true class' videos, percent)."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    places = [divmod(int(i), len(counts)) for i in np.argsort(-wrong, axis=None, kind="stable")[:most] if wrong.flat[i]]
+    rows = [(class_names[i], class_names[j], int(wrong[i, j]), 100 * wrong[i, j] / counts[i].sum()) for i, j in places]
+    return pd.DataFrame(rows, columns=["true_class", "taken_for", "videos", "share"])
 
 
 def confusion_matrix(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> Int[ndarray, "k k"]:
