@@ -13,13 +13,13 @@ from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.honesty import honesty_table
-from m2clip_lib.evaluate.metrics import best_weight, confusion_matrix, per_class_table
+from m2clip_lib.evaluate.metrics import best_weight, confused_pairs, confusion_matrix, per_class_table
 from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
 from m2clip_lib.evaluate.scoring import predict_orders
-from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites, model_name
+from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, calibration_tables, has_opposites, model_name
 from m2clip_lib.experiment import evaluation_precision, keep_freed_memory, model_config, open_backbone, set_threads
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
@@ -215,7 +215,14 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     run.save(table, "accuracy")
     per_class = per_class_table(predictions.best, predictions.labels, manifest.class_names, predictions.recordings, predictions.wrong)
     run.save(per_class.assign(readout=predictions.readouts[-1]), "per_class")
-    counts = pd.DataFrame(confusion_matrix(predictions.best, predictions.labels), columns=manifest.class_names)
+    matrix = confusion_matrix(predictions.best, predictions.labels)
+    run.save(confused_pairs(matrix, manifest.class_names), "confused")
+    validation = load_predictions(run.predictions, "val") if split != "val" and (run.predictions / "val.json").is_file() else None
+    if validation is not None and validation.checkpoint_sha256 != predictions.checkpoint_sha256:
+        validation = None  # of another checkpoint
+    for name, made in calibration_tables(predictions, validation).items():
+        run.save(made, name)
+    counts = pd.DataFrame(matrix, columns=manifest.class_names)
     counts.insert(0, "true_class", manifest.class_names, allow_duplicates=True)  # first: a class may have this name, too
     run.save(counts, "confusion")
     if all((run.predictions / f"{split}_{order}.json").is_file() for order in WITHOUT_TIME):

@@ -95,17 +95,8 @@ def reliability_table(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], 
     """
     best, right = scores.max(axis=1), is_hit(scores, labels, 1)
     places = np.clip(np.ceil(best * bins).astype(int) - 1, 0, bins - 1)
-    rows = [
-        {
-            "low": i / bins,
-            "high": (i + 1) / bins,
-            "videos": int(own.sum()),
-            "confidence": percent(best[own]),
-            "accuracy": percent(right[own]),
-        }
-        for i in range(bins)
-        if (own := places == i).any()
-    ]
+    members = {i: places == i for i in range(bins)}
+    rows = [(i / bins, (i + 1) / bins, own.sum(), percent(best[own]), percent(right[own])) for i, own in members.items() if own.any()]
     return pd.DataFrame(rows, columns=["low", "high", "videos", "confidence", "accuracy"])
 
 

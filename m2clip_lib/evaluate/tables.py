@@ -1,12 +1,24 @@
 """Tables made from saved predictions: each row names its model and protocol, and each accuracy comes with its interval."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from m2clip_lib.data.demo.videos import CLASS_NAMES, opposite
-from m2clip_lib.evaluate.metrics import direction_hits, is_hit, percent, top1_columns
+from m2clip_lib.evaluate.metrics import (
+    abstention_table,
+    best_temperature,
+    calibration_error,
+    direction_hits,
+    is_hit,
+    mean_class_accuracy,
+    percent,
+    reliability_table,
+    tempered,
+    top1_columns,
+)
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
 MODEL_NAME = "M2-CLIP"
@@ -20,7 +32,8 @@ def has_opposites(class_names: list[str]) -> bool:
 def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
     """One row per read-out: accuracies in percent, and numbers of videos.
 
-    top1 with its 95 % interval; top5, NaN with five classes or fewer; direction where classes have opposites. listed = missing +
+    top1 with its 95 % interval; mean_class, the mean over classes; top5, NaN with five classes or fewer; direction, of direction_videos
+    whose classes have opposites; ece, the expected calibration error in points. listed = missing +
     unreadable + scored; a video that failed while it was decoded is unreadable. videos: those scored; failed: those that failed.
     """
     scored, lost, missing = len(predictions.labels), len(predictions.lost), predictions.missing
@@ -33,13 +46,51 @@ def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
         row = {"model": model, "readout": readout}
         hits = with_wrong(is_hit(scores, labels, 1), predictions)
         row |= top1_columns(hits, predictions.recordings[: len(hits)])
+        row["mean_class"] = mean_class_accuracy(hits, np.append(labels, predictions.wrong))
         row["top5"] = percent(with_wrong(is_hit(scores, labels, 5), predictions)) if scores.shape[1] > 5 else float("nan")
         if (predictions.opposites >= 0).any():
             hits, misses = direction_hits(scores, labels, predictions.opposites), predictions.opposites[predictions.wrong] >= 0
             paired = np.pad(hits, (0, int(misses.sum())))
             row |= {"direction": percent(paired), "direction_videos": len(paired)}
-        rows.append(row | counts)
+        rows.append(row | {"ece": calibration_error(scores, labels)} | counts)
     return rows
+
+
+def calibration_tables(predictions: Predictions, validation: Predictions | None) -> dict[str, pd.DataFrame]:
+    """Whether the best read-out's scores can be believed: tables by name.
+
+    calibration: reliability_table of the scores as they are and, where there is a validation split, of those divided by the
+    temperature that fits it. abstention: abstention_table.
+    """
+    scores, labels = predictions.best, predictions.labels
+    parts = [reliability_table(scores, labels).assign(scores="as they are", temperature=1.0, ece=calibration_error(scores, labels))]
+    if validation is not None:
+        temperature = best_temperature(validation.best, validation.labels)
+        cooled = tempered(scores, temperature)
+        fitted = {"scores": "temperature of validation", "temperature": temperature, "ece": calibration_error(cooled, labels)}
+        parts.append(reliability_table(cooled, labels).assign(**fitted))
+    return {"calibration": pd.concat(parts, ignore_index=True), "abstention": abstention_table(scores, labels)}
+
+
+def mix_table(folder: Path, split: str, mixes: Sequence[float]) -> pd.DataFrame:
+    """Accuracy by share of the trained adapters, on the reported split and on validation, from saved predictions.
+
+    Columns: mix (0 is frozen CLIP), split, those of accuracy_rows, and chosen: whether the best read-out is best on validation at this
+    mix (of equals, the largest mix). Without a validation split nothing is chosen.
+    """
+    rows = []
+    for of_split in (split, "val"):
+        for mix in sorted({1.0, *mixes}):
+            name = f"{of_split}_mix{mix:g}" if mix != 1 else of_split
+            if (folder / f"{name}.json").is_file():
+                found = load_predictions(folder, name)
+                rows += [{"mix": mix, "split": of_split} | row for row in accuracy_rows(found, model_name(found))]
+    table = pd.DataFrame(rows).drop_duplicates(["mix", "split", "readout"])
+    chosen = float("nan")
+    if split != "val" and (table.split == "val").any():
+        best = table[(table.split == "val") & (table.readout == table.readout.iloc[-1])]
+        chosen = best[best.top1 == best.top1.max()].mix.max()
+    return table.assign(chosen=table.mix == chosen)
 
 
 def with_wrong(hits: np.ndarray, predictions: Predictions) -> np.ndarray:
