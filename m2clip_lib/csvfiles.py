@@ -9,16 +9,8 @@ import pandas as pd
 
 from m2clip_lib.files import write_atomically
 
-TEXTS = (
-    "class_name",
-    "most_often_taken_for",
-    "path",
-    "reason",
-    "model",
-    "variant",
-    "prompt",
-    "list_sha256",
-)  # never numbers, whatever they hold
+# Columns that never hold numbers, whatever their cells look like.
+TEXTS = ("class_name", "most_often_taken_for", "path", "reason", "model", "variant", "prompt", "list_sha256")
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet would run; behind apostrophes it is text
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
 SEPARATORS = (",", ";", "\t")
