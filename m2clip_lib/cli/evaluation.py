@@ -9,40 +9,76 @@ from typing import Annotated
 
 import typer
 
-from m2clip_lib.cli.options import Checkpoint, ExperimentName, Overrides, RunName, say
+from m2clip_lib.cli.options import Checkpoint, Overrides, RunName, say
 from m2clip_lib.errors import UserError
 
+Experiments = Annotated[list[str] | None, typer.Argument(metavar="[EXPERIMENT...]", help="Entries of configs/config.py to evaluate on.")]
+Checkpoints = Annotated[
+    list[Path] | None, typer.Option("--checkpoint", metavar="PATH", help="Weights; repeatable. Default: the last run's.")
+]
+Mixes = Annotated[str, typer.Option("--mix", metavar="A,B,...", help="Also with the trained adapters' share, from 0 (frozen CLIP) to 1.")]
 
-def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Checkpoint = None, override: Overrides = None) -> None:
-    """Evaluate a checkpoint with all read-outs; writes predictions and tables. The same as python eval.py.
 
-    A checkpoint that is not the run's own is evaluated into a run of its own, named after the file's digest.
+def evaluate(
+    experiments: Experiments = None, run: RunName = "", checkpoint: Checkpoints = None, mix: Mixes = "", override: Overrides = None
+) -> None:
+    """Evaluate checkpoints on data sets with all read-outs; writes predictions and tables. The same as python eval.py.
+
+    A checkpoint that is not the run's own is evaluated into a run of its own, named after the file's digest. What was scored before,
+    with the same file, list, protocol and code, is not scored again.
     """
+    pairs = [(name, file) for name in experiments or [""] for file in checkpoint or [None]]
+    if run and len(pairs) > 1:
+        raise UserError(f"--run {run}: names one run, but {len(pairs)} evaluations are asked for; leave it out")
+    for name, file in pairs:
+        _evaluate(name, run, file, _shares(mix), override or [])
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        shares = [-1.0]
+    if not all(0 <= share <= 1 for share in shares):
+        raise UserError(f"--mix {text}: expected numbers from 0 (frozen CLIP) to 1 (as trained), such as 0,0.25,0.5,0.75,1")
+    return shares
+
+
+def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[float], overrides: list[str]) -> None:
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.evaluate.evaluate import decoders_note, run_for_checkpoint, score_checkpoint, zero_shot_note
     from m2clip_lib.evaluate.processes import Processes
+    from m2clip_lib.evaluate.tables import mix_table
     from m2clip_lib.experiment import last_run
     from m2clip_lib.runs import Run, check_run_name, own_run
 
     processes = Processes()
-    loaded = load_experiment(experiment, override or [])
+    loaded = load_experiment(experiment, overrides)
     report = say if processes.is_main else lambda line: None
     run = check_run_name(run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name))
     with own_run(run, "eval") if processes.is_main else nullcontext():
-        opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(run, loaded, "eval")
+        opened = Run.open(loaded.name, run, overrides, step="eval") if processes.is_main else Run(run, loaded, "eval")
         checkpoint = checkpoint or opened.checkpoint
         if processes.is_main:
             print(f"checkpoint: {checkpoint}", file=sys.stderr)
-        table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes)
+        table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes, mixes)
         if not processes.is_main:
             return
-        say(table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.1f}"))
+        _print_table(table)
+        if mixes:
+            mixed = mix_table(opened.predictions, loaded.eval.split, mixes)
+            opened.save(mixed, "mix")
+            _print_table(mixed[["mix", "split", "readout", "top1", "top1_low", "top1_high", "chosen"]])
         say(decoders_note(opened))
         if note := zero_shot_note(opened):
             say(note)
         opened.record(outputs=[])
         say(f"tables: {opened.tables}")
+
+
+def _print_table(table) -> None:
+    say(table.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.1f}"))
 
 
 def predict(

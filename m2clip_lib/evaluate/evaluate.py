@@ -232,8 +232,10 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     return table
 
 
-def score_checkpoint(run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None) -> pd.DataFrame:
+def score_checkpoint(
+    run: Run, manifest: Manifest, checkpoint: Path, processes: Processes | None = None, mixes: Sequence[float] = ()
+) -> pd.DataFrame:
     """Predict, save and tabulate. Several processes share the videos; only the main one writes and returns a table that is not empty."""
     processes = processes or Processes()
-    predict_checkpoint(run, manifest, checkpoint, processes)
+    predict_checkpoint(run, manifest, checkpoint, processes, mixes)
     return write_tables(run, manifest).filter(SHOWN) if processes.is_main else pd.DataFrame()

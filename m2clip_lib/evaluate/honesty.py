@@ -46,5 +46,5 @@ def honesty_finding(table: pd.DataFrame) -> str:
     for played, words in (("backwards", "played backwards"), ("shuffled", "with shuffled frames"), ("repeated", "with one frame repeated")):
         row = best.loc[played]
         known = row.drop_low > 0 or row.drop_high < 0
-        parts.append(f"{row.top1:.1f} % {words}" + (f" ({row['drop']:+.1f} points lost)" if known else " (no difference shown)"))
+        parts.append(f"{row.top1:.1f} % {words}" + (f" ({row['drop']:.1f} points lost)" if known else " (no difference shown)"))
     return f"Top-1 is {best.top1['forwards']:.1f} % as recorded, {', '.join(parts)}."
