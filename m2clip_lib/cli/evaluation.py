@@ -14,7 +14,7 @@ from m2clip_lib.errors import UserError
 
 Experiments = Annotated[list[str] | None, typer.Argument(metavar="[EXPERIMENT...]", help="Entries of configs/config.py to evaluate on.")]
 Checkpoints = Annotated[
-    list[Path] | None, typer.Option("--checkpoint", metavar="PATH", help="Weights; repeatable. Default: the last run's.")
+    list[Path] | None, typer.Option("--checkpoint", metavar="PATH", help="Weights; repeatable; default: the last run's.")
 ]
 Mixes = Annotated[str, typer.Option("--mix", metavar="A,B,...", help="Also with the trained adapters' share, from 0 (frozen CLIP) to 1.")]
 
@@ -69,7 +69,8 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
         if mixes:
             mixed = mix_table(opened.predictions, loaded.eval.split, mixes)
             opened.save(mixed, "mix")
-            _print_table(mixed[["mix", "split", "readout", "top1", "top1_low", "top1_high", "chosen"]])
+            shown = mixed[["mix", "split", "readout", "top1", "top1_low", "top1_high", "chosen"]]
+            _print_table(shown.assign(mix=shown.mix.map("{:g}".format)))
         say(decoders_note(opened))
         if note := zero_shot_note(opened):
             say(note)

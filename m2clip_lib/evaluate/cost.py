@@ -1,7 +1,8 @@
-"""What a prediction costs: counted operations, and the accuracy of one checkpoint at other clip lengths."""
+"""What a prediction costs: counted operations, other clip lengths, and this run beside published results."""
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.evaluate.evaluate import is_own_label_set
+from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.scoring import predict_split
-from m2clip_lib.evaluate.tables import accuracy_rows
+from m2clip_lib.evaluate.tables import accuracy_rows, model_name
 from m2clip_lib.experiment import first_of_each_class
+from m2clip_lib.files import write_atomically
 from m2clip_lib.models import M2CLIP
+from m2clip_lib.runs import Run
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 DATASETS = {"kinetics": "Kinetics-400", "ssv2": "Something-Something v2"}  # layout -> its name in published.csv
@@ -28,15 +32,60 @@ def published_costs(dataset: str) -> pd.DataFrame:
     Rows whose note says "no baseline" are left out. The papers print multiply-adds per view: gflops is twice that times the views, or
     NaN where a source does not give them.
     """
-    table = pd.read_csv(PUBLISHED)
+    table = pd.read_csv(PUBLISHED, dtype={"views": str, "method": str, "backbone": str})
     table["note"] = table.note.fillna("")
-    table = table[(table.task == "supervised") & (table.dataset == dataset) & ~table.note.str.contains("no baseline")].reset_index(
-        drop=True
-    )
-    table["views"] = pd.to_numeric(table.views.map(lambda text: math.prod(map(int, text.split("x"))), na_action="ignore"))  # "4x3" -> 12
+    chosen = (table.task == "supervised") & (table.dataset == dataset) & ~table.note.str.contains("no baseline")
+    table = table[chosen].reset_index(drop=True)
+    table["views_as_printed"] = table.views
+    table["views"] = pd.to_numeric(table.views.map(_product, na_action="ignore"))
     table["model"] = table.method + " " + table.backbone.str.removeprefix("ViT-")
     table["gflops"] = 2 * table.gmacs_as_printed * table.views
-    return table[["model", "top1", "views", "frames", "gflops", "source", "note"]]
+    return table.drop(columns=["task", "dataset", "gmacs_as_printed"])
+
+
+def _product(views: str) -> float:
+    """ "4x3" -> 12; NaN for words ("multi-view")."""
+    return math.prod(map(int, views.split("x"))) if re.fullmatch(r"[0-9]+(x[0-9]+)*", views) else float("nan")
+
+
+def comparison_table(found: Predictions, model: M2CLIP, dataset: str, about: dict[str, object]) -> pd.DataFrame:
+    """This run beside published results on the same dataset; what a source does not tell is empty.
+
+    Columns: method, backbone, frames, views (spatial x temporal here, as printed elsewhere), head, prompts, mix, checkpoint_rule, seeds,
+    top1 with its 95 % interval and top5 (percent), gflops (per video, two operations per multiply-add; the others' converted), params_m
+    and tunable_m (millions), source, note, list_sha256, checkpoint_sha256, and those of `about` (commit, speed, device).
+    """
+    row, protocol = accuracy_rows(found, "this run")[-1], found.protocol
+    weight = f", {found.weight:g} similarity" if row["readout"] == "ensemble" else ""
+    parameters = {trained: sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) / 1e6 for trained in (False, True)}
+    own = {"method": model_name(found), "backbone": model.backbone.source, "frames": protocol.frames, "views": protocol.views}
+    own |= {"head": row["readout"] + weight, "prompts": protocol.prompts_file or " | ".join(protocol.prompts), "mix": protocol.mix}
+    own |= {"checkpoint_rule": found.epoch_chosen_on, "seeds": 1}
+    own |= {name: row[name] for name in ("top1", "top1_low", "top1_high", "top5")}
+    own |= {
+        "gflops": protocol.num_views * video_gflops(model, protocol.frames),
+        "params_m": parameters[False],
+        "tunable_m": parameters[True],
+    }
+    own |= {"source": "this run", "note": "", "list_sha256": found.list_sha256[:12], "checkpoint_sha256": found.checkpoint_sha256[:12]}
+    others = published_costs(dataset).drop(columns=["views", "model"]).rename(columns={"views_as_printed": "views"})
+    return pd.concat([pd.DataFrame([own | about]), others.sort_values("top1", ascending=False)], ignore_index=True)
+
+
+def save_comparison(run: Run, table: pd.DataFrame) -> None:
+    """Write tables/comparison.csv, and the same for reading (.md) and for a paper (.tex)."""
+    run.save(table, "comparison")
+    styled = table.style.format(precision=1, na_rep="–", escape="latex").hide(axis="index")
+    write_atomically(run.tables / "comparison.tex", lambda file: file.write_text(styled.to_latex(hrules=True), encoding="utf-8"))
+    cells = [table.columns, ["---"] * len(table.columns), *(map(_cell, row) for row in table.itertuples(index=False))]
+    text = "".join("| " + " | ".join(row) + " |\n" for row in cells)
+    write_atomically(run.tables / "comparison.md", lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.1f}"
+    return str(value).replace("|", "\\|")
 
 
 def video_gflops(model: M2CLIP, frames: int) -> float:
