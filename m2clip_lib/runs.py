@@ -86,6 +86,15 @@ class Run:
             raise UserError(f"results: no table {path}; run the notebook that writes it first")
         return read_csv(path)
 
+    def speed(self) -> dict[str, object]:
+        """How fast the run was trained, clips per second without validation, on which device, and the commit; empty where not recorded."""
+        table, about = self.folder / "metrics.csv", read_json(self.folder / "run.json")
+        metrics = read_csv(table) if table.is_file() else pd.DataFrame({"clips": [0], "seconds": [float("nan")]})
+        hardware = about.get("hardware", {})
+        device = hardware.get("gpu") or hardware.get("processor", "")
+        speed = float(metrics.clips.sum() / metrics.seconds.sum()) if metrics.seconds.sum() else float("nan")
+        return {"train_clips_per_s": speed, "device": device, "commit": about.get("git_commit", "")[:12]}
+
     def describe_inputs(self, manifest: Manifest | None = None, backbone_sha256: str = "", checkpoint: Path | None = None) -> None:
         """Write the digests of manifest, class names, backbone and checkpoint into run.json."""
         digests = {"backbone": backbone_sha256} if backbone_sha256 else {}

@@ -131,7 +131,7 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     if not side.is_file():
         raise UserError(f"predictions: no such file: {side}; evaluate first {HOW}")
     about = read_json(side)
-    if "weight" not in about:
+    if not {"missing", "weight"} <= about.keys():
         raise UserError(f"predictions: {side} was written by an older version; evaluate again {HOW}")
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)

@@ -4,6 +4,7 @@ Patches are coarse (4 x 4 in the demonstration, 14 x 14 in ViT-B/16): maps are i
 """
 
 import math
+import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 
 from m2clip_lib.attention.maps import PatchMap
 from m2clip_lib.data.demo.videos import write_video
+from m2clip_lib.evaluate.protocol import TestViews
+from m2clip_lib.viz.style import CARDS
 
 HEAT = "inferno"
 FILM_SIDE = 256  # least side of a film, pixels
@@ -78,3 +81,17 @@ def _times(seconds: Sequence[float]) -> list[str]:
     steps = [abs(b - a) for a, b in pairwise(seconds) if a != b]
     decimals = 0 if not steps or min(steps) >= 1 else min(3, math.ceil(-math.log10(min(steps))) + 1)
     return [f"{s:.{decimals}f} s" for s in seconds]
+
+
+def show_films(views: TestViews, rows: Sequence[int], labels: Sequence[str]) -> None:
+    """Show the middle views of some rows as films side by side, each above its label, in a notebook."""
+    from IPython.display import HTML, display
+
+    films = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, row in enumerate(rows):
+            clip = views[row].clip[0].permute(0, 2, 3, 1).numpy()  # (t, s, s, 3)
+            times = max(1, round(FILM_SIDE / clip.shape[1]))
+            write_video(Path(folder) / f"{number}.mp4", clip.repeat(times, axis=1).repeat(times, axis=2), fps=FILM_FPS)
+            films.append((Path(folder) / f"{number}.mp4").read_bytes())
+    display(HTML(CARDS.films(list(zip(films, labels, strict=True)))))

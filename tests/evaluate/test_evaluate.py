@@ -86,7 +86,7 @@ def test_a_video_that_broke_since_prepare_is_counted_in_the_table(scoring, tmp_p
 
 def test_videos_are_played_backwards_only_where_the_experiment_asks(scoring):
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false", "eval.split=val")
+    run, manifest = open_run("eval.backwards=false", "eval.honesty=false", "eval.split=val")
     assert predict_checkpoint(run, manifest, checkpoint) == ["val"]
     table = write_tables(run, manifest)
     assert not (run.tables / "backwards.csv").exists()

@@ -25,7 +25,7 @@ from m2clip_lib.models import M2CLIPConfig
 from m2clip_lib.models.checkpoint import CheckpointInfo
 
 NAMES = ("run", "walk")
-PROTOCOL = Protocol("val", 8, 4, 2, 3, ("see {}", "{} here"), "", "exact", backwards=True)
+PROTOCOL = Protocol("val", 8, 4, 2, 3, ("see {}", "{} here"), "", "exact", order="backwards")
 
 
 def info(extra: dict, **config) -> CheckpointInfo:
@@ -45,7 +45,7 @@ def texts(protocol: Protocol) -> list[list[str]]:
 def test_an_experiment_gives_every_field_of_its_data_and_eval_sections():
     data = DataSection(num_frames=8, stride=4, prompt=("see {}", "{} here"), resize="exact")
     experiment = Experiment(name="mine", data=data, eval=EvalSection(split="val", temporal_views=2, spatial_views=3))
-    assert Protocol.of_experiment(experiment, backwards=True) == PROTOCOL
+    assert Protocol.of_experiment(experiment, order="backwards") == PROTOCOL
     assert Protocol.of_experiment(experiment, split="train").split == "train"
     assert Protocol.of_experiment(Experiment(name="mine", data=DataSection(prompts_file="own.json"))).prompts_file == "own.json"
 
@@ -229,7 +229,7 @@ def test_frame_shared_by_several_views_is_decoded_once():
 
 def test_backwards_plays_the_same_frames_in_reverse():
     forward = TestViews(made_up(20), numbered, Protocol("test", 3, 4, 2, 3), 32)[0].clip
-    backward = TestViews(made_up(20), numbered, Protocol("test", 3, 4, 2, 3, backwards=True), 32)[0].clip
+    backward = TestViews(made_up(20), numbered, Protocol("test", 3, 4, 2, 3, order="backwards"), 32)[0].clip
     assert torch.equal(backward, forward.flip(1))
     assert frame_numbers(backward[0]) == [8, 4, 0]
 

@@ -14,3 +14,4 @@ from m2clip_lib.viz.plots.evaluation import (
     plot_per_class,
 )
 from m2clip_lib.viz.plots.training import plot_losses, plot_validation
+from m2clip_lib.viz.plots.trust import plot_abstention, plot_honesty, plot_mix, plot_reliability
