@@ -32,8 +32,7 @@ def evaluate(experiment: ExperimentName = "", run: RunName = "", checkpoint: Che
     with own_run(run, "eval") if processes.is_main else nullcontext():
         opened = Run.open(loaded.name, run, override or [], step="eval") if processes.is_main else Run(run, loaded, "eval")
         checkpoint = checkpoint or opened.checkpoint
-        if processes.is_main:
-            print(f"checkpoint: {checkpoint}", file=sys.stderr)
+        report(f"checkpoint: {checkpoint}")
         table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes)
         if not processes.is_main:
             return
