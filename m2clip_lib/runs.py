@@ -144,9 +144,9 @@ def own_run(name: str, step: str) -> AbstractContextManager[None]:
     """
     if step not in TRAINING + EVALUATION:
         return nullcontext()
-    folder = paths.CHECKPOINTS / name if step in TRAINING else paths.RESULTS / name / "predictions"
-    check_folders(*folder.parents, folder)
-    return own(folder / ".lock", f"--run {name}")
+    folder = paths.CHECKPOINTS if step in TRAINING else paths.RESULTS
+    check_folders(*folder.parents, folder, folder / name)
+    return own(folder / ".locks" / f"{name}.{'train' if step in TRAINING else 'eval'}", f"--run {name}")
 
 
 def check_folders(*folders: Path) -> None:

@@ -68,7 +68,7 @@ def run_workbook(
     folder = paths.RESULTS / run
     check_folders(paths.RESULTS, folder)
     steps = plan_steps(experiment, run, overrides, parameters, first, only)
-    with own(folder / ".lock", f"--run {run}"):
+    with own(paths.RESULTS / ".locks" / f"{run}.run", f"--run {run}"):
         state_file = folder / "steps.json"
         executed = 0
         for number, step in enumerate(steps, start=1):

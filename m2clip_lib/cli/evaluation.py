@@ -60,8 +60,7 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
     with own_run(run, "eval") if processes.is_main else nullcontext():
         opened = Run.open(loaded.name, run, overrides, step="eval") if processes.is_main else Run(run, loaded, "eval")
         checkpoint = checkpoint or opened.checkpoint
-        if processes.is_main:
-            print(f"checkpoint: {checkpoint}", file=sys.stderr)
+        report(f"checkpoint: {checkpoint}")
         table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes, mixes)
         if not processes.is_main:
             return

@@ -66,7 +66,7 @@ def test_training_and_notebook_02_stop_at_permuted_names_until_they_are_accepted
     root, lines = workspace / "flat", []
     for label, picture in enumerate(pictures):
         for i in range(EACH):
-            write_video(root / f"{label}_{i}.mp4", np.repeat(picture[None], 4, axis=0), codec="libx264", options={})
+            write_video(root / f"{label}_{i}.mp4", np.repeat(picture[None], 4 + i, axis=0), codec="libx264", options={})
             lines.append(f"{label}_{i}.mp4 {label}\n")
     lists = {"train_list": "".join(lines[::2]), "test_list": "".join(lines[1::2])}
     for name, text in lists.items():

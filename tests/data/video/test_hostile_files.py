@@ -148,7 +148,7 @@ def test_table_in_the_documentation_says_the_same():
 
 @pytest.fixture
 def dataset(folder, workspace) -> Path:
-    """root/<train, val, test>/<two classes>/<the corpus>: every odd file is in every split."""
+    """root/<train, val, test>/<two classes>/<the corpus>: every odd file is in every split, which takes data.trust_list."""
     root = workspace / "hostile"
     for split in ("train", "val", "test"):
         for number, name in enumerate(CORPUS):
@@ -174,7 +174,7 @@ def command(capsys, *arguments: object) -> str:
 def test_prepare_training_and_evaluation_finish_and_count_what_failed(dataset, capsys):
     """Opens 250 files, trains and evaluates on the readable ones: about 15 s."""
     bad = len(CORPUS) - len(OK)
-    out = command(capsys, "prepare", "folder", "--folder", dataset)
+    out = command(capsys, "prepare", "folder", "--folder", dataset, "-o", "data.trust_list=true")
     assert f"{3 * len(OK)} videos ok, {3 * bad} not usable" in out
     experiment = load_experiment("folder", [f"data.root={dataset}"])
     counts = load_manifest(experiment).summary().loc["train"]
@@ -211,7 +211,7 @@ def resident_mb() -> float:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_from_epoch_to_epoch(dataset, capsys):
     """Three epochs over every readable odd file, in this process: about 10 s."""
-    command(capsys, "prepare", "folder", "--folder", dataset)
+    command(capsys, "prepare", "folder", "--folder", dataset, "-o", "data.trust_list=true")
     experiment = load_experiment("folder", [f"data.root={dataset}", "train.epochs=3"])
     after_epoch: list[float] = []
     train(experiment, load_manifest(experiment), "memory", lambda line: line.startswith("epoch") and after_epoch.append(resident_mb()))
