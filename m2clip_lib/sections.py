@@ -223,6 +223,8 @@ class EvalSection(Section):
     """auto: bf16 autocast where it is faster (GPUs, and CPUs with AMX for real backbones), else fp32. Scores are fp32 in any case."""
     ensemble_weight: Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["val"] = 0.5
     """Weight of the similarity in the ensemble, beside the classifier; "val": the best on the validation split."""
+    subsets: str = ""
+    """CSV subset,class_name: also report these subsets of the classes (tables/subsets.csv); Kinetics-400 has its temporal and static ones."""
     count_unreadable_as_wrong: bool = False
     """Count listed videos that are missing or cannot be read as wrong in top-1, top-5, direction and interval; false: leave them out."""
     honesty: bool = True

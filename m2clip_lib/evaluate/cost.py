@@ -23,7 +23,6 @@ from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
 PUBLISHED = Path(__file__).parent / "published.csv"
-DATASETS = {"kinetics": "Kinetics-400", "ssv2": "Something-Something v2"}  # layout -> its name in published.csv
 
 
 def published_costs(dataset: str) -> pd.DataFrame:

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from m2clip_lib import paths
+from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit, percent, top1_columns, top_ids
 from m2clip_lib.evaluate.paired import paired_bootstrap
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME
+
+DATASETS = {"kinetics": "Kinetics-400", "ssv2": "Something-Something v2"}  # layout -> its name in published.csv and subsets.csv
+SUBSETS = Path(__file__).parent / "subsets.csv"
 
 
 def honesty_table(folder: Path, split: str) -> pd.DataFrame:
@@ -37,6 +43,49 @@ def _row(played: str, plain: Predictions, found: Predictions, readout: str) -> d
         row |= {"direction": percent(direction_hits(scores, labels, plain.opposites))}
         row |= {"opposite": percent((top_ids(scores, 1)[:, 0] == partners)[partners >= 0])}
     return row
+
+
+def named_subsets(dataset: str, file: str = "") -> dict[str, list[str]]:
+    """Class names by subset: those of Sevilla-Lara et al. (2021, "Only Time Can Tell") for Kinetics-400, temporal and static, 32 each.
+
+    Args:
+        dataset: as in published.csv. file: CSV subset,class_name of your own, for any dataset.
+    """
+    table = read_csv(SUBSETS)
+    table = table[table.dataset == dataset]
+    if file:
+        table = read_csv(_existing(file))
+        if not {"subset", "class_name"} <= set(table.columns):
+            raise UserError(f"eval.subsets: {file}: expected the columns subset and class_name, found {', '.join(table.columns)}")
+    return {str(name): rows.class_name.tolist() for name, rows in table.groupby("subset", sort=False)}
+
+
+def _existing(file: str) -> Path:
+    path = paths.resolve(file)
+    if not path.is_file():
+        raise UserError(f"eval.subsets: no such file: {path}")
+    return path
+
+
+def subset_table(found: Predictions, subsets: dict[str, list[str]]) -> pd.DataFrame:
+    """Accuracy on the videos of some classes: subset, classes, readout, videos, top1 with its 95 % interval, and top1_within.
+
+    top1 is among all classes, top1_within among those of the subset. Raises: UserError when a name is no class of the dataset.
+    """
+    rows, labels = [], found.labels
+    for name, members in subsets.items():
+        unknown = [member for member in members if member not in found.class_names]
+        if unknown:
+            raise UserError(f"eval.subsets: {name}: {unknown[0]!r} is no class of this dataset; use its class names")
+        own = np.array([found.class_names.index(member) for member in members])
+        chosen = np.isin(labels, own)
+        recordings = found.recordings[: len(labels)][chosen]
+        for readout in found.readouts:
+            scores = found.readout(readout)[chosen]
+            within = own[top_ids(scores[:, own], 1)[:, 0]] == labels[chosen]
+            row = {"subset": name, "classes": len(own), "readout": readout, "videos": int(chosen.sum())}
+            rows.append(row | top1_columns(is_hit(scores, labels[chosen], 1), recordings) | {"top1_within": percent(within)})
+    return pd.DataFrame(rows)
 
 
 def honesty_finding(table: pd.DataFrame) -> str:
