@@ -224,7 +224,7 @@ class EvalSection(Section):
     ensemble_weight: Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["val"] = 0.5
     """Weight of the similarity in the ensemble, beside the classifier; "val": the best on the validation split."""
     subsets: str = ""
-    """CSV subset,class_name: also report these subsets of the classes (tables/subsets.csv); Kinetics-400 has its temporal and static ones."""
+    """CSV subset,class_name: report these subsets of the classes, too (tables/subsets.csv); Kinetics-400 brings two of its own."""
     count_unreadable_as_wrong: bool = False
     """Count listed videos that are missing or cannot be read as wrong in top-1, top-5, direction and interval; false: leave them out."""
     honesty: bool = True

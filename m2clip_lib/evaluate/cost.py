@@ -22,6 +22,7 @@ from m2clip_lib.files import write_atomically
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
 
+DATASETS = {"kinetics": "Kinetics-400", "ssv2": "Something-Something v2"}  # layout -> its name in published.csv
 PUBLISHED = Path(__file__).parent / "published.csv"
 
 

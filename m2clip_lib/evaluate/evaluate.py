@@ -12,7 +12,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.honesty import DATASETS, honesty_table, named_subsets, subset_table
+from m2clip_lib.evaluate.honesty import honesty_table, named_subsets, subset_table
 from m2clip_lib.evaluate.metrics import best_weight, confused_pairs, confusion_matrix, per_class_table
 from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
@@ -227,7 +227,7 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     run.save(counts, "confusion")
     if all((run.predictions / f"{split}_{order}.json").is_file() for order in WITHOUT_TIME):
         run.save(honesty_table(run.predictions, split), "honesty")
-    subsets = named_subsets(DATASETS.get(run.experiment.data.layout, ""), run.experiment.eval.subsets)
+    subsets = named_subsets(manifest.class_names, run.experiment.eval.subsets)
     if subsets:
         run.save(subset_table(predictions, subsets), "subsets")
     if run.experiment.eval.backwards and has_opposites(manifest.class_names):

@@ -1,5 +1,6 @@
 """Does the model read time? The same videos played backwards, with shuffled frames, and with one frame throughout."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from m2clip_lib.evaluate.paired import paired_bootstrap
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME
 
-DATASETS = {"kinetics": "Kinetics-400", "ssv2": "Something-Something v2"}  # layout -> its name in published.csv and subsets.csv
 SUBSETS = Path(__file__).parent / "subsets.csv"
 
 
@@ -45,19 +45,19 @@ def _row(played: str, plain: Predictions, found: Predictions, readout: str) -> d
     return row
 
 
-def named_subsets(dataset: str, file: str = "") -> dict[str, list[str]]:
+def named_subsets(class_names: Sequence[str], file: str = "") -> dict[str, list[str]]:
     """Class names by subset: those of Sevilla-Lara et al. (2021, "Only Time Can Tell") for Kinetics-400, temporal and static, 32 each.
 
     Args:
-        dataset: as in published.csv. file: CSV subset,class_name of your own, for any dataset.
+        class_names: of the dataset; it gets the subsets of which it has all classes. file: CSV subset,class_name of your own instead.
     """
     table = read_csv(SUBSETS)
-    table = table[table.dataset == dataset]
     if file:
         table = read_csv(_existing(file))
         if not {"subset", "class_name"} <= set(table.columns):
             raise UserError(f"eval.subsets: {file}: expected the columns subset and class_name, found {', '.join(table.columns)}")
-    return {str(name): rows.class_name.tolist() for name, rows in table.groupby("subset", sort=False)}
+    subsets = {str(name): rows.class_name.tolist() for name, rows in table.groupby("subset", sort=False)}
+    return subsets if file else {name: members for name, members in subsets.items() if set(members) <= set(class_names)}
 
 
 def _existing(file: str) -> Path:

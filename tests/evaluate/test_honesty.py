@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from m2clip_lib.data.classes import find_names
 from m2clip_lib.data.demo.videos import CLASS_NAMES
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate import honesty
-from m2clip_lib.evaluate.honesty import honesty_finding, honesty_table
+from m2clip_lib.evaluate.honesty import honesty_finding, honesty_table, named_subsets, subset_table
 from m2clip_lib.evaluate.metrics import direction_hits
 from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.paired import Difference, in_words, paired_bootstrap
@@ -157,3 +158,27 @@ def test_equal_hits_show_no_difference_and_recordings_widen():
     clips = paired_bootstrap(first, np.arange(100) >= 20, np.arange(100) // 20)  # all losses in one of five recordings
     assert clips.low == 0.0 < single.low
     assert np.isnan(paired_bootstrap(hits[:0], hits[:0]).mean)
+
+
+# --- subsets ---
+
+
+def test_kinetics_has_32_temporal_and_32_static_classes_of_its_own():
+    names = find_names("kinetics400")
+    subsets = named_subsets(names)
+    assert {name: len(members) for name, members in subsets.items()} == {"temporal": 32, "static": 32}
+    assert not set(subsets["temporal"]) & set(subsets["static"])
+    assert named_subsets(["ski", "run"]) == {}
+
+
+def test_accuracy_on_a_subset_by_hand(tmp_path):
+    scores = np.array([[0.5, 0.1, 0.4], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
+    found = Predictions(scores, None, np.array([0, 1, 2]), [0, 1, 2], ["a", "b", "c"])
+    (tmp_path / "own.csv").write_text("subset,class_name\nmine,a\nmine,b\n", encoding="utf-8")
+    (row,) = subset_table(found, named_subsets(found.class_names, str(tmp_path / "own.csv"))).to_dict("records")
+    # Of the videos of a and b: a is right; b is taken for c among all classes, and right among the two.
+    assert (row["subset"], row["classes"], row["videos"], row["top1"], row["top1_within"]) == ("mine", 2, 2, 50.0, 100.0)
+    with pytest.raises(UserError, match=r"eval\.subsets: mine: 'b' is no class"):
+        subset_table(Predictions(scores[:, :1], None, np.array([0, 0, 0]), [0, 1, 2], ["a"]), {"mine": ["a", "b"]})
+    with pytest.raises(UserError, match="no such file"):
+        named_subsets(["a"], str(tmp_path / "none.csv"))
