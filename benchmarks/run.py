@@ -1,7 +1,7 @@
 """The benchmarks of `m2clip bench`; each reports ratios measured within one interleaved run.
 
 data: loading compared with the published way (data_loading.py). train: an optimizer step with and without the model's exact shortcuts
-(train_step.py). eval: scoring the demonstration's videos from the frame cache and from the files.
+(train_step.py). eval: 12 views of a video at once and one by one (score_views.py), and the demonstration's videos from frame cache and files.
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # m2clip bench runs this file by path: the modules beside it are not a package
 
 from data_loading import bench_data
+from score_views import compare as compare_views
 from timing import interleaved, table
 from train_step import compare
 
@@ -45,8 +46,10 @@ def bench_eval(_: Path | None) -> dict[str, list[dict]]:
         predict(model, evaluation_views(changed, manifest, backbone, Protocol.of_experiment(changed, split="val")), 32, 0, device)
 
     contestants = {"from the files": lambda: score(False), "from the frame cache": lambda: score(True)}
+    cached = table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")
     return {
-        "scoring the validation videos of the demonstration": table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")
+        "scoring a video of 12 views with ViT-B/16 12x384, 400 classes": compare_views(),
+        "scoring the validation videos of the demonstration": cached,
     }
 
 

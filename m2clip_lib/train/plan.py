@@ -25,6 +25,7 @@ ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches: a guess until `m2cl
 ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
 GIB = 2**30
 # Training videos and classes in the official lists, for a plan without a manifest.
+OFFICIAL_VALIDATION = {"kinetics": 20_000, "ssv2": 24_777}
 OFFICIAL = {"kinetics": (240_000, 400), "ssv2": (168_913, 174), "ucf101": (9_537, 101), "hmdb51": (3_570, 51)}
 
 
@@ -41,12 +42,13 @@ CARDS = (Card("one 16 GB card (T4, fp16)", 65e12, 16), Card("one H200", 989e12, 
 
 
 class StepCost(NamedTuple):
-    """FLOP per clip, FLOP of the texts per step, bytes kept for the backward pass per clip, and bytes of weights and optimizer."""
+    """FLOP per clip, of the texts per step, bytes kept for the backward pass per clip, bytes of weights and moments, FLOP of a view."""
 
     clip_flop: float
     text_flop: float
     clip_bytes: float
     fixed_bytes: float
+    view_flop: float = 0.0
 
 
 def step_cost(experiment: Experiment, classes: int) -> StepCost:
@@ -66,6 +68,8 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
             model.activation_checkpointing = True
             flop, between = _count(model, video)
             kept = between + kept / len(model.visual_adapters)
+        with torch.no_grad(), FlopCounterMode(display=False) as view:
+            model.encode_video(video)
         tokens = torch.zeros(classes, clip.positional_embedding.shape[0], dtype=torch.int64)
         with FlopCounterMode(display=False) as prefix:
             model.text_prefix(tokens, TEXT_TOKENS)
@@ -75,7 +79,7 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
                 features.sum().backward()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         fixed = 4 * sum(p.numel() for p in model.parameters()) * (1.5 if half else 1) + 12 * trained
-    return StepCost(flop, max(0, read.get_total_flops() - prefix.get_total_flops()), kept, fixed)
+    return StepCost(flop, max(0, read.get_total_flops() - prefix.get_total_flops()), kept, fixed, view.get_total_flops())
 
 
 def _count(model: M2CLIP, video: torch.Tensor) -> tuple[float, float]:
@@ -119,6 +123,14 @@ def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tu
     return videos, classes
 
 
+def validation_videos(experiment: Experiment, videos: int) -> int:
+    """How many videos the validation after every epoch scores: of the manifest, the official list, or the part that is held out."""
+    if made_from(experiment.prepared):
+        table = load_manifest(experiment).table
+        return int(((table.split == "val") & (table.status == "ok")).sum())
+    return OFFICIAL_VALIDATION.get(experiment.data.layout, round(experiment.data.hold_out * videos))
+
+
 def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int]) -> list[str]:
     """The plan as text. videos: in the training split; rate: measured clips/s of one process on this machine, 0: not measured."""
     settings = experiment.train
@@ -136,6 +148,9 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
         f"computed, not measured: {memory:.1f} GiB per step ({cost.fixed_bytes / GIB:.1f} for weights, gradients and moments, "
         f"{cost.clip_bytes / 2**20:,.0f} MiB per clip kept for the backward pass); add 1 to 2 GiB for work space",
     ]
+    validation = validation_videos(experiment, videos)
+    share = validation * cost.view_flop / (validation * cost.view_flop + videos * flop)
+    lines.append(f"validation after every epoch: {validation:,} videos, one view each: {100 * share:.1f} % of an epoch's operations")
     if rate:
         lines.append(f"measured: {rate:,.1f} clips/s in one process ({source})")
         for count in gpus:
