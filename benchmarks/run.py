@@ -1,7 +1,7 @@
 """The benchmarks of `m2clip bench`; each reports ratios measured within one interleaved run.
 
 data: loading compared with the published way (data_loading.py). train: an optimizer step with and without the model's exact shortcuts
-(train_step.py). eval: 12 views of a video at once and one by one (score_views.py), and the demonstration's videos from frame cache and files.
+(train_step.py). eval: 12 views of a video at once and one by one (score_views.py), and the demonstration's videos with and without cache.
 """
 
 import json
