@@ -124,7 +124,8 @@ class Scorer:
         for order in self.orders if batch.indices else ():
             clips, (videos, views, frames) = batch.clips, batch.clips.shape[:3]
             if order != "forwards":
-                places = [[frame_order(order, frames, row, view) for view in range(views)] for row in batch.indices]
+                crops = self.protocol.spatial_views  # of one clip, side by side, with one order
+                places = [[frame_order(order, frames, row, view // crops) for view in range(views)] for row in batch.indices]
                 clips = clips[torch.arange(videos)[:, None, None], torch.arange(views)[None, :, None], torch.tensor(places)]
             found = self._of_clips(clips, self.half)
             scores |= {f"{order}/{name}": values for name, values in found.items()}

@@ -170,17 +170,17 @@ def test_the_dial_ends_at_frozen_clip_and_at_the_trained_model(model, backbone):
     trained = model.encode_video(video).image_features, model.encode_text(tokens).text_features
     frozen = frozen_clip(Experiment(name="mine"), backbone, list(NAMES))
     clip = frozen.encode_video(video).image_features, frozen.encode_text(tokens).text_features
-    with mixed_with_frozen(model, 0):
+    with mixed_with_frozen(model, 0.0):
         found = model.encode_video(video).image_features, model.encode_text(tokens).text_features
     for mine, its in zip(found, clip, strict=True):
         torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-5)
     with mixed_with_frozen(model, 0.5):
         half = model.encode_video(video).image_features
     assert abs(half - trained[0]).max() > 1e-3 < abs(half - clip[0]).max()
-    with mixed_with_frozen(model, 1):
+    with mixed_with_frozen(model, 1.0):
         assert torch.equal(model.encode_video(video).image_features, trained[0])
     assert torch.equal(model.encode_video(video).image_features, trained[0])  # nothing stays behind
-    with pytest.raises(RuntimeError, match="on purpose"), mixed_with_frozen(model, 0):
+    with pytest.raises(RuntimeError, match="on purpose"), mixed_with_frozen(model, 0.0):
         raise RuntimeError("on purpose")
     assert torch.equal(model.encode_text(tokens).text_features, trained[1])
 
