@@ -49,7 +49,7 @@ _HOMES = {  # module -> the names it lends
         "variant_table",
     ),
     "viz.explorer": ("Explorer", "model_video"),
-    "viz.overlay": ("show_films", "write_film"),
+    "viz.overlay": ("show_mistakes", "write_film"),
     "viz.panel": ("explore", "live_curves"),
     "viz.style": ("literal", "new_figure", "note"),
 }

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,10 @@ def run_workbook(
     folder = paths.RESULTS / run
     check_folders(paths.RESULTS, folder)
     steps = plan_steps(experiment, run, overrides, parameters, first, only)
-    with own(paths.RESULTS / ".locks" / f"{run}.run", f"--run {run}"):
-        state_file = folder / "steps.json"
-        executed = 0
+    state_file, page, executed = folder / "steps.json", folder / "report.html", 0
+    known = read_json(state_file) if state_file.is_file() else {}
+    complete = not (first or only) and page.is_file() and all(is_finished(folder, step, known) for step in steps)
+    with nullcontext() if complete else own(paths.RESULTS / ".locks" / f"{run}.run", f"--run {run}"):
         for number, step in enumerate(steps, start=1):
             state = read_json(state_file) if state_file.is_file() else {}
             label = f"[{number}/{len(steps)}] {step.name}"
@@ -85,7 +87,6 @@ def run_workbook(
             report(f"{label}: done in {seconds:.0f} s")
             write_json(state_file, state | {step.name: {"key": step.key, "seconds": seconds}})
             executed += 1
-        page = folder / "report.html"
         if not executed and page.is_file():
             report(f"nothing to do: every step of run {run!r} is finished and its inputs are unchanged; see {paths.shown(page)}")
             return page

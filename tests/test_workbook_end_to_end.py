@@ -48,11 +48,13 @@ def test_no_executed_notebook_holds_an_error_or_a_warning(results):
 
 def test_every_promised_figure_and_table_exists(results):
     data, model = ["clips", "class_balance", "files"], ["walk", "text_similarity", "zero_shot", "relabelling", "curves"]
-    findings = ["headline", "backwards", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
+    findings = ["headline", "honesty", "calibration", "backwards", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
     ablations = ["ablation_top1", "ablation_direction"]
     assert {file.stem for file in (results / "figures").glob("*.png")} == {*data, *model, *findings, *ablations}
-    tables = "videos parameters accuracy headline per_class confusion backwards focus frames ablation ablation_summary ablation_tests"
-    assert {file.name for file in (results / "tables").iterdir()} == {f"{name}.csv" for name in tables.split()}
+    tables = "videos parameters accuracy headline per_class confusion confused honesty calibration abstention backwards focus frames"
+    tables += " comparison ablation ablation_summary ablation_tests"
+    expected = {f"{name}.csv" for name in tables.split()} | {"comparison.md", "comparison.tex"}
+    assert {file.name for file in (results / "tables").iterdir()} == expected
 
 
 def test_tables_have_the_columns_that_make_a_number_verifiable(results):
@@ -60,6 +62,7 @@ def test_tables_have_the_columns_that_make_a_number_verifiable(results):
     for name in ("accuracy", "headline"):
         table = pd.read_csv(results / "tables" / f"{name}.csv")
         accuracy = {"model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction", "seeds"}
+        accuracy |= {"mean_class", "ece", "direction_videos", "mix", "precision", "ensemble_weight", "weight_chosen_on"}
         counts = {"videos", "failed", "listed", "missing", "unreadable", "scored", "count_unreadable_as_wrong"}
         assert set(table) == accuracy | counts | protocol
         assert (table.top1_low <= table.top1).all()
@@ -132,7 +135,7 @@ def test_names_that_clip_does_not_know_are_no_warning_in_the_report(results):
 def test_report_shows_the_finding_and_every_figure(results):
     page = (results / "report.html").read_text()
     assert record(results, "04_evaluation")["finding"] in page
-    assert page.count("data:image/png;base64,") == 17  # all but text_similarity, which only its notebook shows
+    assert page.count("data:image/png;base64,") == 19  # all but text_similarity, which only its notebook shows
     assert page.count('href="executed/') == 5
     assert not re.findall(r"""(?:src|href)=["']https?:""", page)
 

@@ -60,7 +60,6 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
     with own_run(run, "eval") if processes.is_main else nullcontext():
         opened = Run.open(loaded.name, run, overrides, step="eval") if processes.is_main else Run(run, loaded, "eval")
         checkpoint = checkpoint or opened.checkpoint
-        report(f"checkpoint: {checkpoint}")
         table = score_checkpoint(opened, load_manifest(loaded), checkpoint, processes, mixes)
         if not processes.is_main:
             return
@@ -74,7 +73,7 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
         if note := zero_shot_note(opened):
             say(note)
         opened.record(outputs=[])
-        say(f"tables: {opened.tables}")
+        say(f"checkpoint: {checkpoint}\ntables: {opened.tables}")
 
 
 def _print_table(table) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from m2clip_lib.attention.maps import PatchMap
 from m2clip_lib.data.demo.videos import write_video
+from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import TestViews
 from m2clip_lib.viz.style import CARDS
 
@@ -83,15 +84,19 @@ def _times(seconds: Sequence[float]) -> list[str]:
     return [f"{s:.{decimals}f} s" for s in seconds]
 
 
-def show_films(views: TestViews, rows: Sequence[int], labels: Sequence[str]) -> None:
-    """Show the middle views of some rows as films side by side, each above its label, in a notebook."""
+def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_for: str, most: int = 3) -> None:
+    """Show, in a notebook, films of up to `most` videos of one class that were taken for another, each above its file's name."""
     from IPython.display import HTML, display
 
+    true, said = map(found.class_names.index, (true_class, taken_for))
+    wrong = [
+        row for row, label, scores in zip(found.rows, found.labels, found.best, strict=True) if (label, scores.argmax()) == (true, said)
+    ]
     films = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, row in enumerate(rows):
-            clip = views[row].clip[0].permute(0, 2, 3, 1).numpy()  # (t, s, s, 3)
+        for row in wrong[:most]:
+            clip, file = views[row].clip[0].permute(0, 2, 3, 1).numpy(), Path(folder) / f"{row}.mp4"  # (t, s, s, 3)
             times = max(1, round(FILM_SIDE / clip.shape[1]))
-            write_video(Path(folder) / f"{number}.mp4", clip.repeat(times, axis=1).repeat(times, axis=2), fps=FILM_FPS)
-            films.append((Path(folder) / f"{number}.mp4").read_bytes())
-    display(HTML(CARDS.films(list(zip(films, labels, strict=True)))))
+            write_video(file, clip.repeat(times, axis=1).repeat(times, axis=2), fps=FILM_FPS)
+            films.append((file.read_bytes(), Path(views.table.path[row]).name))
+    display(HTML(CARDS.films(films)))

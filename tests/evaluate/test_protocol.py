@@ -85,6 +85,7 @@ def test_a_clip_that_covers_the_whole_video_has_one_temporal_view():
 
 def test_columns_make_a_number_reproducible():
     expected = {"split": "val", "views": "3x2", "frames": 8, "stride": 4, "prompt": "see {} | {} here", "list_sha256": "0123456789ab"}
+    expected |= {"mix": 1.0, "precision": "fp32"}
     assert PROTOCOL.columns("0123456789abcdef") == expected
     assert dataclasses.replace(PROTOCOL, prompts_file="own.json").columns("")["prompt"] == "own.json"
 
