@@ -69,7 +69,8 @@ def comparison_table(found: Predictions, model: M2CLIP, dataset: str, about: dic
     }
     own |= {"source": "this run", "note": "", "list_sha256": found.list_sha256[:12], "checkpoint_sha256": found.checkpoint_sha256[:12]}
     others = published_costs(dataset).drop(columns=["views", "model"]).rename(columns={"views_as_printed": "views"})
-    return pd.concat([pd.DataFrame([own | about]), others.sort_values("top1", ascending=False)], ignore_index=True)
+    table = pd.concat([pd.DataFrame([own | about]), others.sort_values("top1", ascending=False)], ignore_index=True)
+    return table.astype({"frames": "Int64", "seeds": "Int64"})
 
 
 def save_comparison(run: Run, table: pd.DataFrame) -> None:
@@ -83,8 +84,10 @@ def save_comparison(run: Run, table: pd.DataFrame) -> None:
 
 
 def _cell(value: object) -> str:
+    if pd.isna(value):
+        return "–"
     if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.1f}"
+        return f"{value:.1f}"
     return str(value).replace("|", "\\|")
 
 

@@ -17,8 +17,8 @@ def plot_honesty(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.scatter(rows.top1, range(len(rows)), s=130, color=colours, zorder=3)
     name_rows(ax, rows.played.map(PLAYED), [(row.top1_high + 3, f"{row.top1:.1f}") for row in rows.itertuples()])
     still = rows.set_index("played").loc["repeated"]
-    finding = f"One repeated frame gives {still.top1:.1f} % of {rows.top1[0]:.1f} %"
-    ax.set(xlim=(0, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"top-1, % ({rows.readout[0]})", title=finding)
+    finding = f"As recorded {rows.top1[0]:.1f} %, with one frame throughout {still.top1:.1f} %"
+    ax.set(xlim=(-2, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"top-1, % ({rows.readout[0]})", title=finding)
     return ax
 
 
@@ -27,14 +27,15 @@ def plot_reliability(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1.5, label="as right as confident")
     for (name, rows), (colour, marker) in zip(table.groupby("scores", sort=False), ((BLUE, "o"), (ORANGE, "^")), strict=False):
         sizes = 40 + 400 * rows.videos / rows.videos.sum()
-        ax.plot(rows.confidence, rows.accuracy, color=colour, linewidth=1)
         label = f"{name} (T = {rows.temperature.iloc[0]:.2f}): error {rows.ece.iloc[0]:.1f} points"
-        ax.scatter(rows.confidence, rows.accuracy, s=sizes, color=colour, marker=marker, alpha=0.8, label=label)
+        ax.scatter(rows.confidence, rows.accuracy, s=sizes, color=colour, marker=marker, alpha=0.8, label=label, clip_on=False, zorder=3)
     first = table[table.scores == table.scores.iloc[0]]
     mean = np.average(first.confidence - first.accuracy, weights=first.videos)
     finding = f"On average {abs(mean):.1f} points {'too sure' if mean > 0 else 'too modest'}"
-    ax.set(xlim=(0, 103), ylim=(-3, 103), xlabel="confidence (score of the best class), %", ylabel="accuracy, %", title=finding)
-    ax.legend(loc="upper left", fontsize=11, markerscale=0.5)
+    ax.set(xlim=(0, 100), ylim=(-2, 102), xlabel="confidence (score of the best class), %", ylabel="accuracy, %", title=finding)
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=11)
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([60])  # whatever their shares
     return ax
 
 
