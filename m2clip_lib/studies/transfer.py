@@ -3,7 +3,6 @@
 Trainings and predictions are named after a digest of what decides them, so that finished ones are not repeated.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import harmonic_mean
@@ -14,11 +13,10 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from m2clip_lib import paths
-from m2clip_lib.config import Experiment
+from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.data.manifest import Manifest, made_from, read_side_file
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.data.prompts import templates
 from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import checkpoint_facts
@@ -38,37 +36,28 @@ UPDATES = 200  # of a few-shot training, at least: the recipe's epochs would be 
 
 
 def zero_shot_transfer(
-    run: Run,
-    checkpoint: Path,
-    experiments: Sequence[Experiment],
-    prompt_sets: Mapping[str, Sequence[str]],
-    draws: int = 10,
-    mix: float = 1.0,
+    run: Run, checkpoint: Path, experiment: str, splits: Sequence[Sequence[str]], prompt_sets: Mapping[str, Sequence[str]], draws: int = 10
 ) -> pd.DataFrame:
     """A checkpoint on another data set, by similarity alone (tables/transfer_zero_shot.csv).
 
-    One row per prompt set for all classes, with the spread over the experiments, and one for halves of the classes, with that over
-    experiments and seeded draws; these are read from the saved scores of all classes.
+    One row per prompt set for all classes, with the spread over the splits, and one for halves of the classes, with that over splits
+    and seeded draws; these are read from the saved scores of all classes.
 
     Args:
-        experiments: one for each of the data set's splits, prepared. draws: of half of the classes.
-        prompt_sets: name -> templates such as "{}" and "a video of {}", or one JSON file of sentences (data.prompts_file).
+        experiment: of the other data set, prepared. splits: the changes that make it each of its splits, written as after -o.
+        prompt_sets: name -> changes likewise: ["data.prompt={}"], or ["data.prompts_file=sentences.json"]. draws: of half of the classes.
     """
     rows = []
-    for name, texts in prompt_sets.items():
-        found = [score(run, each, load_manifest(each), checkpoint, prompts=texts, own=False) for each in experiments]
-        about = {
-            "data_set": experiments[0].name,
-            "prompt_set": name,
-            "splits": len(found),
-            "checkpoint_sha256": file_sha256(checkpoint)[:12],
-        }
-        halves = [[draw_classes(each.class_names, seed) for seed in range(draws)] for each in found]
-        drawn = [percent(hits_among(each, half)) for each, of_one in zip(found, halves, strict=True) for half in of_one]
-        full = [percent(hits_among(each, range(len(each.class_names)))) for each in found]
-        for draw, values, classes in (("all", full, len(found[0].class_names)), ("half", drawn, len(halves[0][0]) if draws else 0)):
-            if values:
-                rows.append(about | {"draw": draw, "classes": classes} | spread(values) | columns(found))
+    for name, changes in prompt_sets.items():
+        asked = [load_experiment(experiment, (*split, *changes)) for split in splits]
+        found = [score(run, each, load_manifest(each), checkpoint, own=False) for each in asked]
+        whole = [(each, range(len(each.class_names))) for each in found]
+        halves = [(each, draw_classes(each.class_names, seed)) for each in found for seed in range(draws)]
+        about = {"data_set": experiment, "prompt_set": name, "splits": len(splits), "checkpoint_sha256": found[0].checkpoint_sha256[:12]}
+        for draw, pairs in (("all", whole), ("half", halves)):
+            if pairs:
+                values = [percent(hits_among(*pair)) for pair in pairs]
+                rows.append(about | {"draw": draw, "classes": len(pairs[0][1])} | spread(values) | columns(found))
     return _saved(run, "zero_shot", rows)
 
 
@@ -104,12 +93,7 @@ def few_shot(
         for readout in found[0].readouts:
             values = [percent(hits_among(each, range(len(each.class_names)), readout)) for each in found]
             about = {"shots": number, "readout": readout, "seeds": len(seeds), "draw": "official" if given else "seeded"}
-            about |= {
-                "prompt_set": "as trained",
-                "classes": len(manifest.class_names),
-                "trained_on": len(table),
-                "epochs": experiment.train.epochs,
-            }
+            about |= {"prompt_set": "as trained", "classes": len(manifest.class_names), "trained_on": len(table)}
             rows.append(about | spread(values) | columns(found))
     return _saved(run, "few_shot", rows)
 
@@ -145,13 +129,7 @@ def base_to_novel(
         if several and has_val:
             own = [(base, score(run, run.experiment, manifest, file, mix, "val", own=False)) for base, _, file in trainings]
             validation[mix] = float(np.mean([percent(hits_among(each, base)) for base, each in own]))
-        about = {
-            "prompt_set": "as trained",
-            "seeds": len(seeds),
-            "base_classes": len(base),
-            "novel_classes": len(novel),
-            "composed": composed,
-        }
+        about = {"prompt_set": "as trained", "composed": composed, "base_classes": len(base), "novel_classes": len(novel)}
         rows += [{"measure": name} | about | spread(of_seeds) | columns(found) for name, of_seeds in values.items()]
     if several:
         chosen = max(validation, key=lambda mix: (validation[mix], mix), default=None)
@@ -233,28 +211,15 @@ def trained(run: Run, experiment: Experiment, manifest: Manifest, name: str, rep
 
 
 def score(
-    run: Run,
-    experiment: Experiment,
-    manifest: Manifest,
-    checkpoint: Path,
-    mix: float = 1.0,
-    split: str = "",
-    prompts: Sequence[str] = (),
-    own: bool = True,
+    run: Run, experiment: Experiment, manifest: Manifest, checkpoint: Path, mix: float = 1.0, split: str = "", own: bool = True
 ) -> Predictions:
     """Score a split of a data set (default: the reported one), unless its scores are saved.
 
-    Args:
-        prompts: see zero_shot_transfer; default: the experiment's. own: whether the classes are those of the checkpoint, which has a classifier.
+    own: whether the classes are those of the checkpoint, so that it has a classifier for them.
     """
     backbone, device = open_backbone(experiment), pick_device()
     precision = evaluation_precision(experiment.eval.precision, backbone, device)
     protocol = Protocol.of_experiment(experiment, precision=precision, mix=mix, split=split or experiment.eval.split)
-    if prompts:
-        is_file = len(templates(prompts)) == 1 and templates(prompts)[0].endswith(".json")
-        protocol = dataclasses.replace(protocol, prompts=templates(prompts), prompts_file=templates(prompts)[0] if is_file else "")
-        if wrong := [text for text in protocol.prompts if text.count("{}") != 1 and not is_file]:
-            raise UserError(f"transfer: prompt {wrong[0]!r} must contain {{}} exactly once, where the class name goes")
     texts = file_sha256(paths.resolve(protocol.prompts_file)) if protocol.prompts_file else ""
     facts = [file_sha256(checkpoint), manifest.sha256, made_from(manifest.folder), code_digest(core=True), texts, repr((protocol, own))]
     folder, name = run.folder / "transfer" / "predictions", f"{experiment.name}-{hash_texts(*facts)[:16]}"
