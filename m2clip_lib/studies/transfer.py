@@ -3,7 +3,7 @@
 Trainings and predictions are named after a digest of what decides them, so that finished ones are not repeated.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import harmonic_mean
 
@@ -67,7 +67,6 @@ def few_shot(
     seeds: Sequence[int] = (0, 1, 2),
     updates: int = UPDATES,
     official: Mapping[int, Path] | None = None,
-    report: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Train on a few videos of each class, evaluate on the whole split (tables/transfer_few_shot.csv): a row per number and read-out.
 
@@ -89,7 +88,7 @@ def few_shot(
             epochs = -(-updates // -(-len(table) // (run.experiment.train.batch_size * run.experiment.train.accumulate)))
             experiment = _with_training(run.experiment, seed=seed, epochs=max(epochs, run.experiment.train.epochs))
             part = part_of(manifest, table, manifest.class_names)
-            found.append(score(run, experiment, manifest, trained(run, experiment, part, file.stem, report)))
+            found.append(score(run, experiment, manifest, trained(run, experiment, part, file.stem)))
         for readout in found[0].readouts:
             values = [percent(hits_among(each, range(len(each.class_names)), readout)) for each in found]
             about = {"shots": number, "readout": readout, "seeds": len(seeds), "draw": "official" if given else "seeded"}
@@ -99,12 +98,7 @@ def few_shot(
 
 
 def base_to_novel(
-    run: Run,
-    seeds: Sequence[int] = (0, 1, 2),
-    share: float = 0.5,
-    composed: bool = False,
-    mixes: Sequence[float] = (1.0,),
-    report: Callable[[str], None] = print,
+    run: Run, seeds: Sequence[int] = (0, 1, 2), share: float = 0.5, composed: bool = False, mixes: Sequence[float] = (1.0,)
 ) -> pd.DataFrame:
     """Train on some classes, evaluate on these and, zero-shot, on the others; by similarity (tables/transfer_base_to_novel.csv).
 
@@ -117,8 +111,8 @@ def base_to_novel(
     """
     manifest, rows, validation, several = load_manifest(run.experiment), [], {}, len(mixes) > 1
     has_val = run.experiment.eval.split != "val" and ((manifest.table.split == "val") & (manifest.table.status == "ok")).any()
-    trainings = [base_training(run, manifest, seed, share, composed, report) for seed in seeds]
-    for mix in mixes:
+    trainings = [base_training(run, manifest, seed, share, composed) for seed in seeds]
+    for mix in map(float, mixes):
         found = [score(run, run.experiment, manifest, checkpoint, mix, own=False) for *_, checkpoint in trainings]
         values: dict[str, list[float]] = {"base": [], "novel": [], "harmonic_mean": [], "novel_among_all": []}
         for (base, novel, _), each in zip(trainings, found, strict=True):
@@ -137,9 +131,7 @@ def base_to_novel(
     return _saved(run, "dial" if several else "base_to_novel", rows)
 
 
-def base_training(
-    run: Run, manifest: Manifest, seed: int, share: float, composed: bool, report: Callable[[str], None] = print
-) -> tuple[list[int], list[int], Path]:
+def base_training(run: Run, manifest: Manifest, seed: int, share: float, composed: bool) -> tuple[list[int], list[int], Path]:
     """Train on the videos of the base classes alone. Returns: labels of base and of novel classes, the checkpoint."""
     novel = draw_classes(manifest.class_names, seed, share, composed, run.experiment.eval.opposites)
     base = [label for label in range(len(manifest.class_names)) if label not in novel]
@@ -147,7 +139,7 @@ def base_training(
     table = table.assign(label=np.searchsorted(base, table.label))
     part = part_of(manifest, table, [manifest.class_names[label] for label in base])
     experiment = _with_training(run.experiment, seed=seed)
-    return base, novel, trained(run, experiment, part, f"base-seed{seed}-{part.sha256[:12]}", report)
+    return base, novel, trained(run, experiment, part, f"base-seed{seed}-{part.sha256[:12]}")
 
 
 def draw_classes(
@@ -180,9 +172,7 @@ def draw_videos(table: pd.DataFrame, shots: int, seed: int) -> pd.DataFrame:
     rows = []
     for label, of_class in table.groupby("label"):
         if len(of_class) < shots:
-            raise UserError(
-                f"few-shot: {of_class.class_name.iloc[0]!r} has {len(of_class)} training videos, {shots} are asked for; ask for fewer"
-            )
+            raise UserError(f"few-shot: {of_class.class_name.iloc[0]!r} has {len(of_class)} training videos; ask for fewer than {shots}")
         rows += of_class.index[stream(seed, Purpose.DRAW, int(label)).permutation(len(of_class))[:shots]].tolist()
     return table.loc[sorted(rows)]
 
@@ -202,11 +192,12 @@ def part_of(manifest: Manifest, table: pd.DataFrame, class_names: Sequence[str])
     return Manifest(table, list(class_names), manifest.folder, digest)
 
 
-def trained(run: Run, experiment: Experiment, manifest: Manifest, name: str, report: Callable[[str], None] = print) -> Path:
+def trained(run: Run, experiment: Experiment, manifest: Manifest, name: str) -> Path:
     """The checkpoint of a training of this study; it is trained unless that has been done."""
     name = f"{run.name}/transfer/{name}"
     if not has_trained(name, experiment, manifest, open_backbone(experiment)):
-        train(experiment, manifest, name, report=report)
+        print(f"training {name}: {len(manifest.split('train'))} videos of {len(manifest.class_names)} classes", flush=True)
+        train(experiment, manifest, name, report=lambda line: None)  # metrics.csv says the same
     return paths.CHECKPOINTS / name / f"{experiment.eval.checkpoint}.safetensors"
 
 
