@@ -32,8 +32,6 @@ from m2clip_lib.models.mix import mixed_with_frozen
 from m2clip_lib.runs import Run
 from m2clip_lib.train.loop import has_trained, train
 
-UPDATES = 200  # of a few-shot training, at least: the recipe's epochs would be over after a few
-
 
 def zero_shot_transfer(
     run: Run, checkpoint: Path, experiment: str, splits: Sequence[Sequence[str]], prompt_sets: Mapping[str, Sequence[str]], draws: int = 10
@@ -65,7 +63,7 @@ def few_shot(
     run: Run,
     shots: Sequence[int] = (2, 4, 8, 16),
     seeds: Sequence[int] = (0, 1, 2),
-    updates: int = UPDATES,
+    updates: int = 200,
     official: Mapping[int, Path] | None = None,
 ) -> pd.DataFrame:
     """Train on a few videos of each class, evaluate on the whole split (tables/transfer_few_shot.csv): a row per number and read-out.
@@ -73,7 +71,7 @@ def few_shot(
     A seed draws the videos and is that of the training. No validation videos are used: the last epoch is reported.
 
     Args:
-        updates: of the weights, at least. official: the list file (columns path and label) of each number with a published draw.
+        updates: of the weights, at least, as the recipe's epochs are over after a few. official: the list file (columns path and label) of each number with a published draw.
     """
     manifest, rows = load_manifest(run.experiment), []
     root = Path(read_side_file(manifest.folder)["root"])
