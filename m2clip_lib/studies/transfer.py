@@ -71,7 +71,8 @@ def few_shot(
     A seed draws the videos and is that of the training. No validation videos are used: the last epoch is reported.
 
     Args:
-        updates: of the weights, at least, as the recipe's epochs are over after a few. official: the list file (columns path and label) of each number with a published draw.
+        updates: of the weights, at least: the recipe's epochs are over after a few. official: the list file (columns path and label) of
+            each number with a published draw.
     """
     manifest, rows = load_manifest(run.experiment), []
     root = Path(read_side_file(manifest.folder)["root"])
