@@ -92,7 +92,7 @@ def few_shot(
             values = [percent(hits_among(each, range(len(each.class_names)), readout)) for each in found]
             about = {"shots": number, "readout": readout, "seeds": len(seeds), "draw": "official" if given else "seeded"}
             about |= {"prompt_set": "as trained", "classes": len(manifest.class_names), "trained_on": len(table)}
-            rows.append(about | spread(values) | columns(found))
+            rows.append(about | {"epochs": experiment.train.epochs} | spread(values) | columns(found))
     return _saved(run, "few_shot", rows)
 
 

@@ -81,6 +81,7 @@ def test_few_shots_are_drawn_saved_and_trained_once(run, monkeypatch):
     table = few_shot(run, [1], [0, 1], updates=2)
     assert table.readout.tolist() == ["similarity", "classifier", "ensemble"]
     assert set(table.trained_on) == {12}
+    assert set(table.epochs) == {1}  # 12 videos in batches of 8: two updates
     assert set(table.seeds) == set(table.repeats) == {2}
     assert set(table.epoch_chosen_on) == {"last epoch"}
     lists = [pd.read_csv(run.folder / "transfer" / f"few_shot-1-seed{seed}.csv") for seed in (0, 1)]
