@@ -209,7 +209,7 @@ def test_a_users_folder_is_prepared_trained_evaluated_and_predicted(workspace, v
     accuracy = pd.read_csv(paths.RESULTS / "mine" / "tables" / "accuracy.csv")
     assert accuracy.readout.tolist() == ["similarity", "classifier", "ensemble"]
     assert accuracy.videos.tolist() == [1, 1, 1]  # 15 % of twelve recordings, as their names fall
-    assert "direction" in accuracy  # "moving left" and "moving right"  # these classes are not time-reversed pairs
+    assert "direction" in accuracy  # "moving left" and "moving right" are opposites
     run = json.loads((paths.RESULTS / "mine" / "run.json").read_text())
     assert set(run["steps"]) == {"train", "eval"}
     assert run["steps"]["train"]["sha256"]["checkpoint"] == run["steps"]["eval"]["sha256"]["checkpoint"]
