@@ -44,7 +44,7 @@ def published_costs(dataset: str) -> pd.DataFrame:
 
 
 def _product(views: str) -> float:
-    """ "4x3" -> 12; NaN for words ("multi-view")."""
+    """Views per video: 12 for "4x3"; NaN for words ("multi-view")."""
     return math.prod(map(int, views.split("x"))) if re.fullmatch(r"[0-9]+(x[0-9]+)*", views) else float("nan")
 
 

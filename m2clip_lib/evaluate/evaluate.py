@@ -116,7 +116,17 @@ def _score_splits(
                 save_predictions(weighted, manifest, run.predictions, own[order], key=key, **about | {"split": split})
             if processes.is_main:
                 shutil.rmtree(parts.parent, ignore_errors=True)
+    if processes.is_main:
+        forget_other_checkpoints(run.predictions, about["checkpoint_sha256"])
     return names
+
+
+def forget_other_checkpoints(folder: Path, digest: str) -> None:
+    """Remove predictions of other checkpoints, such as mixes that were not asked for again: no table may mix two. Controls stay."""
+    for side in folder.glob("*.json"):
+        if read_json(side).get("checkpoint_sha256", digest) != digest:
+            for ending in (".parquet", ".npz", ".json"):
+                side.with_suffix(ending).unlink(missing_ok=True)
 
 
 def splits_to_score(manifest: Manifest, split: str) -> list[str]:
@@ -225,7 +235,7 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     counts = pd.DataFrame(matrix, columns=manifest.class_names)
     counts.insert(0, "true_class", manifest.class_names, allow_duplicates=True)  # first: a class may have this name, too
     run.save(counts, "confusion")
-    if all((run.predictions / f"{split}_{order}.json").is_file() for order in WITHOUT_TIME):
+    if run.experiment.eval.honesty:
         run.save(honesty_table(run.predictions, split), "honesty")
     subsets = named_subsets(manifest.class_names, run.experiment.eval.subsets)
     if subsets:

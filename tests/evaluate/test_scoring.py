@@ -17,6 +17,7 @@ from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate import scoring
 from m2clip_lib.evaluate.controls import frozen_clip
+from m2clip_lib.evaluate.evaluate import forget_other_checkpoints
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Protocol, TestViews
 from m2clip_lib.evaluate.scoring import Found, Scorer, predict, predict_orders, score_all
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
@@ -207,3 +208,17 @@ def test_of_name_and_numbers_the_last_counts(workspace):
 def test_other_names_of_views_are_refused(workspace, name):
     with pytest.raises(UserError, match="expected <spatial>x<temporal>"):
         load_experiment("tiny", [f"eval.views={name}"])
+
+
+# --- one checkpoint per folder ---
+
+
+def test_predictions_of_another_checkpoint_are_removed_and_controls_stay(tmp_path):
+    """A mix that was scored with yesterday's checkpoint must not stand beside today's."""
+    for name, about in (("test", '"today"'), ("test_mix0.25", '"yesterday"'), ("test_frozen_clip", None)):
+        (tmp_path / f"{name}.json").write_text(f'{{"checkpoint_sha256": {about}}}' if about else "{}", encoding="utf-8")
+        for ending in (".npz", ".parquet"):
+            (tmp_path / f"{name}{ending}").touch()
+    forget_other_checkpoints(tmp_path, "today")
+    assert {file.name.rpartition(".")[0] for file in tmp_path.iterdir()} == {"test", "test_frozen_clip"}
+    assert len(list(tmp_path.iterdir())) == 6
