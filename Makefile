@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kills test-compile test-browser lint lab bench lock clean
+.PHONY: help setup demo test test-slow test-kills test-compile test-browser lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ demo: $(READY)  ## run the five notebooks on the demonstration -> results/demo/r
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-slow: $(READY)  ## what takes too long for make test: torchrun and accelerate, full-size weights, memory over epochs, a full /dev/shm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 test-compile: $(READY)  ## check that torch.compile changes no output and no gradient; needs a C++ compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_compile

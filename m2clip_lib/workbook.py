@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
@@ -138,6 +134,8 @@ def execute_step(folder: Path, step: Step) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from m2clip_lib.kernels import OwnKernel
+
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel's debugger warns in every executed notebook
     output = folder / "executed" / f"{step.name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +145,7 @@ def execute_step(folder: Path, step: Step) -> None:
             str(output),
             parameters=step.parameters,
             kernel_name="python3",
-            kernel_manager_class=_OwnKernel,
+            kernel_manager_class=OwnKernel,
             cwd=str(step.notebook.parent),
             progress_bar=sys.stderr.isatty(),
             stdout_file=_Indented(),
@@ -168,14 +166,6 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
     import papermill
 
     return {name: info["inferred_type_name"] for name, info in papermill.inspect_notebook(str(notebook)).items()}
-
-
-class _OwnKernel(AsyncKernelManager):
-    """The kernel of this interpreter, whatever is installed under the notebook's kernel name: it may be dead, or of another environment."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
 
 
 class _Indented:

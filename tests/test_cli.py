@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import forked
 import pandas as pd
 import pytest
 import torch
@@ -226,11 +227,10 @@ def python(*arguments: object, cwd) -> subprocess.CompletedProcess:
 
 
 def test_the_two_scripts_of_the_seed_still_work_from_anywhere(trained, workspace):
-    """Two processes import torch, train for one epoch and evaluate: about 15 s."""
-    done = python(paths.ROOT / "train.py", "tiny", "--run", "script", "-o", prepared(trained), cwd=workspace)
+    done = forked.run(paths.ROOT / "train.py", "tiny", "--run", "script", "-o", prepared(trained), cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "best: epoch 1" in done.stdout
-    done = python(paths.ROOT / "eval.py", "tiny", "-o", prepared(trained), cwd=workspace)
+    done = forked.run(paths.ROOT / "eval.py", "tiny", "-o", prepared(trained), cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "ensemble" in done.stdout
     ours, workbooks = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (paths.RESULTS / "script", trained[1]))

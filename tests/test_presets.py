@@ -88,6 +88,7 @@ class Shell(torch.nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_full_size_b16_loads_from_both_containers_and_runs_with_and_without_shortcuts(tmp_path):
     """Load a random ViT-B/16 in OpenAI's layout as state dict and archive, and an official file on it. About 20 s: 150 M weights each."""
     torch.manual_seed(0)

@@ -46,6 +46,8 @@ def _shares(text: str) -> list[float]:
 
 def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[float], overrides: list[str]) -> None:
     from m2clip_lib.config import load_experiment
+
+    loaded = load_experiment(experiment, overrides)  # before torch is imported, which takes seconds
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.evaluate.evaluate import decoders_note, run_for_checkpoint, score_checkpoint, zero_shot_note
     from m2clip_lib.evaluate.processes import Processes
@@ -54,7 +56,6 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
     from m2clip_lib.runs import Run, check_run_name, own_run
 
     processes = Processes()
-    loaded = load_experiment(experiment, overrides)
     report = say if processes.is_main else lambda line: None
     run = check_run_name(run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name))
     with own_run(run, "eval") if processes.is_main else nullcontext():

@@ -44,6 +44,8 @@ def train(
     if resume not in ("auto", "never"):
         raise UserError(f"--resume {resume}: give auto or never")
     from m2clip_lib.config import load_experiment
+
+    loaded = load_experiment(experiment, override or [])  # before torch is imported, which takes seconds
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.evaluate.labelcheck import require_verdict
     from m2clip_lib.evaluate.processes import Processes
@@ -53,7 +55,7 @@ def train(
     from m2clip_lib.train.loop import train as train_model
     from m2clip_lib.train.resume import STATUS, Stopped
 
-    loaded, processes = load_experiment(experiment, override or []), Processes()
+    processes = Processes()
     name = check_run_name(run or loaded.name)
     with own_run(name, "train") if processes.is_main else nullcontext():
         # Asked before anything of the run is written over; a finished training keeps its provenance.

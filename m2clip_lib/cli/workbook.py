@@ -46,7 +46,6 @@ def prepare(
     """
     from m2clip_lib.config import load_experiment
     from m2clip_lib.data.prepare import prepare_data
-    from m2clip_lib.evaluate.labelcheck import decide_labels
 
     overrides = list(override or [])
     if folder is not None:
@@ -58,6 +57,8 @@ def prepare(
         overrides.append("data.transcode=true")
     loaded = load_experiment(experiment, overrides)
     manifest = prepare_data(loaded, say)
+    from m2clip_lib.evaluate.labelcheck import decide_labels  # imports torch: after what needs no torch
+
     say(manifest.summary().to_string())
     try:
         decide_labels(loaded, manifest, say)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import multiprocessing
 import shutil
 import signal
 from collections import Counter
@@ -151,6 +152,8 @@ def make_loader(dataset: Dataset, batches: "Sequence[Sequence] | EpochSampler", 
         dataset: item_bytes is the size of an item's clips. batches: the keys of each batch.
     Raises: UserError when the shared memory, through which workers hand over their batches, is too small for them.
     """
+    if workers:
+        multiprocessing.set_forkserver_preload([__name__])  # they are forked from a process that has imported torch, once for all
     if workers and SHARED.is_dir():
         size = batches.batch_size if isinstance(batches, EpochSampler) else max(map(len, batches), default=0)
         ahead = min(PREFETCH * workers, len(batches)) + 1  # batches that wait, and the one in use

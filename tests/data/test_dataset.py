@@ -224,6 +224,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_shared_memory_that_runs_out_ends_the_run(tmp_path):
     """In 1 MB, which holds one batch of five. Before, the training waited for ever for a batch that was lost on its way."""
     (tmp_path / "script.py").write_text(SCRIPT)

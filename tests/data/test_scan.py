@@ -123,7 +123,7 @@ def test_prepare_continues_where_it_was_stopped(workspace, video, stop):
     """A separate process, stopped once the first files are in its journal: about 5 s."""
     root, folder = workspace / "many", workspace / "prepared"
     for name in ("left", "right"):
-        copies(video, root / name, 400)
+        copies(video, root / name, 150)
     overrides = [f"data.root={root}", f"data.prepared={folder}"]
     command = [sys.executable, "-m", "m2clip_lib", "prepare", "folder", *[word for o in overrides for word in ("-o", o)]]
     process = subprocess.Popen(
@@ -143,14 +143,14 @@ def test_prepare_continues_where_it_was_stopped(workspace, video, stop):
         assert said[3:] == ["m2clip"]
         assert out.endswith("m2clip: interrupted\n")
     done = len(journal_rows(folder))
-    assert 20 <= done < 800
+    assert 20 <= done < 300
     assert not (folder / "manifest.parquet").exists()
 
     lines: list[str] = []
     continued = prepare_data(load_experiment("folder", overrides), lines.append)
-    assert f"manifest: {done:,} files are known from before, {800 - done:,} are to be opened" in lines
-    assert len(journal_rows(folder)) == 800
-    assert len({row["path"] for row in journal_rows(folder)}) == 800
+    assert f"manifest: {done:,} files are known from before, {300 - done:,} are to be opened" in lines
+    assert len(journal_rows(folder)) == 300
+    assert len({row["path"] for row in journal_rows(folder)}) == 300
     afresh = prepare_data(load_experiment("folder", [overrides[0], f"data.prepared={workspace / 'afresh'}"]), lines.append)
     assert continued.sha256 == afresh.sha256
     pd.testing.assert_frame_equal(continued.table, afresh.table)

@@ -195,13 +195,13 @@ def seen_by_clip(classes: int, rng: np.random.Generator, known: float = 0.0, lab
     return Predictions(scores, None, labels, list(range(len(truth))), [f"class {i}" for i in range(classes)], logits=logits)
 
 
-@pytest.mark.parametrize(("classes", "refused_before"), [(2, 37), (6, 64), (8, 59), (12, 58)])
+@pytest.mark.parametrize(("classes", "refused_before"), [(2, 7), (6, 18), (8, 13), (12, 21)])
 def test_correct_lists_with_names_that_clip_does_not_know_are_not_refused(classes, refused_before):
-    """Old code refused `refused_before` of these 200 correct lists: whatever the names are, some order of them fits best."""
+    """Old code refused `refused_before` of these 60 correct lists: whatever the names are, some order of them fits best."""
     rng = np.random.default_rng(classes)
-    checks = [check_labels(seen_by_clip(classes, rng)) for _ in range(200)]
+    checks = [check_labels(seen_by_clip(classes, rng)) for _ in range(60)]
     assert sum(check.reordered for check in checks) == refused_before
-    assert sum(check.permuted for check in checks) <= 4
+    assert sum(check.permuted for check in checks) <= 2
     doubtful = next(check for check in checks if check.reordered and not check.permuted)
     warning = stop_if_permuted(doubtful, flat(np.zeros(1, int)), accept=False)  # no refusal
     assert warning.startswith("labels: UNDECIDED: frozen CLIP recognises ")
@@ -213,8 +213,8 @@ def test_permuted_and_shifted_lists_are_still_refused_when_clip_knows_the_names(
     """Zero-shot top-1 with the right names is 67 to 79 %. first: the names before it are right."""
     rng, labels = np.random.default_rng(classes), np.arange(classes)
     labels[first:] = np.roll(labels[first:], 1)
-    checks = [check_labels(seen_by_clip(classes, rng, known=0.6, labels=labels)) for _ in range(100)]
-    assert sum(check.permuted for check in checks) >= 95
+    checks = [check_labels(seen_by_clip(classes, rng, known=0.6, labels=labels)) for _ in range(20)]
+    assert sum(check.permuted for check in checks) >= 19
 
 
 def test_unrelated_names_are_fitted_in_the_same_way_and_counted():

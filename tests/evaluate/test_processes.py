@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +67,16 @@ def launch(*arguments: str) -> str:
     return done.stdout
 
 
+def fork(processes: int, port: str, log: Path, *arguments: str) -> None:
+    """Start one training in several processes as torchrun would, without its imports."""
+    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    started = [forked.start("train.py", *arguments, cwd=paths.ROOT, log=log, environment=own) for own in ranks]
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * processes, (log / "err.txt").read_text()
+
+
 def free_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -75,25 +87,29 @@ def options(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("-o", override)]
 
 
-def test_two_processes_give_the_weights_of_one_after_twenty_updates(alone):
-    """The same clips per update, negatives gathered, masked words counted over both, dropout 0; each process imports torch."""
-    halves = [*ONE, "train.batch_size=3", "train.lr=5e-4"]
-    command = ["--nproc-per-node", "2", "--master-port", free_port(), "--", "train.py", "tiny", "--run", "two", *options(*halves)]
-    printed = launch("torch.distributed.run", *command)
+@pytest.mark.parametrize("way", ["forked", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_two_processes_give_the_weights_of_one_after_twenty_updates(alone, tmp_path, way):
+    """The same clips per update, negatives gathered, masked words counted over both, dropout 0."""
+    training = ["tiny", "--run", "two", *options(*ONE, "train.batch_size=3", "train.lr=5e-4")]
+    if way == "torchrun":
+        printed = launch("torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port(), "--", "train.py", *training)
+    else:
+        fork(2, free_port(), tmp_path, *training)
+        printed = (tmp_path / "out.txt").read_text()
     assert "3 clips x 1 steps x 2 processes; effective lr 0.0005 x 1 x 2 = 0.001" in printed
     assert printed.count("epoch 5/5") == 1  # one process reports
     assert alone["metrics"].step.iloc[-1] == 20
     assert_close(outcome("two"), alone)
 
 
-def test_three_processes_share_uneven_batches(prepared):
+def test_three_processes_share_uneven_batches(prepared, tmp_path):
     """Of 24 videos in updates of 3 x 3 the last takes 6: two clips per process; 12 validation videos, each once."""
-    command = ["--nproc-per-node", "3", "--master-port", free_port(), "--", "train.py", "tiny", "--run", "three"]
     settings = [*ONE, "train.epochs=1", "eval.batch_size=2"]
-    launch("torch.distributed.run", *command, *options(*settings, "train.batch_size=3"))
+    fork(3, free_port(), tmp_path, "tiny", "--run", "three", *options(*settings, "train.batch_size=3"))
     assert_close(outcome("three"), train_tiny("one_of_three", *settings, "train.batch_size=9", "train.lr=3e-3"))
 
 
+@pytest.mark.slow
 def test_accelerate_launches_it_too(prepared):
     """One process: without a GPU accelerate starts several through MPI only."""
     command = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

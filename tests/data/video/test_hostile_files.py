@@ -208,6 +208,7 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_from_epoch_to_epoch(dataset, capsys):
     """Three epochs over every readable odd file, in this process: about 10 s."""
