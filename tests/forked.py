@@ -1,4 +1,4 @@
-"""Command lines in processes of their own, forked from one that has imported everything: a new interpreter may need ten seconds for that."""
+"""Command lines in processes of their own, forked from one that has imported everything, which may take a new interpreter ten seconds."""
 
 import importlib
 import multiprocessing

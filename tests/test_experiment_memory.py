@@ -2,9 +2,9 @@
 
 import ctypes
 import resource
-import subprocess
 import sys
 
+import forked
 import pytest
 
 from m2clip_lib import experiment as heap
@@ -29,9 +29,9 @@ def faults(keep: bool) -> tuple[int, int]:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_freed_block_is_reused_without_page_faults(keep):
+def test_a_freed_block_is_reused_without_page_faults(keep, tmp_path):
     """Runs in a separate process, because the setting cannot be undone."""
-    done = subprocess.run([sys.executable, __file__, "keep" if keep else "as it is"], capture_output=True, text=True, check=True)
+    done = forked.run(__file__, "keep" if keep else "as it is", cwd=tmp_path)
     first, second = map(int, done.stdout.split())
     assert first > 1000
     assert second < 100 if keep else second > 1000

@@ -119,6 +119,7 @@ def pictures(notebook: Path) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace, monkeypatch):
     """Starts a kernel, writes and scans 48 synthetic videos: about 15 s."""
     monkeypatch.setenv("MPLBACKEND", "Agg")  # as in many containers: before, the executed notebook held no picture

@@ -99,8 +99,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, report: Callable[[str], None] 
     before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
     os.environ.update(ONE_THREAD)  # read when a child loads its OpenMP
     try:
-        multiprocessing.set_forkserver_preload([__name__])
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
             futures = {pool.submit(run_job, job): job for job in waiting}
             for future in as_completed(futures):
                 job, error = futures[future], future.exception()

@@ -89,17 +89,17 @@ def test_names_that_no_file_can_have_are_rows(tmp_path):
     assert table.status.tolist() == ["cannot be opened: File name too long", "missing"]
 
 
-def test_two_thousand_files_are_opened_in_a_few_seconds(video, tmp_path):
-    """About 3 s with two children; the limit catches a loop over all rows for every row."""
-    paths = copies(video, tmp_path / "videos", 2000)
+def test_six_hundred_files_are_opened_in_a_few_seconds(video, tmp_path):
+    """The limit catches a loop over all rows for every row."""
+    paths = copies(video, tmp_path / "videos", 600)
     start = time.perf_counter()
     table = scan(listing(paths), 2, tmp_path)
     first = time.perf_counter() - start
     assert (table.num_frames == 6).all()
     start = time.perf_counter()
     scan(listing(paths), 2, tmp_path)
-    assert time.perf_counter() - start < 5
-    assert first < 60
+    assert time.perf_counter() - start < 2
+    assert first < 20
 
 
 def test_file_that_keeps_the_decoder_busy_gets_a_status_and_is_not_in_the_journal(video, tmp_path):
