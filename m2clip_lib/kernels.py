@@ -89,7 +89,8 @@ def _run(command: list[str], environment: dict[str, str], folder: str) -> None:
     asked = multiprocessing.parent_process()
     threading.Thread(target=lambda: (asked.join(), os._exit(1)), daemon=True).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it
-    sys.argv = command[command.index("-m") + 1 :]
+    # jupyter_client's launcher says this through the environment, which was read when ipykernel was imported
+    sys.argv = [*command[command.index("-m") + 1 :], f"--IPKernelApp.parent_handle={os.getppid()}"]
     from ipykernel.kernelapp import launch_new_instance
 
     launch_new_instance()
