@@ -76,7 +76,7 @@ class Run:
             write_atomically(path, lambda file: result.savefig(file, format="png", dpi=150, bbox_inches="tight", metadata=text))
             return path
         path = self.tables / f"{name}.csv"
-        write_csv(path, result, "%.4g")
+        write_csv(path, result, "%.6g")  # four digits, rounded again in a sentence, would be another number
         return path
 
     def read_table(self, name: str) -> pd.DataFrame:
