@@ -189,7 +189,7 @@ def test_figures_and_tables_go_to_their_folders(workspace):
     table = pd.DataFrame({"name": ["a, b", "c"], "top1": [68.678, 1 / 3]})
     assert run.save(table, "numbers") == run.tables / "numbers.csv"
     assert run.read_table("numbers").name.tolist() == ["a, b", "c"]
-    assert run.read_table("numbers").top1.tolist() == [68.68, 0.3333]
+    assert run.read_table("numbers").top1.tolist() == [68.678, 0.333333]  # 98.854 was kept as 98.85 and then said as 98.8
     assert not list(run.folder.rglob("*.tmp"))
 
 
