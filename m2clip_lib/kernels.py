@@ -1,5 +1,6 @@
 """Kernels that start at once: this interpreter's, forked from a process that has imported the slow libraries, once for all notebooks."""
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -69,8 +70,9 @@ class _Process:
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
-        own_group = os.getpgid(self.pid) == self.pid  # not yet while it starts
-        (os.killpg if own_group else os.kill)(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            own_group = os.getpgid(self.pid) == self.pid  # not yet while it starts
+            (os.killpg if own_group else os.kill)(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
