@@ -110,7 +110,7 @@ EXPERIMENTS = {
         "model": SMALL_ADAPTERS,
         "data": DEMO_VIDEOS | {"cache_frames": True, "workers": 0},
         "train": {"epochs": 8, "batch_size": 32, "lr": 8e-3, "warmup": 0.15, "threads": 1},
-        "eval": {"backwards": True, "batch_size": 64},
+        "eval": {"batch_size": 64},
     },
     # The demonstration's videos with a real CLIP at 224 px: needs the network once; a GPU is advisable.
     "demo_vit_b32": {
@@ -118,7 +118,6 @@ EXPERIMENTS = {
         "model": B32_12X384 | {"text_adapter_layers": 2},
         "data": DEMO_VIDEOS,
         "train": {"epochs": 8, "batch_size": 32, "lr": 1e-3, "precision": "bf16"},
-        "eval": {"backwards": True},
     },
     # Your own videos, one folder per class, on the demonstration's small CLIP: fast on any machine. For real accuracy set
     # backbone to VIT_B_32 or VIT_B_16, model to B16_12X384 and lr to 1e-3.

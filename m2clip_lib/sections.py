@@ -229,8 +229,6 @@ class EvalSection(Section):
     """Count listed videos that are missing or cannot be read as wrong in top-1, top-5, direction and interval; false: leave them out."""
     honesty: bool = True
     """Also score the videos played backwards, with their frames shuffled, and with one frame repeated (tables/honesty.csv)."""
-    backwards: bool = False
-    """Also score the videos played backwards; for the demonstration's classes, which are time-reversed pairs, with a table of its own."""
     opposites: tuple[tuple[Word, Word], ...] = ()
     """Pairs of classes that are each other's time reversal; empty: found from the names ("opening" and "closing ...")."""
     ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1, 2)

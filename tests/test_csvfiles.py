@@ -72,8 +72,8 @@ def test_classes_named_like_columns_keep_columns_of_their_own(tmp_path):
     assert pd.read_csv(tmp_path / "confusion.csv").drop(columns="true_class").to_numpy().ravel().tolist() == list(range(16))
 
 
-def test_the_names_of_a_confusion_table_are_text_and_the_shares_of_a_backwards_table_are_numbers(tmp_path):
+def test_the_names_of_a_confusion_table_are_text_and_the_shares_of_another_are_numbers(tmp_path):
     write_csv(tmp_path / "confusion.csv", pd.DataFrame({"true_class": ["1", "003"], "1": [4, 0], "003": [1, 3]}))
     assert read_csv(tmp_path / "confusion.csv").true_class.tolist() == ["1", "003"]
-    write_csv(tmp_path / "backwards.csv", pd.DataFrame({"played": ["forwards"], "true_class": [91.5], "opposite_class": [2.25]}))
-    assert read_csv(tmp_path / "backwards.csv").iloc[0, 1:].tolist() == [91.5, 2.25]
+    write_csv(tmp_path / "shares.csv", pd.DataFrame({"played": ["forwards"], "true_class": [91.5], "opposite_class": [2.25]}))
+    assert read_csv(tmp_path / "shares.csv").iloc[0, 1:].tolist() == [91.5, 2.25]

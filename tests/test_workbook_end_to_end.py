@@ -48,10 +48,10 @@ def test_no_executed_notebook_holds_an_error_or_a_warning(results):
 
 def test_every_promised_figure_and_table_exists(results):
     data, model = ["clips", "class_balance", "files"], ["walk", "text_similarity", "zero_shot", "relabelling", "curves"]
-    findings = ["headline", "honesty", "calibration", "backwards", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
+    findings = ["headline", "honesty", "calibration", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
     ablations = ["ablation_top1", "ablation_direction"]
     assert {file.stem for file in (results / "figures").glob("*.png")} == {*data, *model, *findings, *ablations}
-    tables = "videos parameters accuracy headline per_class confusion confused honesty calibration abstention backwards focus frames"
+    tables = "videos parameters accuracy headline per_class confusion confused honesty calibration abstention focus frames"
     tables += " comparison ablation ablation_summary ablation_tests"
     expected = {f"{name}.csv" for name in tables.split()} | {"comparison.md", "comparison.tex"}
     assert {file.name for file in (results / "tables").iterdir()} == expected

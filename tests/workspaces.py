@@ -18,7 +18,7 @@ EXPERIMENTS = {{
             "num_frames": 4, "stride": 0, "cache_frames": True, "workers": 0,
         }},
         "train": {{"epochs": 1, "batch_size": 8, "lr": 1e-2, "threads": 1}},
-        "eval": {{"backwards": True, "ablation_seeds": (0, 1)}},
+        "eval": {{"ablation_seeds": (0, 1)}},
     }},
     "folder": {{
         "backbone": {{"source": {clip!r}}},

@@ -19,7 +19,7 @@ from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
 from m2clip_lib.evaluate.scoring import predict_orders
-from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, calibration_tables, has_opposites, model_name
+from m2clip_lib.evaluate.tables import accuracy_rows, calibration_tables, model_name
 from m2clip_lib.experiment import evaluation_precision, keep_freed_memory, model_config, open_backbone, set_threads
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
@@ -153,8 +153,7 @@ def ensemble_weight(experiment: Experiment, folder: Path) -> tuple[float, str]:
 
 def frame_orders(experiment: Experiment) -> tuple[Order, ...]:
     """The orders of frames in which an experiment is evaluated."""
-    asked = experiment.eval
-    return ("forwards", *(WITHOUT_TIME if asked.honesty else ("backwards",) if asked.backwards else ()))
+    return ("forwards", *(WITHOUT_TIME if experiment.eval.honesty else ()))
 
 
 def prediction_name(protocol: Protocol) -> str:
@@ -240,8 +239,6 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     subsets = named_subsets(manifest.class_names, run.experiment.eval.subsets)
     if subsets:
         run.save(subset_table(predictions, subsets), "subsets")
-    if run.experiment.eval.backwards and has_opposites(manifest.class_names):
-        run.save(backwards_table(predictions, load_predictions(run.predictions, f"{split}_backwards")), "backwards")
     return table
 
 

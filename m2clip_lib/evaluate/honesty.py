@@ -12,12 +12,13 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit, percent, top1_columns, top_ids
 from m2clip_lib.evaluate.paired import paired_bootstrap
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
-from m2clip_lib.evaluate.protocol import WITHOUT_TIME
+from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order
+from m2clip_lib.evaluate.tables import with_wrong
 
 SUBSETS = Path(__file__).parent / "subsets.csv"
 
 
-def honesty_table(folder: Path, split: str) -> pd.DataFrame:
+def honesty_table(folder: Path, split: str, orders: Sequence[Order] = WITHOUT_TIME) -> pd.DataFrame:
     """What is left of each read-out's accuracy without the order of frames: one row per read-out and order, from saved predictions.
 
     Columns: played (forwards, backwards, shuffled, repeated: one frame throughout), readout, videos, top1 with its 95 % interval,
@@ -25,15 +26,16 @@ def honesty_table(folder: Path, split: str) -> pd.DataFrame:
     and, where classes have opposites, direction (see direction_hits) and opposite (share of videos that become the opposite class).
     """
     plain = load_predictions(folder, split)
-    found = {"forwards": plain} | {name: load_predictions(folder, f"{split}_{name}") for name in WITHOUT_TIME}
+    found = {"forwards": plain} | {name: load_predictions(folder, f"{split}_{name}") for name in orders}
     return pd.DataFrame([_row(played, plain, of_order, readout) for played, of_order in found.items() for readout in plain.readouts])
 
 
 def _row(played: str, plain: Predictions, found: Predictions, readout: str) -> dict[str, object]:
     if found.rows != plain.rows:
         raise UserError(f"predictions: {played} and forwards are of different videos; evaluate again (m2clip eval, or notebook 04)")
-    scores, labels, recordings = found.readout(readout), found.labels, plain.recordings[: len(plain.labels)]
-    hits, straight = is_hit(scores, labels, 1), is_hit(plain.readout(readout), labels, 1)
+    scores, labels = found.readout(readout), found.labels
+    hits, straight = (with_wrong(is_hit(values, labels, 1), found) for values in (scores, plain.readout(readout)))
+    recordings = plain.recordings[: len(hits)]
     same = top_ids(scores, 1)[:, 0] == top_ids(plain.readout(readout), 1)[:, 0]
     drop = paired_bootstrap(straight, hits, recordings)
     row = {"played": played, "readout": readout, "videos": len(labels)} | top1_columns(hits, recordings) | {"same_answer": percent(same)}

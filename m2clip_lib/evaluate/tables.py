@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from m2clip_lib.data.demo.videos import CLASS_NAMES, opposite
 from m2clip_lib.evaluate.metrics import (
     abstention_table,
     best_temperature,
@@ -22,11 +21,6 @@ from m2clip_lib.evaluate.metrics import (
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
 MODEL_NAME = "M2-CLIP"
-
-
-def has_opposites(class_names: list[str]) -> bool:
-    """Whether classes i and i ^ 1 are time-reversed pairs, as in the demonstration."""
-    return tuple(class_names) == CLASS_NAMES
 
 
 def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
@@ -137,14 +131,3 @@ def headline_finding(headline: pd.DataFrame) -> str:
         fate = "counted as wrong" if own.count_unreadable_as_wrong else "left out"
         text += f" {own.listed - own.scored:,} of {own.listed:,} listed videos could not be read; they are {fate}."
     return text
-
-
-def backwards_table(forwards: Predictions, backwards: Predictions) -> pd.DataFrame:
-    """The same videos played forwards and backwards: top-1 for the true class and for its opposite, percent."""
-    rows = []
-    for played, found in (("forwards", forwards), ("backwards", backwards)):
-        for readout in found.readouts:
-            hits = [is_hit(found.readout(readout), labels, 1) for labels in (found.labels, opposite(found.labels))]
-            top1 = [percent(with_wrong(of_class, found)) for of_class in hits]
-            rows.append((played, readout, *top1, len(found.labels)))
-    return pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class", "videos"])

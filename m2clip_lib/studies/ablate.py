@@ -20,18 +20,20 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import checkpoint_facts
+from m2clip_lib.evaluate.honesty import honesty_table
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit
 from m2clip_lib.evaluate.paired import comparison_table
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.scoring import predict_orders
-from m2clip_lib.evaluate.tables import accuracy_rows, backwards_table, has_opposites
+from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
 from m2clip_lib.files import read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.train.loop import has_trained, train
 
 FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # file names of a job's predictions
+REVERSED = {"top1": "backwards_true", "opposite": "backwards_opposite"}  # of the videos played backwards: columns of two tables
 VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the one thing it changes in the base experiment
     "none": ("model.vision_adapter_layers=0", "model.frame_adapter=false"),  # the visual side is frozen CLIP, frames averaged
     "static adapter": ("model.static=true",),
@@ -126,7 +128,7 @@ def run_job(job: Job) -> float:
         checkpoint = getattr(result, experiment.eval.checkpoint)
         model = M2CLIP.from_checkpoint(checkpoint, backbone).to(pick_device())
         precision = evaluation_precision(experiment.eval.precision, backbone, pick_device())
-        protocol, orders = Protocol.of_experiment(experiment, precision=precision), ("forwards", *["backwards"] * experiment.eval.backwards)
+        protocol, orders = Protocol.of_experiment(experiment, precision=precision), ("forwards", *["backwards"] * experiment.eval.honesty)
         found = predict_orders(experiment, manifest, model, protocol, orders=orders)
         for order, name in zip(orders, (FORWARDS, BACKWARDS), strict=False):
             save_predictions(found[order], manifest, job.folder, name, key=job.key, **checkpoint_facts(checkpoint))
@@ -165,17 +167,16 @@ def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
         result, forwards = read_json(job.folder / "result.json"), load_predictions(job.folder, FORWARDS)
         about = {"variant": job.variant, "seed": job.seed} | {name: result[name] for name in ("trainable", "epochs", "seconds")}
         table = pd.DataFrame([about | row for row in accuracy_rows(forwards, job.variant)]).drop(columns="model")
-        if (job.folder / f"{BACKWARDS}.json").is_file() and has_opposites(forwards.class_names):
-            played = backwards_table(forwards, load_predictions(job.folder, BACKWARDS)).query("played == 'backwards'")
-            played = played.rename(columns={"true_class": "backwards_true", "opposite_class": "backwards_opposite"})
-            table = table.merge(played[["readout", "backwards_true", "backwards_opposite"]], on="readout")
+        if (job.folder / f"{BACKWARDS}.json").is_file():
+            played = honesty_table(job.folder, FORWARDS, ["backwards"]).query("played == 'backwards'")
+            table = table.merge(played.rename(columns=REVERSED).filter(["readout", *REVERSED.values()]), on="readout")
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row per variant and read-out: mean, minimum and maximum over seeds of each measure that the table has."""
-    measures = [name for name in ("top1", "top5", "direction", "backwards_true", "backwards_opposite") if name in table]
+    measures = [name for name in ("top1", "top5", "direction", *REVERSED.values()) if name in table]
     groups = table.groupby(["variant", "readout"], sort=False)
     summary = groups[measures].agg(["mean", "min", "max"])
     summary.columns = [name if statistic == "mean" else f"{name}_{statistic}" for name, statistic in summary.columns]

@@ -11,7 +11,7 @@ from m2clip_lib.files import read_json
 from m2clip_lib.runs import PNG_TEXT
 from m2clip_lib.viz.style import CARDS, TEMPLATES
 
-TABLES = ("headline", "honesty", "ablation_summary", "backwards")
+TABLES = ("headline", "honesty", "ablation_summary")
 
 
 def write_report(folder: Path) -> Path:

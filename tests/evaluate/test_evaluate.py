@@ -60,7 +60,7 @@ def test_tables_are_made_from_the_saved_files_alone(scoring):
     run, manifest = open_run()
     shutil.copytree(results / "predictions", run.predictions, dirs_exist_ok=True)
     write_tables(run, manifest)
-    for name in ("accuracy", "per_class", "confusion", "backwards"):
+    for name in ("accuracy", "per_class", "confusion", "honesty"):
         assert (run.tables / f"{name}.csv").read_text() == (results / "tables" / f"{name}.csv").read_text()
 
 
@@ -84,12 +84,12 @@ def test_a_video_that_broke_since_prepare_is_counted_in_the_table(scoring, tmp_p
     assert accuracy.failed.tolist() == [1, 1, 1]
 
 
-def test_videos_are_played_backwards_only_where_the_experiment_asks(scoring):
+def test_videos_are_played_without_time_only_where_the_experiment_asks(scoring):
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false", "eval.honesty=false", "eval.split=val")
+    run, manifest = open_run("eval.honesty=false", "eval.split=val")
     assert predict_checkpoint(run, manifest, checkpoint) == ["val"]
     table = write_tables(run, manifest)
-    assert not (run.tables / "backwards.csv").exists()
+    assert not (run.tables / "honesty.csv").exists()
     assert set(table.split) == {"val"}
 
 
@@ -107,7 +107,7 @@ def test_the_same_classes_in_another_order_are_refused(scoring):
 
 def test_another_spelling_is_the_same_label_set(scoring):
     open_run, checkpoint, results = scoring
-    run, manifest = open_run("eval.backwards=false")
+    run, manifest = open_run("eval.honesty=false")
     score_checkpoint(run, renamed(manifest, [name.replace(" ", "_").title() for name in manifest.class_names]), checkpoint)
     written, expected = (pd.read_csv(folder / "tables" / "accuracy.csv") for folder in (run.folder, results))
     assert written.top1.tolist() == expected.top1.tolist()
@@ -116,7 +116,7 @@ def test_another_spelling_is_the_same_label_set(scoring):
 
 def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(scoring):
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false", 'data.prompt=["see {}", "{} here"]')
+    run, manifest = open_run("eval.honesty=false", 'data.prompt=["see {}", "{} here"]')
     names = ["Moving Left", *(f"new class {i}" for i in range(11))]
     shown = score_checkpoint(run, renamed(manifest, names), checkpoint)
     assert shown.model.tolist() == ["M2-CLIP, zero-shot"]
@@ -159,7 +159,7 @@ def test_a_foreign_file_with_as_many_classes_is_scored_with_every_readout(scorin
 
 def test_a_foreign_file_with_another_number_of_classes_is_zero_shot_and_says_why(scoring, tmp_path):
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false")
+    run, manifest = open_run("eval.honesty=false")
     file = foreign(checkpoint, tmp_path / "official.pth", run)
     score_checkpoint(run, renamed(manifest, [*manifest.class_names, "one more"]), file)
     assert zero_shot_note(run) == f"zero-shot: {file} names no classes and has another number of them than the dataset"
@@ -167,7 +167,7 @@ def test_a_foreign_file_with_another_number_of_classes_is_zero_shot_and_says_why
 
 def test_tables_say_what_the_epoch_was_chosen_on(scoring):
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false")
+    run, manifest = open_run("eval.honesty=false")
     score_checkpoint(run, manifest, checkpoint)
     table = pd.read_csv(run.tables / "accuracy.csv")
     assert set(table.epoch_chosen_on) == {"val"}
@@ -177,7 +177,7 @@ def test_tables_say_what_the_epoch_was_chosen_on(scoring):
 
 def test_predictions_of_another_file_are_refused(scoring, tmp_path):
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false")
+    run, manifest = open_run("eval.honesty=false")
     score_checkpoint(run, manifest, checkpoint)
     found = load_predictions(run.predictions, "test")
     found.check_checkpoint(checkpoint)
@@ -190,7 +190,7 @@ def test_predictions_of_another_file_are_refused(scoring, tmp_path):
 def test_each_checkpoint_is_evaluated_into_its_own_run(scoring, tmp_path):
     """Before, `eval demo --checkpoint other` overwrote the predictions and tables of run demo (85.9 became 31.2)."""
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false")
+    run, manifest = open_run("eval.honesty=false")
     experiment, lines = run.experiment, []
     other = tmp_path / "other.safetensors"
     shutil.copy(checkpoint.with_name("last.safetensors"), other)
@@ -236,8 +236,8 @@ def test_missing_and_unreadable_test_videos_are_in_every_table(scoring, as_wrong
     found = load_predictions(run.predictions, "test")
     right = (found.similarity.argmax(axis=1) == found.labels).sum()
     assert accuracy.top1[0] == pytest.approx(100 * right / (12 if as_wrong else 9), rel=1e-3)
-    backwards = pd.read_csv(run.tables / "backwards.csv").set_index(["played", "readout"])
-    assert backwards.true_class["forwards", "similarity"] == pytest.approx(accuracy.top1[0], rel=1e-3)
+    honesty = pd.read_csv(run.tables / "honesty.csv").set_index(["played", "readout"])
+    assert honesty.top1["forwards", "similarity"] == pytest.approx(accuracy.top1[0], rel=1e-3)  # the same number in every table
     per_class = pd.read_csv(run.tables / "per_class.csv")
     assert (per_class.readout == "ensemble").all()
     assert per_class.videos.tolist() == [0, 0, 0, *[1] * 9]
@@ -247,7 +247,7 @@ def test_missing_and_unreadable_test_videos_are_in_every_table(scoring, as_wrong
 def test_a_table_says_what_was_done_not_what_was_asked_for(scoring):
     """Before, the table printed the experiment's prompt although the scores used those of the checkpoint."""
     open_run, checkpoint, _ = scoring
-    run, manifest = open_run("eval.backwards=false", "data.prompt=see {}", "data.num_frames=2")
+    run, manifest = open_run("eval.honesty=false", "data.prompt=see {}", "data.num_frames=2")
     score_checkpoint(run, manifest, checkpoint)
     table = pd.read_csv(run.tables / "accuracy.csv")
     assert set(table.prompt) == {"A video of {}"}

@@ -13,9 +13,7 @@ from m2clip_lib.evaluate.predictions import Predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import (
     accuracy_rows,
-    backwards_table,
     best_rows,
-    has_opposites,
     headline_finding,
     headline_table,
 )
@@ -80,8 +78,6 @@ def test_videos_without_scores_are_counted_and_wrong_only_if_asked(as_wrong, top
     interval = binomtest(3, 8 if as_wrong else 4).proportion_ci(method="wilson")
     assert (row["top1_low"], row["top1_high"]) == pytest.approx((100 * interval.low, 100 * interval.high))
     assert row["count_unreadable_as_wrong"] is as_wrong
-    played = backwards_table(found, found)
-    assert played.true_class.tolist() == [top1, top1]  # the same number in every table
 
 
 def test_top5_is_not_a_number_where_nothing_can_miss():
@@ -90,20 +86,8 @@ def test_top5_is_not_a_number_where_nothing_can_miss():
 
 
 def test_direction_is_measured_only_where_classes_are_pairs():
-    assert has_opposites(list(CLASS_NAMES))
-    assert not has_opposites(list(reversed(CLASS_NAMES)))
     rows = accuracy_rows(predictions([0, 1], [0, 1], [0, 1], names=("run", "walk")), "mine")
     assert "direction" not in rows[0]
-
-
-def test_backwards_table_counts_true_and_opposite_classes():
-    # Forwards three of four right and one opposite; backwards all four become their opposite.
-    forwards = predictions([0, 1, 2, 2], None, [0, 1, 2, 3])
-    backwards = predictions([1, 0, 3, 2], None, [0, 1, 2, 3])
-    table = backwards_table(forwards, backwards).set_index("played")
-    assert table.true_class.to_dict() == {"forwards": 75.0, "backwards": 0.0}
-    assert table.opposite_class.to_dict() == {"forwards": 25.0, "backwards": 100.0}
-    assert table.videos.tolist() == [4, 4]
 
 
 def manifest(tmp_path) -> Manifest:

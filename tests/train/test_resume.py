@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 import torch
@@ -23,6 +25,7 @@ from m2clip_lib.train import loop as engine
 from m2clip_lib.train.record import EpochMetrics
 from m2clip_lib.train.resume import STATUS, Progress, Stopped, check_name, identity, load_state, save_state, state_files
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("train")
 SETTINGS = ("train.epochs=3", "train.batch_size=4", "train.save_minutes=0")  # 6 updates per epoch, saved after each
 
@@ -37,16 +40,6 @@ def whole(prepared):
     """The outcome of the same training without any disturbance."""
     train_tiny("whole")
     return outcome("whole")
-
-
-@pytest.fixture(scope="module")
-def nursery(prepared):
-    """See nursery.py: importing torch takes it several seconds, once."""
-    script = Path(__file__).parents[1] / "nursery.py"
-    process = subprocess.Popen([sys.executable, script, str(prepared)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield process
-    process.stdin.close()
-    process.wait()
 
 
 def train_tiny(run: str, *overrides: str, resume: str = "auto", lines: list[str] | None = None):
@@ -70,79 +63,72 @@ def assert_equal(found: dict, expected: dict) -> None:
     assert [name for name, value in found["weights"].items() if not torch.equal(value, expected["weights"][name])] == []
 
 
-def start(nursery, run: str, *more: str) -> int:
-    """Start a training in a process of its own; returns its process id."""
-    options = " ".join(f"-o {setting}" for setting in SETTINGS)
-    nursery.stdin.write(f"train tiny --run {run} {options} {' '.join(more)}\n")
-    nursery.stdin.flush()
-    return int(nursery.stdout.readline())
+def start(folder: Path, run: str) -> ForkServerProcess:
+    """Start a training in a process of its own; its output is in the folder."""
+    options = [word for setting in SETTINGS for word in ("-o", setting)]
+    return forked.start("-m", "m2clip_lib", "train", "tiny", "--run", run, *options, cwd=ROOT, log=folder)
 
 
-def status(nursery) -> int:
-    """Wait for the training under way."""
-    return int(nursery.stdout.readline())
+def status(process: ForkServerProcess) -> int:
+    """Wait for the end of a training."""
+    process.join()
+    return process.exitcode
 
 
-def wait_until(pid: int, happened) -> bool:
+def wait_until(process: ForkServerProcess, happened) -> bool:
     """Whether something happened before the process ended."""
     while not happened():
-        try:
-            ended = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
-        except FileNotFoundError:  # the nursery has collected it already
-            ended = True
-        if ended:
+        process.join(0.002)
+        if process.exitcode is not None:
             return False
     return True
 
 
-def kill_often(nursery, run: str, kills: int, rng: random.Random) -> int:
+def kill_often(prepared, run: str, kills: int, rng: random.Random) -> int:
     """Kill and start again until `kills` have hit; every third in the middle of a save. Returns how many left a half-written file."""
     folder, in_save = paths.CHECKPOINTS / run, 0
     while kills:
-        pid = start(nursery, run)
+        process = start(prepared, run)
         if kills % 3 == 0:
-            hit = wait_until(pid, lambda: any(folder.glob(".*.tmp")))
+            hit = wait_until(process, lambda: any(folder.glob(".*.tmp")))
         else:
             until = time.monotonic() + rng.uniform(0.1, 1.5)
-            hit = wait_until(pid, lambda until=until: time.monotonic() > until)
+            hit = wait_until(process, lambda until=until: time.monotonic() > until)
         if not hit:  # the training ended before the kill: start over
-            assert status(nursery) == 0
+            assert status(process) == 0
             for path in folder.iterdir():
                 path.unlink()
             continue
-        os.kill(pid, signal.SIGKILL)
-        assert status(nursery) == -signal.SIGKILL
+        process.kill()
+        assert status(process) == -signal.SIGKILL
         kills -= 1
         in_save += any(folder.glob(".*.tmp"))
     return in_save
 
 
-def test_three_kills_one_in_a_save_change_no_bit(nursery, whole):
+def test_three_kills_one_in_a_save_change_no_bit(prepared, whole):
     """Four trainings of 18 updates."""
-    kill_often(nursery, "killed", 3, random.Random(0))
-    start(nursery, "killed")
-    assert status(nursery) == 0
+    kill_often(prepared, "killed", 3, random.Random(0))
+    assert status(start(prepared, "killed")) == 0
     assert_equal(outcome("killed"), whole)
 
 
 @pytest.mark.slow_kills
-def test_twenty_kills_at_random_times_change_no_bit(nursery, whole):
+def test_twenty_kills_at_random_times_change_no_bit(prepared, whole):
     """`make test-kills`: a minute or two."""
-    assert kill_often(nursery, "twenty", 20, random.Random(1)) >= 1
-    start(nursery, "twenty")
-    assert status(nursery) == 0
+    assert kill_often(prepared, "twenty", 20, random.Random(1)) >= 1
+    assert status(start(prepared, "twenty")) == 0
     assert_equal(outcome("twenty"), whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_with_a_status_of_its_own(nursery, whole, number):
+def test_a_signal_saves_and_ends_with_a_status_of_its_own(prepared, whole, number):
     run = f"signal{int(number)}"
-    pid = start(nursery, run)
-    assert wait_until(pid, lambda: state_files(paths.CHECKPOINTS / run))
-    os.kill(pid, number)
-    assert status(nursery) == STATUS
-    start(nursery, run)
-    assert status(nursery) == 0
+    process = start(prepared, run)
+    assert wait_until(process, lambda: state_files(paths.CHECKPOINTS / run))
+    os.kill(process.pid, number)
+    assert status(process) == STATUS
+    assert status(start(prepared, run)) == 0
     assert_equal(outcome(run), whole)
 
 

@@ -186,22 +186,6 @@ def test_models_are_drawn_with_their_numbers(ax, measure, name, label):
     assert ax.yaxis_inverted()  # the first row is on top
 
 
-def test_backwards_says_how_many_become_their_opposite(ax):
-    rows = [("forwards", "ensemble", 80.0, 5.0), ("backwards", "ensemble", 6.0, 79.0), ("backwards", "classifier", 1.0, 2.0)]
-    table = pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class"])
-    check_axes(plots.plot_backwards(ax, table), ax, ylabel="share of videos, %")
-    assert title(ax) == "Played backwards, 79 % become their opposite"
-    assert [bar.get_height() for bar in ax.patches] == [80.0, 6.0, 5.0, 79.0]
-
-
-def test_backwards_of_a_zero_shot_evaluation_is_drawn_by_similarity(ax):
-    """It asked for the ensemble's rows: KeyError."""
-    rows = [("forwards", "similarity", 80.0, 5.0), ("backwards", "similarity", 6.0, 79.0)]
-    table = pd.DataFrame(rows, columns=["played", "readout", "true_class", "opposite_class"])
-    check_axes(plots.plot_backwards(ax, table), ax, ylabel="share of videos, % (similarity)")
-    assert [bar.get_height() for bar in ax.patches] == [80.0, 6.0, 5.0, 79.0]
-
-
 def ablation(**seeds: list[float]) -> pd.DataFrame:
     rows = [(name, seed, "ensemble", value) for name, values in seeds.items() for seed, value in enumerate(values)]
     rows += [(name, 0, "classifier", 1.0) for name in seeds]  # another read-out: not drawn

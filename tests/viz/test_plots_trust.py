@@ -18,6 +18,13 @@ def test_honesty_names_the_last_readout_and_what_one_frame_gives():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["as recorded", "backwards", "shuffled", "one frame repeated"]
 
 
+def test_honesty_says_how_many_become_their_opposite():
+    table = pd.DataFrame([(played, "ensemble", top1, top1, top1, 0.0) for played, top1 in ORDERS.items()])
+    table.columns = ["played", "readout", "top1", "top1_low", "top1_high", "opposite"]
+    table.loc[table.played == "backwards", "opposite"] = 91.0
+    assert plot_honesty(axes(), table).get_title(loc="left").endswith("20.0 %;\nplayed backwards, 91 % become their opposite")
+
+
 ORDERS = {"forwards": 90.0, "backwards": 5.0, "shuffled": 40.0, "repeated": 20.0}
 
 

@@ -42,11 +42,6 @@ class SyntheticConfig:
     seed: int = 0
 
 
-def opposite(label: int) -> int:
-    """Return the class that a video of class `label` shows when it is played backwards."""
-    return label ^ 1
-
-
 def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes:
     """Draw the parameters of one video of a class: the scene of every frame, before rendering."""
     shape, _, colour, background = random_looks(rng, 1)

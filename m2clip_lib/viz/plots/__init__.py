@@ -5,7 +5,6 @@ from m2clip_lib.viz.plots.backbone import plot_relabelling, plot_stills, plot_te
 from m2clip_lib.viz.plots.data import plot_class_balance, plot_clip_grid, plot_durations, plot_status
 from m2clip_lib.viz.plots.evaluation import (
     plot_ablation,
-    plot_backwards,
     plot_confusion,
     plot_cost,
     plot_embedding,

@@ -65,24 +65,6 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
     return ax
 
 
-def plot_backwards(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Top-1 on the true and on the opposite class, videos played forwards and backwards; percent; similarity if there is no ensemble."""
-    readout = "ensemble" if "ensemble" in set(table.readout) else "similarity"
-    rows = table[table.readout == readout].set_index("played").loc[["forwards", "backwards"]]
-    looks = {"true_class": (-0.2, BLUE, None), "opposite_class": (0.2, ORANGE, "//")}
-    for column, (offset, colour, hatch) in looks.items():
-        label = f"predicted: {column.replace('_', ' ')}"
-        ax.bar(np.arange(2) + offset, rows[column], width=0.38, color=colour, label=label, hatch=hatch, edgecolor="white")
-        for x, value in enumerate(rows[column]):
-            ax.text(x + offset, value + 1.5, f"{value:.1f}", ha="center")
-    ax.set_xticks([0, 1], ["played forwards", "played backwards"])
-    ax.grid(axis="x", visible=False)
-    finding = f"Played backwards, {rows.opposite_class['backwards']:.0f} % become their opposite"
-    ax.set(ylim=(0, 110), ylabel=f"share of videos, % ({readout})", title=finding)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-    return ax
-
-
 def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str) -> Axes:
     """What each class gains over a control, sorted (two per_class_tables); percentage points, at most the 15 best and 15 worst.
 

@@ -16,8 +16,10 @@ def plot_honesty(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.hlines(range(len(rows)), rows.top1_low, rows.top1_high, colors=colours, linewidth=4)
     ax.scatter(rows.top1, range(len(rows)), s=130, color=colours, zorder=3)
     name_rows(ax, rows.played.map(PLAYED), [(row.top1_high + 3, f"{row.top1:.1f}") for row in rows.itertuples()])
-    still = rows.set_index("played").loc["repeated"]
-    finding = f"As recorded {rows.top1[0]:.1f} %, with one frame throughout {still.top1:.1f} %"
+    by_order = rows.set_index("played")
+    finding = f"As recorded {rows.top1[0]:.1f} %, with one frame throughout {by_order.top1['repeated']:.1f} %"
+    if "opposite" in rows:
+        finding += f";\nplayed backwards, {by_order.opposite['backwards']:.0f} % become their opposite"
     ax.set(xlim=(-2, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"top-1, % ({rows.readout[0]})", title=finding)
     return ax
 
