@@ -48,6 +48,7 @@ _HOMES = {  # module -> the names it lends
         "summary_table",
         "variant_table",
     ),
+    "studies.transfer": ("base_to_novel", "base_training", "few_shot", "zero_shot_transfer"),
     "viz.explorer": ("Explorer", "model_video"),
     "viz.overlay": ("show_mistakes", "write_film"),
     "viz.panel": ("explore", "live_curves"),

@@ -11,6 +11,7 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Rate = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+Colour = Literal["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"]  # of the synthetic videos
 Word = Annotated[str, Field(min_length=1)]
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # unknown fields are errors
 
@@ -101,6 +102,8 @@ class DataSection(Section):
     """The same for test."""
     video_seed: Count = 0
     """Seed of the synthetic videos."""
+    colours: tuple[Colour, ...] = ()
+    """Synthetic classes are every motion in each of these colours ("red moving left"); empty: motions in any colour."""
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = "A video of {}"
     """Prompt template, or a list of several; {} is the class name. Training uses one per step, evaluation the mean of all."""
     prompts_file: str = ""

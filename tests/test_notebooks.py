@@ -135,8 +135,9 @@ def test_papermill_runs_the_attention_explorer(trained, workspace):
     """Runs the optional notebook, including its widget, on a copy of the finished run."""
     for name in ("results", "checkpoints", "data"):
         shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
+    (file,) = [file for file in NOTEBOOKS if file.stem == "10_attention_explorer"]
     papermill.execute_notebook(
-        NOTEBOOKS[-1], workspace / "out.ipynb", {"EXPERIMENT": "tiny"}, kernel_manager_class=OwnKernel, progress_bar=False
+        explorer, workspace / "out.ipynb", {"EXPERIMENT": "tiny"}, kernel_manager_class=OwnKernel, progress_bar=False
     )
     for name in ("hit_relevance.png", "hit_relevance.mp4", "hit_branches.png", "hit_words.png", "mistake.png"):
         assert (workspace / "results" / "tiny" / "figures" / name).is_file()

@@ -183,4 +183,4 @@ def data_fingerprint(experiment: Experiment) -> str:
 def synthetic_config(experiment: Experiment) -> SyntheticConfig:
     """Return the part of the data section that decides what is drawn."""
     data = experiment.data
-    return SyntheticConfig(data.train_videos, data.val_videos, data.test_videos, seed=data.video_seed)
+    return SyntheticConfig(data.train_videos, data.val_videos, data.test_videos, seed=data.video_seed, colours=data.colours)

@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     DROPOUT = 5  # of one part of an update: step, part
     WEIGHTS = 6  # initial weights of a model or a probe
     SHUFFLE = 7  # the order of the frames of a view, where frames are shuffled: row, view
+    DRAW = 8  # which classes, or which videos of a class, a study of transfer uses: nothing, or the label
 
 
 def stream(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -7,6 +7,7 @@ motion is periodic with a random phase, so that no single frame, and no bag of f
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.demo import scenes
-from m2clip_lib.data.demo.scenes import SHAPES, Scenes, random_looks, render
+from m2clip_lib.data.demo.scenes import COLOURS, SHAPES, Scenes, random_looks, render
 from m2clip_lib.data.workers import LIMIT_S, Failure, call_in_children, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, write_json
@@ -40,11 +41,19 @@ class SyntheticConfig:
     num_frames: int = 16
     size: int = 80  # side, pixels
     seed: int = 0
+    colours: tuple[str, ...] = ()  # with any, see class_names
 
 
-def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes:
+def class_names(colours: Sequence[str] = ()) -> list[str]:
+    """The twelve motions; or every motion in each of some colours: "red moving left"."""
+    return [f"{colour} {motion}" for colour in colours for motion in CLASS_NAMES] or list(CLASS_NAMES)
+
+
+def draw_scenes(label: int, rng: np.random.Generator, num_frames: int, colours: Sequence[str] = ()) -> Scenes:
     """Draw the parameters of one video of a class: the scene of every frame, before rendering."""
     shape, _, colour, background = random_looks(rng, 1)
+    if colours:
+        colour = np.float32([COLOURS[colours[label // len(CLASS_NAMES)]]])
     cycles = rng.uniform(0.7, 1.6)  # of the motion, over the whole video
     phase = rng.uniform() + cycles * np.arange(num_frames) / num_frames
     phase = (phase if label % 2 else -phase)[:, None] % 1.0  # the even class of a pair runs backwards in time
@@ -52,7 +61,7 @@ def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes
     radius, alpha = rng.uniform(0.11, 0.19), 1.0
     xs, ys = np.full_like(phase, x), np.full_like(phase, y)
     radii, alphas = np.full(num_frames, radius), np.full(num_frames, alpha)
-    match label // 2:
+    match label % len(CLASS_NAMES) // 2:
         case 0:  # right as the phase grows
             xs = x + phase
         case 1:  # down
@@ -77,9 +86,9 @@ def draw_scenes(label: int, rng: np.random.Generator, num_frames: int) -> Scenes
     return Scenes(*map(np.float32, (xs, ys, radii, alphas)), *looks)
 
 
-def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int) -> NDArray[np.uint8]:
+def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int, colours: Sequence[str] = ()) -> NDArray[np.uint8]:
     """Draw one video of a class: (num_frames, size, size, 3) uint8 RGB."""
-    return render(draw_scenes(label, rng, num_frames), size)
+    return render(draw_scenes(label, rng, num_frames, colours), size)
 
 
 def video_rng(seed: int, split: str, label: int, number: int) -> np.random.Generator:
@@ -118,10 +127,10 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
     digest = recipe_hash(config)
     if _recipe(done) == digest:
         return False
-    counts = {split: getattr(config, f"{split}_videos") for split in SPLITS}
+    counts, names = {split: getattr(config, f"{split}_videos") for split in SPLITS}, class_names(config.colours)
     for split, count in counts.items():
-        if count % len(CLASS_NAMES):
-            raise UserError(f"data.{split}_videos = {count}: must divide by the {len(CLASS_NAMES)} classes")
+        if count % len(names):
+            raise UserError(f"data.{split}_videos = {count}: must divide by the {len(names)} classes")
     with own(root.with_name(f".{root.name}.lock"), f"videos: {root}"):
         if _recipe(done) == digest:  # by another process in the meantime
             return False
@@ -132,8 +141,8 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
         jobs = [
             (root, config, split, label, number)
             for split, count in counts.items()
-            for label in range(len(CLASS_NAMES))
-            for number in range(count // len(CLASS_NAMES))
+            for label in range(len(names))
+            for number in range(count // len(names))
         ]
         for place, result in call_in_children(_make_one, jobs, processes, LIMIT_S):
             if isinstance(result, Failure):
@@ -148,8 +157,8 @@ def _recipe(done: Path) -> str | None:
 
 def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:
     root, config, split, label, number = job
-    path = root / split / CLASS_NAMES[label] / f"{number:04d}.mp4"
-    write_video(path, draw_video(label, video_rng(config.seed, split, label, number), config.num_frames, config.size))
+    path = root / split / class_names(config.colours)[label] / f"{number:04d}.mp4"
+    write_video(path, draw_video(label, video_rng(config.seed, split, label, number), config.num_frames, config.size, config.colours))
 
 
 HALF_SIDES = {"circle": 1.0, "square": 0.86, "diamond": 1.2, "ring": 1.03}  # of an outline's box, in radii: from scenes.OUTLINES
@@ -162,11 +171,11 @@ def video_scenes(path: str | Path, config: SyntheticConfig) -> Scenes:
     Raises: UserError when make_videos writes no such path.
     """
     path = Path(path)
-    split, name, number = path.parent.parent.name, path.parent.name, path.stem
-    if split not in SPLITS or name not in CLASS_NAMES or not number.isdecimal():
+    split, name, number, names = path.parent.parent.name, path.parent.name, path.stem, class_names(config.colours)
+    if split not in SPLITS or name not in names or not number.isdecimal():
         raise UserError(f"boxes: {path} is not a video of the demonstration (<split>/<class>/<number>.mp4)")
-    label = CLASS_NAMES.index(name)
-    return draw_scenes(label, video_rng(config.seed, split, label, int(number)), config.num_frames)
+    label = names.index(name)
+    return draw_scenes(label, video_rng(config.seed, split, label, int(number)), config.num_frames, config.colours)
 
 
 def box_shares(scenes: Scenes, grid: tuple[int, int]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from m2clip_lib import paths
 from m2clip_lib.config import DataSection, Experiment
 from m2clip_lib.data.classes import KINETICS_400, SPLITS, find_names
-from m2clip_lib.data.demo.videos import CLASS_NAMES
+from m2clip_lib.data.demo.videos import class_names
 from m2clip_lib.data.listing import annotations, folders
 from m2clip_lib.data.listing.recordings import Listing, hold_out, without_repeats
 from m2clip_lib.errors import UserError
@@ -24,13 +24,11 @@ def list_videos(experiment: Experiment) -> Listing:
     """List the dataset's videos and labels; without a validation split, a share of the training videos is held out as one."""
     data, root = experiment.data, videos_root(experiment)
     if data.layout == "synthetic":
+        names = class_names(data.colours)
         rows = [
-            (p, label, split)
-            for split in SPLITS
-            for label, name in enumerate(CLASS_NAMES)
-            for p in sorted((root / split / name).glob("*.mp4"))
+            (p, label, split) for split in SPLITS for label, name in enumerate(names) for p in sorted((root / split / name).glob("*.mp4"))
         ]
-        return Listing(rows, list(CLASS_NAMES))
+        return Listing(rows, names)
     if not root.is_dir():
         raise UserError(f"videos of experiment {experiment.name!r}: no such folder: {root}; put them there, or set data.root")
     listing = folders.list_folder(root) if data.layout == "folder" else without_repeats(_read_annotations(experiment, root))
