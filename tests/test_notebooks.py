@@ -135,7 +135,7 @@ def test_papermill_runs_the_attention_explorer(trained, workspace):
     """Runs the optional notebook, including its widget, on a copy of the finished run."""
     for name in ("results", "checkpoints", "data"):
         shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
-    (file,) = [file for file in NOTEBOOKS if file.stem == "10_attention_explorer"]
+    (explorer,) = [file for file in NOTEBOOKS if file.stem == "10_attention_explorer"]
     papermill.execute_notebook(
         explorer, workspace / "out.ipynb", {"EXPERIMENT": "tiny"}, kernel_manager_class=OwnKernel, progress_bar=False
     )
