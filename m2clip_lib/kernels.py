@@ -90,7 +90,8 @@ def _run(command: list[str], environment: dict[str, str], folder: str) -> None:
     importlib.reload(paths)  # it was imported under the environment of the fork server
     asked = multiprocessing.parent_process()
     threading.Thread(target=lambda: (asked.join(), os._exit(1)), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it, and may have been started with it blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # jupyter_client's launcher says this through the environment, which was read when ipykernel was imported
     sys.argv = [*command[command.index("-m") + 1 :], f"--IPKernelApp.parent_handle={os.getppid()}"]
     from ipykernel.kernelapp import launch_new_instance

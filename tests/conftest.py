@@ -1,4 +1,7 @@
-"""Shared fixtures: a separate workspace for each test that writes, a small random CLIP, a few real videos, a tiny experiment."""
+"""Shared fixtures: a separate workspace for each test that writes, a small random CLIP, a few real videos, a tiny experiment.
+
+What takes long to import is imported by the fixtures: pytest's main process reads this file, too, before it starts the workers.
+"""
 
 import json
 import os
@@ -10,19 +13,12 @@ from jaxtyping import install_import_hook
 
 install_import_hook("m2clip_lib.models", "beartype.beartype")  # tests check every shape in the signatures of the model
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import settings
-from open_clip.model import CLIP
-from safetensors.torch import save_file
 from workspaces import use_workspace
 
 from m2clip_lib import paths
-from m2clip_lib.data.demo.videos import CLASS_NAMES, draw_video, write_video
-from m2clip_lib.models.backbone import load_backbone
 
-torch.set_num_threads(1)
 # The same examples every time and no time limit: a test should fail because of the code, not because of the machine.
 settings.register_profile("workbook", deadline=None, derandomize=True)
 settings.load_profile("workbook")
@@ -33,12 +29,18 @@ MODEL_CONFIG = json.loads((Path(paths.__file__).parent / "models" / "demo_clip.j
 @pytest.fixture(autouse=True)
 def one_thread():
     """Reset torch to one thread before each test, because code under test may have set it to all cores."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> Path:
     """Write a small CLIP with random weights in the workbook's own file format."""
+    import torch
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("clip") / "random_clip.safetensors"
     state = {name: value.contiguous() for name, value in CLIP(**MODEL_CONFIG).state_dict().items()}
@@ -49,12 +51,18 @@ def clip_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def backbone(clip_file):
     """The CLIP of clip_file, loaded and frozen."""
+    from m2clip_lib.models.backbone import load_backbone
+
     return load_backbone(clip_file)
 
 
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory) -> Path:
     """Write two classes of six short videos each: mp4, webm, avi and mkv of different sizes."""
+    import numpy as np
+
+    from m2clip_lib.data.demo.videos import CLASS_NAMES, draw_video, write_video
+
     root = tmp_path_factory.mktemp("videos")
     kinds = [(".mp4", "libx264", 80), (".webm", "libvpx-vp9", 96), (".avi", "mpeg4", 64), (".mkv", "libx264", 112)]
     for label in (0, 1):

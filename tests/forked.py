@@ -4,6 +4,7 @@ import importlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, log: st
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         file = os.open(Path(log) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

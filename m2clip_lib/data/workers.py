@@ -17,8 +17,8 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import resource_tracker
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing import resource_tracker, set_forkserver_preload
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -90,7 +90,7 @@ def call_in_children(
     crashed: set[int] = set()
 
     def start(child: _Child | None, place: int, job: Any) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new child inherits it: Ctrl-C is for the parent alone
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new fork server and its children inherit it
         try:
             if child is None or not child.active:  # it was killed before it had this job
                 children.append(child := _Child())
@@ -137,9 +137,9 @@ class _Child(ProcessPool):
 
     def __init__(self) -> None:
         resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it must not start together with the first child
+        set_forkserver_preload(["m2clip_lib.data.scan", "m2clip_lib.data.video.transcode", "m2clip_lib.data.demo.videos"])
         self.started = _Started()
-        # SIGTERM as the kernel knows it: pebble's handler would wait until a decoder's C code returns to Python.
-        super().__init__(1, initializer=signal.signal, initargs=(signal.SIGTERM, signal.SIG_DFL), context=self.started)
+        super().__init__(1, initializer=_receive_signals, context=self.started)
 
     def kill(self) -> None:
         """End the process at once; join() then ends the pool."""
@@ -160,14 +160,19 @@ class _Child(ProcessPool):
         return signal.Signals(-code).name if code < 0 else f"exit {code}"
 
 
-class _Started(SpawnContext):
-    """Starts processes as "spawn" does, and remembers them."""
+def _receive_signals() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # pebble's handler would wait until a decoder's C code returns to Python
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent alone
+
+
+class _Started(ForkServerContext):
+    """Starts processes as "forkserver" does, from one that has imported what they need, and remembers them."""
 
     def __init__(self) -> None:
-        self.processes: list[SpawnProcess] = []
+        self.processes: list[ForkServerProcess] = []
 
-    def Process(self, **settings: object) -> SpawnProcess:  # noqa: N802 (multiprocessing's name)
-        self.processes.append(SpawnProcess(**settings))
+    def Process(self, **settings: object) -> ForkServerProcess:  # noqa: N802 (multiprocessing's name)
+        self.processes.append(ForkServerProcess(**settings))
         return self.processes[-1]
 
 
@@ -175,7 +180,7 @@ def end_unguarded_child() -> None:
     """End this process if it is a child that runs the user's script again in order to import it; the parent says what to do."""
     for frame, _ in traceback.walk_stack(None):
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
-            raise SystemExit(UNGUARDED)
+            os._exit(UNGUARDED)  # a fork server turns SystemExit into 1
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """Ablations: variants of one experiment that differ in one named change, each trained with the same seeds, in single-threaded processes."""
 
+import importlib
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -41,8 +43,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name -> the one thing it changes in 
     "difference only": ("model.enhancement=false",),
     "full": (),
 }
-# Busy processes with several threads each starve one another: one thread per process, and no spinning while it waits.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True)
@@ -98,21 +98,25 @@ def run_jobs(jobs: Sequence[Job], processes: int, report: Callable[[str], None] 
     if len(waiting) < len(jobs):
         report(f"{len(jobs) - len(waiting)} of {len(jobs)} trainings are finished already")
     processes = processes or (1 if torch.cuda.is_available() else cores())
-    before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
-    os.environ.update(ONE_THREAD)  # read when a child loads its OpenMP
-    try:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(run_job, job): job for job in waiting}
-            for future in as_completed(futures):
-                job, error = futures[future], future.exception()
-                if error is not None:
-                    pool.shutdown(cancel_futures=True)
-                    raise UserError(f"ablation: {job.name} failed: {error}; its log: {job.folder / 'log.txt'}") from error
-                report(f"{job.name}: ensemble top-1 {future.result():.1f} %")
-    finally:
-        for name in ONE_THREAD:
-            del os.environ[name]
-        os.environ.update(before)
+    multiprocessing.set_forkserver_preload([__name__])
+    context = multiprocessing.get_context("forkserver")  # torch is imported once
+    with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(dict(os.environ),)) as pool:
+        futures = {pool.submit(run_job, job): job for job in waiting}
+        for future in as_completed(futures):
+            job, error = futures[future], future.exception()
+            if error is not None:
+                pool.shutdown(cancel_futures=True)
+                raise UserError(f"ablation: {job.name} failed: {error}; its log: {job.folder / 'log.txt'}") from error
+            report(f"{job.name}: ensemble top-1 {future.result():.1f} %")
+
+
+def _start_process(environment: dict[str, str]) -> None:
+    """Take over the environment of the process that asked, and the folders named there: a forked process has its server's."""
+    os.environ.clear()
+    os.environ.update(environment)
+    importlib.reload(paths)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the server may have started with preparing data
+    torch.set_num_threads(1)  # busy processes with several threads each starve one another
 
 
 def run_job(job: Job) -> float:

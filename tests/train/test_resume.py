@@ -27,7 +27,7 @@ from m2clip_lib.train.resume import STATUS, Progress, Stopped, check_name, ident
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("train")
-SETTINGS = ("train.epochs=3", "train.batch_size=4", "train.save_minutes=0")  # 6 updates per epoch, saved after each
+SETTINGS = ("train.epochs=3", "train.save_minutes=0")  # 3 updates per epoch, saved after each
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def kill_often(prepared, run: str, kills: int, rng: random.Random) -> int:
 
 
 def test_three_kills_one_in_a_save_change_no_bit(prepared, whole):
-    """Four trainings of 18 updates."""
+    """Four trainings of 9 updates."""
     kill_often(prepared, "killed", 3, random.Random(0))
     assert status(start(prepared, "killed")) == 0
     assert_equal(outcome("killed"), whole)
@@ -134,12 +134,12 @@ def test_a_signal_saves_and_ends_with_a_status_of_its_own(prepared, whole, numbe
 
 def test_a_stop_in_the_middle_of_an_epoch_continues_with_the_next_batch(prepared, whole, monkeypatch):
     lines = []
-    stop_after(monkeypatch, 8)
+    stop_after(monkeypatch, 5)
     with pytest.raises(Stopped, match="stopped at epoch 2, update 2; state saved: the same command continues"):
         train_tiny("stopped")
     monkeypatch.undo()
     train_tiny("stopped", lines=lines)
-    assert "resume: continuing run 'stopped' at epoch 2, update 2 of 6" in lines
+    assert "resume: continuing run 'stopped' at epoch 2, update 2 of 3" in lines
     assert_equal(outcome("stopped"), whole)
 
 
@@ -165,7 +165,7 @@ def test_a_signal_during_validation_is_heard_at_once_and_loses_nothing(prepared,
         return predict(*arguments, **more)
 
     monkeypatch.setattr(engine, "predict", signalled)
-    with pytest.raises(Stopped, match="epoch 1, update 6"):
+    with pytest.raises(Stopped, match="epoch 1, update 3"):
         train_tiny("validating")
     assert calls == ["here"]
     monkeypatch.undo()
@@ -174,8 +174,8 @@ def test_a_signal_during_validation_is_heard_at_once_and_loses_nothing(prepared,
 
 
 def stop_in_the_second_epoch(monkeypatch, run: str) -> None:
-    """Leaves the states of updates 7 and 8."""
-    stop_after(monkeypatch, 8)
+    """Leaves the states of updates 4 and 5."""
+    stop_after(monkeypatch, 5)
     with pytest.raises(Stopped):
         train_tiny(run)
     monkeypatch.undo()
@@ -192,7 +192,7 @@ def test_a_damaged_newest_state_is_reported_and_the_previous_one_is_used(prepare
     reported = [line for line in lines if "is damaged" in line]
     assert len(reported) == 1
     assert newest.name in reported[0]
-    assert before.name == "state-000000007.safetensors"
+    assert before.name == "state-000000004.safetensors"
     assert_equal(outcome("damaged"), whole)
 
 
@@ -218,7 +218,7 @@ def test_loader_processes_that_a_signal_to_the_group_has_ended_lose_nothing(prep
         class Dying:
             def __iter__(inner):  # noqa: N805
                 for number, batch in enumerate(loader):
-                    if self.sampler.epoch == 2 and number == 3:
+                    if self.sampler.epoch == 2 and number == 1:
                         os.kill(os.getpid(), signal.SIGTERM)
                         raise RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly")
                     yield batch
@@ -226,7 +226,7 @@ def test_loader_processes_that_a_signal_to_the_group_has_ended_lose_nothing(prep
         self.loader = Dying()
 
     monkeypatch.setattr(engine.TrainingSteps, "__init__", with_dying_loader)
-    with pytest.raises(Stopped, match="stopped at epoch 2, update 3; state saved"):
+    with pytest.raises(Stopped, match="stopped at epoch 2, update 1; state saved"):
         train_tiny("group", "train.save_minutes=10")
     monkeypatch.undo()
     train_tiny("group", "train.save_minutes=10")
@@ -277,7 +277,7 @@ def test_a_name_taken_by_other_settings_is_refused_with_the_fields(prepared):
     train_tiny("taken", "train.epochs=1")
     with pytest.raises(UserError, match=r"--run taken: .*train.epochs = 2 \(there: 1\), train.seed = 5 \(there: 0\); choose another"):
         train_tiny("taken", "train.epochs=2", "train.seed=5")
-    with pytest.raises(UserError, match=r"clips an update = 8 \(there: 4\)"):
+    with pytest.raises(UserError, match=r"clips an update = 16 \(there: 8\)"):
         train_tiny("taken", "train.epochs=1", "train.accumulate=2")
     free = ("data.file_timeout_s=5", "eval.checkpoint=last", "data.workers=1")  # change no result; the first was refused before
     train_tiny("taken", "train.epochs=1", *free)
@@ -297,7 +297,7 @@ def test_a_state_of_a_version_without_a_field_counts_as_trained_with_its_default
 
 def test_replacing_continues_what_was_interrupted_unless_the_code_has_changed(prepared, whole, monkeypatch):
     for code, continued in (("", True), ("other", False)):
-        stop_after(monkeypatch, 8)
+        stop_after(monkeypatch, 5)
         with pytest.raises(Stopped):
             train_tiny("replaced", resume="replace")
         monkeypatch.undo()
@@ -360,13 +360,13 @@ def test_nan_in_a_batch_names_term_and_videos_and_leaves_the_state_before_it(pre
     def poisoned(self, part):
         calls.append(part)
         video = convert(self, part)
-        return video * float("nan") if len(calls) == 9 else video
+        return video * float("nan") if len(calls) == 5 else video
 
     monkeypatch.setattr(engine.TrainingSteps, "_video", poisoned)
-    with pytest.raises(UserError, match=r"loss .*contrastive.* is not finite at epoch 2, step 8; .*videos of this update: .*\.mp4"):
+    with pytest.raises(UserError, match=r"loss .*contrastive.* is not finite at epoch 2, step 4; .*videos of this update: .*\.mp4"):
         train_tiny("nan")
     folder = paths.CHECKPOINTS / "nan"
-    assert [path.name for path in state_files(folder)] == ["state-000000008.safetensors", "state-000000007.safetensors"]
+    assert [path.name for path in state_files(folder)] == ["state-000000004.safetensors", "state-000000003.safetensors"]
     for path in folder.glob("*.safetensors"):
         assert all(value.isfinite().all() for value in load_file(path).values() if value.is_floating_point())
     assert json.loads((folder / "last.json").read_text())["extra"]["epoch"] == 1
