@@ -37,14 +37,24 @@ class BackboneSection(Section):
 class ModelSection:
     """Where adapters are placed and how wide they are; M2CLIPConfig inherits these fields. Defaults: the published B/16 12x384."""
 
+    visual_adapter: Literal["ted", "st_adapter", "aim", "lora", "none"] = "ted"
+    """What is trained in the visual tower: M2-CLIP's TED-Adapter, a peer's adapter, or nothing."""
+    text_side: Literal["adapters", "frozen"] = "adapters"
+    """frozen: no text adapters, whatever is set below; class texts stay CLIP's."""
+    unfreeze: Literal["nothing", "biases_and_norms", "all"] | Positive = "nothing"
+    """CLIP's own weights to train in the visual tower, beside the adapters: none, biases and norms, the last n blocks, or all."""
     vision_adapter_layers: Count = 12
-    """TED-Adapters in the last n blocks of the visual tower."""
+    """Adapters in the last n blocks of the visual tower."""
     vision_adapter_width: Positive = 384
-    """Their bottleneck width, in channels."""
+    """Their bottleneck width, in channels; the rank of LoRA."""
     vision_adapter_pre_attn: bool = False
-    """Place one before attention."""
+    """Place one before attention (TED, ST-Adapter)."""
     vision_adapter_pre_mlp: bool = True
     """Place one before the MLP."""
+    aim_inner: bool = False
+    """AIM: an adapter before the attention over time, too ("num_tadapter = 2")."""
+    aim_scale: float = 0.5
+    """AIM: scale of the adapter beside the MLP."""
     text_adapter_layers: Count = 2
     """Text adapters in the last n text blocks; the masked-word block counts as the last."""
     text_adapter_width: Positive = 384
@@ -58,7 +68,7 @@ class ModelSection:
     difference: bool = True
     """The temporal difference branch of the TED-Adapter."""
     frame_adapter: bool = True
-    """The temporal adapter on the frame embeddings ("t_adapter")."""
+    """The temporal adapter on the frame embeddings ("t_adapter"); of TED alone."""
     temporal_kernel: Literal[1, 3] = 3
     """Frames that a temporal convolution sees."""
     static: bool = False
@@ -179,6 +189,8 @@ class TrainSection(Section):
     """Contrastive negatives: false, those of the step (as published); true, the whole update's (accumulating then takes two passes)."""
     lr: Rate = 1e-3
     """Peak learning rate for one process without accumulation; multiplied by accumulate x processes. Text adapters take half."""
+    clip_lr_scale: Rate = 0.1
+    """Share of lr for CLIP's own weights, where model.unfreeze trains some."""
     weight_decay: NotNegative = 0.01
     """Weight decay of AdamW; biases have none."""
     warmup: Share = 0.1

@@ -96,7 +96,7 @@ def blocks_with_branch(model: M2CLIP, branch: str) -> list[int]:
 def _modules(model: M2CLIP, block: int, branch: str) -> list[nn.Module]:
     """A branch's modules in a block, without the last block's pre-MLP adapter: only CLS is read after it."""
     last, adapters = block == len(model.visual_adapters) - 1, model.visual_adapters[block]
-    found = [getattr(adapters[place], branch) for place in adapters if not (last and place == "pre_mlp")]
+    found = [getattr(adapters[place], branch, None) for place in adapters if not (last and place == "pre_mlp")]
     return [module for module in found if module is not None]
 
 

@@ -57,7 +57,7 @@ class AttentionRecorder:
 
     @torch.no_grad()
     def _hear(self, block: int, _: Tensor, normed: Tensor) -> None:
-        attn, last = self.model.clip.visual.transformer.resblocks[block].attn, block == len(self.model.visual_adapters) - 1
+        attn, last = self.model.visual_block(block)[0].attn, block == len(self.model.visual_adapters) - 1
         self.attention.pop(block, None)  # from an earlier clip
         queries = normed[..., :1, :] if self.only_cls or (last and self.model.shortcuts) else normed
         numbers = normed.shape[:2].numel() * attn.num_heads * queries.shape[-2] * normed.shape[-2]

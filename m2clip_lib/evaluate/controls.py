@@ -31,7 +31,7 @@ PROBE_WEIGHT_DECAYS = (1e-4, 1e-2, 1.0)  # the best on validation is used, unles
 
 def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
     """The same model without adapters: image features are the mean of CLIP's own frame embeddings."""
-    config = dataclasses.replace(model_config(experiment, class_names), vision_adapter_layers=0, text_adapter_layers=0, frame_adapter=False)
+    config = dataclasses.replace(model_config(experiment, class_names), visual_adapter="none", text_side="frozen", unfreeze="nothing")
     return M2CLIP(backbone, config).eval()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,34 +13,38 @@ QUICK_GELU = 1.702  # of q(z) = z sigmoid(1.702 z)
 
 
 def clip_block(
-    block: nn.Module,
+    block: Any,
     x: Float[Tensor, "*batch n c"],
     context: Float[Tensor, "*batch m c"] | None = None,
     mask: Tensor | None = None,
     first_only: bool = False,
     lean: bool = False,
     pre_attn: Callable[[Tensor], Tensor] | None = None,
+    post_attn: Callable[[Tensor], Tensor] | None = None,
     pre_mlp: Callable[[Tensor], Tensor] | None = None,
+    beside_mlp: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Run one frozen open_clip block: x + MHA(ln_1 x), then x + mlp(ln_2 x).
 
     Args:
-        block: an open_clip ResidualAttentionBlock; its parameters are read, never changed.
+        block: an open_clip ResidualAttentionBlock, or what has its parts (LoRA); its parameters are read, never changed.
         context: what is attended to, before ln_1 (default: x itself).
         mask: additive attention mask, broadcastable to (n, m).
         first_only: compute the first token only (all that is read after the last visual block).
         lean: compute the MLP with fewer passes over its hidden channels (see lean_mlp).
-        pre_attn, pre_mlp: adapters applied to x before attention and before the MLP.
+        pre_attn, post_attn, pre_mlp, beside_mlp: adapters; see models/adapters.
     """
     x = x if pre_attn is None else pre_attn(x)
     normed = block.ln_1(x)
     keys = normed if context is None else block.ln_1(context)
     if first_only:
         x, normed = x[..., :1, :], normed[..., :1, :]
-    x = x + block.ls_1(attend(block.attn, normed, keys, mask))
+    attended = block.ls_1(attend(block.attn, normed, keys, mask))
+    x = x + (attended if post_attn is None else post_attn(attended))
     x = x if pre_mlp is None else pre_mlp(x)
     normed = block.ln_2(x)
-    return x + block.ls_2(lean_mlp(block.mlp, normed) if lean else block.mlp(normed))
+    x = x + block.ls_2(lean_mlp(block.mlp, normed) if lean else block.mlp(normed))
+    return x if beside_mlp is None else x + beside_mlp(normed)
 
 
 def lean_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ def lean_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
     return out.view(x.shape)
 
 
-def project_heads(x: Tensor, attn: nn.MultiheadAttention, part: int) -> Tensor:
+def project_heads(x: Tensor, attn: Any, part: int) -> Tensor:
     """Query (part 0), key (1) or value (2) of every head: (*batch, n, c) -> (batch, heads, n, c / heads)."""
     c, heads = attn.embed_dim, attn.num_heads
     rows = slice(part * c, (part + 1) * c)
@@ -63,7 +68,7 @@ def project_heads(x: Tensor, attn: nn.MultiheadAttention, part: int) -> Tensor:
     return y.reshape(-1, x.shape[-2], heads, c // heads).transpose(1, 2)
 
 
-def attend(attn: nn.MultiheadAttention, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(attn: Any, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
     """Multi-head attention with the weights of `attn`: (*batch, n, c), (*batch, m, c) -> (*batch, n, c)."""
     q, k, v = project_heads(queries, attn, 0), project_heads(keys, attn, 1), project_heads(keys, attn, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))

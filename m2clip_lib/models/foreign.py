@@ -102,15 +102,15 @@ def read_config(path: Path, state: dict[str, Tensor], backbone: Backbone, num_fr
     return M2CLIPConfig(
         class_names=tuple(f"class {i}" for i in range(len(state["visual.adapter_fc.weight"]))),
         vocabulary=tuple(f"word {i}" for i in range(len(state["mlm_adapter.decoder.weight"]))),
-        **_placement(path, state, "vision", "visual.transformer.resblocks", "fc1.weight", vision_blocks),
-        **_placement(path, state, "text", "transformer.resblocks", "textad_fc1.weight", text_blocks + 1),
+        **placement(path, state, "vision", "visual.transformer.resblocks", "fc1.weight", vision_blocks),
+        **placement(path, state, "text", "transformer.resblocks", "textad_fc1.weight", text_blocks + 1),
         num_frames=num_frames,
         own_mlm_block=is_full and any(not torch.equal(own.float(), value.cpu().float()) for own, value in block),
     )
 
 
-def _placement(path: Path, state: dict[str, Tensor], kind: str, tower: str, probe: str, blocks: int) -> dict[str, int | bool]:
-    """The config's <kind>_adapter_* fields: places, bottleneck width, and the number of adapted blocks (always the last ones)."""
+def placement(path: Path, state: dict[str, Tensor], kind: str, tower: str, probe: str, blocks: int) -> dict[str, int | bool]:
+    """Infer the config's <kind>_adapter_* fields: places, bottleneck width, and the number of adapted blocks (always the last ones)."""
     counts, width = {}, 1
     for place in PLACES:
         names = [f"{tower}.{i}.adapter_{place}.{probe}" for i in range(blocks)]
@@ -133,6 +133,8 @@ def export_published(model, path: str | Path) -> None:
     Raises: UserError for a model that their format cannot represent.
     """
     config = model.config
+    if config.visual_adapter != "ted" or config.unfreeze != "nothing":
+        raise UserError("export_official: the published format holds TED-Adapters on a frozen CLIP only")
     if not (config.enhancement and config.difference and config.frame_adapter and config.temporal_kernel == 3 and not config.static):
         raise UserError("export_official: the published format holds full TED-Adapters only (both branches, frame adapter, kernel 3)")
     if config.own_mlm_block:

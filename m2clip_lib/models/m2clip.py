@@ -1,4 +1,4 @@
-"""M2-CLIP: a frozen CLIP with TED-Adapters, text adapters and the heads of its multi-task decoder.
+"""M2-CLIP: a frozen CLIP with TED-Adapters or a peer's, text adapters, and the heads of its multi-task decoder.
 
 Axis letters: b clips, t frames, n tokens (CLS first), c visual width, l text tokens, w text width, e embedding, k classes, v words.
 Source: M2-CLIP (AAAI 2024); every output is checked against golden values in tests/.
@@ -8,15 +8,16 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from m2clip_lib.errors import UserError
-from m2clip_lib.models.adapters import FrameAdapter, MaskedWordHead, TEDAdapter, TextAdapter
+from m2clip_lib.models.adapters import FrameAdapter, MaskedWordHead, TextAdapter, at_places, visual_adapters
 from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.blocks import clip_block
 from m2clip_lib.models.checkpoint import load_checkpoint, save_checkpoint
@@ -70,26 +71,32 @@ class M2CLIP(nn.Module):
         self.activation_checkpointing = False  # recompute the visual blocks in the backward pass
         self._clip_block = clip_block
         self._prefix_cache = PrefixCache()
-        clip = self.clip = backbone.clip
+        clip = self.clip = backbone.clip if config.unfreeze == "nothing" else copy.deepcopy(backbone.clip)  # others use the backbone's
         width, text_width, embed_dim = clip.visual.conv1.out_channels, clip.ln_final.weight.shape[0], clip.visual.proj.shape[1]
-        time = {"kernel": config.temporal_kernel, "static": config.static}
-        branches = {"enhancement": config.enhancement, "difference": config.difference}
-        visual_adapter = partial(TEDAdapter, width, config.vision_adapter_width, **branches, **time)
-        self.visual_adapters = _adapters(config, "vision", len(clip.visual.transformer.resblocks), visual_adapter)
-        text_adapter = partial(TextAdapter, text_width, config.text_adapter_width)
-        self.text_adapters = _adapters(config, "text", len(clip.transformer.resblocks) + 1, text_adapter)  # the last: the MLM block's
+        made = visual_adapters(config, width)
+        self.visual_adapters = _adapters("vision", config.vision_adapter_layers, len(clip.visual.transformer.resblocks), made)
+        places = [place for place in ("pre_attn", "pre_mlp") if getattr(config, f"text_adapter_{place}")]
+        made = dict.fromkeys(places, partial(TextAdapter, text_width, config.text_adapter_width))
+        layers = config.text_adapter_layers if config.text_side == "adapters" else 0
+        self.text_adapters = _adapters("text", layers, len(clip.transformer.resblocks) + 1, made)  # the last: the MLM block's
         if embed_dim != text_width:
             raise UserError(
                 f"backbone {backbone.source!r}: embedding {embed_dim} and text width {text_width} differ; "
                 "the masked-word head attends from words to frames and needs them equal; choose another backbone"
             )
-        self.frame_adapter = FrameAdapter(embed_dim, **time) if config.frame_adapter else nn.Identity()
+        time = {"kernel": config.temporal_kernel, "static": config.static}
+        own_frames = config.frame_adapter and config.visual_adapter == "ted"
+        self.frame_adapter = FrameAdapter(embed_dim, **time) if own_frames else nn.Identity()
+        aim = config.visual_adapter == "aim"
+        self.time_embedding = nn.Parameter(torch.zeros(1, config.num_frames, width)) if aim else None
+        self.video_norm = copy.deepcopy(clip.visual.ln_post) if aim else None
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, len(config.class_names))
         self.mlm_block = copy.deepcopy(clip.transformer.resblocks[-1])
         self.mlm_head = MaskedWordHead(text_width, len(config.vocabulary))
+        self.unfrozen = unfrozen_names(clip.visual, config.unfreeze)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(is_trainable(name))
+            parameter.requires_grad_(is_trainable(name) or name in self.unfrozen)
 
     from_checkpoint = classmethod(load_checkpoint)
     save = save_checkpoint
@@ -97,7 +104,7 @@ class M2CLIP(nn.Module):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """All trained tensors by name, including the dead difference branch (published files have it)."""
-        return {name: value for name, value in self.state_dict().items() if is_trainable(name)}
+        return {name: value for name, value in self.state_dict().items() if is_trainable(name) or name in self.unfrozen}
 
     def saved_state(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint: all trained ones, and a masked-word block that cannot be rebuilt from the backbone."""
@@ -105,8 +112,9 @@ class M2CLIP(nn.Module):
         return self.trainable_state() | own
 
     def dead_parameters(self) -> set[str]:
-        """Names of parameters with no effect: patches are dropped after the last block, so its pre-MLP difference branch is idle."""
-        last = f"visual_adapters.{len(self.visual_adapters) - 1}.pre_mlp.difference."
+        """Names of parameters with no effect: patches are dropped after the last block, so what reads them alone before its MLP is idle."""
+        branch = {"ted": "difference.", "st_adapter": ""}.get(self.config.visual_adapter, "none")
+        last = f"visual_adapters.{len(self.visual_adapters) - 1}.pre_mlp.{branch}"
         return {name for name, _ in self.named_parameters() if name.startswith(last)}
 
     def train(self, mode: bool = True) -> "M2CLIP":
@@ -125,27 +133,37 @@ class M2CLIP(nn.Module):
         x = visual.conv1(video.transpose(1, 2).reshape(b * t, 3, h, w)).flatten(2).transpose(1, 2)  # (b*t, n-1, c)
         cls = visual.class_embedding.to(x.dtype).expand(b * t, 1, -1)
         x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
-        x = visual.ln_pre(x).unflatten(0, (b, t))  # (b, t, n, c)
+        x = x.unflatten(0, (b, t))
+        x = visual.ln_pre(x if self.time_embedding is None else x + self._frame_positions(t))  # (b, t, n, c)
         run_block = self._visual_block
         if self.activation_checkpointing and torch.is_grad_enabled():
             run_block = partial(checkpoint, self._visual_block, use_reentrant=False, preserve_rng_state=False)  # the blocks have no dropout
         for i in range(len(self.visual_adapters)):
             x = run_block(i, x)
         cls = x[:, :, 0]  # (b, t, c)
-        fc_logits = self.classifier(self.dropout(visual.ln_post(cls.mean(dim=1))))
-        frame_features = self.frame_adapter(visual.ln_post(cls) @ visual.proj)
+        normed = visual.ln_post(cls) if self.video_norm is None else self.video_norm(cls)
+        pooled = visual.ln_post(cls.mean(dim=1)) if self.video_norm is None else normed.mean(dim=1)  # AIM takes the mean last
+        fc_logits = self.classifier(self.dropout(pooled))
+        frame_features = self.frame_adapter(normed @ visual.proj)
         return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
+
+    def _frame_positions(self, frames: int) -> Float[Tensor, "1 t 1 c"]:
+        """AIM's embedding of time; of clips of another length than it was made for, interpolated."""
+        own = self.time_embedding
+        if frames != own.shape[1]:
+            own = F.interpolate(own.transpose(1, 2), frames, mode="linear", align_corners=True).transpose(1, 2)
+        return own[:, :, None]
 
     def _visual_block(self, i: int, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n2 c"]:
         """One block of the visual tower with its adapters."""
-        grid = self.clip.visual.grid_size
-        return self._clip_block(
-            self.clip.visual.transformer.resblocks[i],
-            x,
-            first_only=self.shortcuts and i == len(self.visual_adapters) - 1,  # only CLS is read after the last block
-            lean=self.shortcuts,
-            **{place: lambda y, adapter=adapter: adapter(y, grid) for place, adapter in self.visual_adapters[i].items()},
-        )
+        block, calls = self.visual_block(i)
+        first_only = self.shortcuts and i == len(self.visual_adapters) - 1  # only CLS is read after the last block
+        return self._clip_block(block, x, first_only=first_only, lean=self.shortcuts, **calls)
+
+    def visual_block(self, i: int) -> tuple[Any, dict[str, Callable[[Tensor], Tensor]]]:
+        """A block of the visual tower as it is run, and its adapters as clip_block calls them."""
+        visual = self.clip.visual
+        return at_places(self.visual_adapters[i], visual.transformer.resblocks[i], visual.grid_size)
 
     def compile_blocks(self) -> None:
         """Let torch.compile fuse the operations between the matrix products of a block; blocks of one kind share the compiled code."""
@@ -203,11 +221,20 @@ class M2CLIP(nn.Module):
         return M2CLIPOutput(**vars(read), **vars(seen), logits_per_image=scores, mlm_logits=words)
 
 
-def _adapters(config: M2CLIPConfig, tower: Literal["vision", "text"], blocks: int, make: Callable[[], nn.Module]) -> nn.ModuleList:
+def unfrozen_names(visual: nn.Module, unfreeze: str | int) -> set[str]:
+    """Names in M2CLIP of the visual tower's own parameters that are trained; see the model section's field."""
+    names, blocks = [name for name, _ in visual.named_parameters()], len(visual.transformer.resblocks)
+    if unfreeze == "biases_and_norms":
+        names = [name for name in names if name.endswith("bias") or "ln_" in name]
+    elif isinstance(unfreeze, int):
+        last = tuple(f"transformer.resblocks.{i}." for i in range(blocks - unfreeze, blocks))
+        names = [name for name in names if name.startswith((*last, "ln_post.", "proj"))]
+    return set() if unfreeze == "nothing" else {f"clip.visual.{name}" for name in names}
+
+
+def _adapters(tower: str, layers: int, blocks: int, made: dict[str, Callable[[], nn.Module]]) -> nn.ModuleList:
     """One ModuleDict per block, keyed by the place of the adapter; empty below the last n blocks."""
-    layers = getattr(config, f"{tower}_adapter_layers")
     if not 0 <= layers <= blocks:
         counted = " (including the masked-word block)" if tower == "text" else ""
         raise UserError(f"model.{tower}_adapter_layers = {layers}: this backbone has {blocks} {tower} blocks{counted}; give 0 to {blocks}")
-    places = [place for place in ("pre_attn", "pre_mlp") if getattr(config, f"{tower}_adapter_{place}")]
-    return nn.ModuleList(nn.ModuleDict({place: make() for place in places if i >= blocks - layers}) for i in range(blocks))
+    return nn.ModuleList(nn.ModuleDict({place: make() for place, make in made.items() if i >= blocks - layers}) for i in range(blocks))

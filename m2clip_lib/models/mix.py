@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
-from m2clip_lib.models.adapters import TemporalDifference, TemporalEnhancement, TextAdapter
+from m2clip_lib.models.adapters import Bottleneck, LoRA, STAdapter, TemporalDifference, TemporalEnhancement, TextAdapter
 from m2clip_lib.models.m2clip import M2CLIP
 
 
@@ -13,19 +14,34 @@ from m2clip_lib.models.m2clip import M2CLIP
 def mixed_with_frozen(model: M2CLIP, ratio: float) -> Iterator[M2CLIP]:
     """The model with the output of every adapter scaled by ratio: 1 is the trained model, 0 is frozen CLIP, whose adapters add nothing.
 
-    Scaling the last layer of a TED-Adapter's branch is the mean of its trained weights and those it started from, which are zero there. A
-    text adapter starts from random weights, so that only scaling leads back to CLIP. The classifier keeps its weights, and reads what
-    the mixed tower gives it.
+    Scaling the last layer of a visual adapter is the mean of its trained weights and those it started from, which are zero there. A
+    text adapter starts from random weights, so that only scaling leads back to CLIP. CLIP's own weights, where they are trained, are
+    mixed with the frozen ones. The classifier keeps its weights, and reads what the mixed tower gives it.
     """
-    branches = [module for module in model.modules() if isinstance(module, TemporalEnhancement | TemporalDifference | TextAdapter)]
-    last = [parameter for branch in branches for parameter in branch.fc2.parameters()]
-    kept = [parameter.detach().clone() for parameter in last]
+    starts = {id(parameter): start for parameter, start in _frozen(model)}
+    trained = {parameter: parameter.detach().clone() for parameter in model.parameters() if id(parameter) in starts}
     try:
         with torch.no_grad():
-            for parameter in last:
-                parameter.mul_(ratio)
+            for parameter in trained:
+                start = starts[id(parameter)]
+                parameter.mul_(ratio) if start is None else parameter.lerp_(start.to(parameter.device), 1 - ratio)
         yield model
     finally:
         with torch.no_grad():
-            for parameter, trained in zip(last, kept, strict=True):
-                parameter.copy_(trained)
+            for parameter, kept in trained.items():
+                parameter.copy_(kept)
+
+
+def _frozen(model: M2CLIP) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
+    """The parameters that make the model differ from frozen CLIP, with the values at which they do not; None: zeros."""
+    for module in model.modules():
+        if isinstance(module, TemporalEnhancement | TemporalDifference | TextAdapter | STAdapter | Bottleneck):
+            yield from ((parameter, None) for parameter in module.fc2.parameters())
+        elif isinstance(module, LoRA):
+            yield module.up, None
+    visual = model.backbone.clip.visual
+    if model.time_embedding is not None:
+        yield model.time_embedding, None
+        yield from zip(model.video_norm.parameters(), visual.ln_post.parameters(), strict=True)
+    own = dict(model.named_parameters())
+    yield from ((own[name], visual.get_parameter(name.removeprefix("clip.visual."))) for name in model.unfrozen)

@@ -5,18 +5,21 @@ import torch
 from torch import Tensor
 
 from m2clip_lib.models.blocks import listen
-from m2clip_lib.models.m2clip import M2CLIP, is_trainable
+from m2clip_lib.models.m2clip import M2CLIP
 
 PARTS = {  # prefix of the parameter name -> title; the first match counts
     "clip.visual.": "CLIP, visual tower",
     "clip.": "CLIP, text tower",
     "mlm_block.": "masked-word block (copy of CLIP's last text block)",
-    "visual_adapters.": "TED-Adapters",
+    "visual_adapters.": "visual adapters",
+    "time_embedding": "embedding of time",
+    "video_norm.": "norm of the video features",
     "text_adapters.": "text adapters",
     "frame_adapter.": "frame adapter",
     "classifier.": "classifier",
     "mlm_head.": "masked-word head",
 }
+VISUAL = {"ted": "TED-Adapters", "st_adapter": "ST-Adapters", "aim": "AIM's adapters", "lora": "LoRA"}
 
 
 def count_table(model: M2CLIP) -> pd.DataFrame:
@@ -25,8 +28,9 @@ def count_table(model: M2CLIP) -> pd.DataFrame:
     rows = []
     for name, parameter in model.named_parameters():
         part = next(title for prefix, title in PARTS.items() if name.startswith(prefix))
-        part += " (dead: last block's difference branch)" if name in dead else ""
-        rows.append((part, "trainable" if is_trainable(name) else "frozen", parameter.numel()))
+        part = VISUAL.get(model.config.visual_adapter, part) if name.startswith("visual_adapters.") else part
+        part += " (dead: after the last block's attention only CLS is read)" if name in dead else ""
+        rows.append((part, "trainable" if parameter.requires_grad else "frozen", parameter.numel()))
     return pd.DataFrame(rows, columns=["part", "state", "parameters"]).groupby(["part", "state"], sort=False, as_index=False).sum()
 
 

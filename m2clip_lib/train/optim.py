@@ -19,11 +19,14 @@ def live_parameters(model: M2CLIP) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad and name not in dead}
 
 
-def parameter_groups(model: M2CLIP, lr: float, weight_decay: float) -> list[dict]:
-    """Groups of the live parameters for AdamW: text adapters at lr / 2, no weight decay on biases and norms."""
+def parameter_groups(model: M2CLIP, lr: float, weight_decay: float, clip_lr_scale: float = 0.1) -> list[dict]:
+    """Groups of the live parameters for AdamW: text adapters at lr / 2, no weight decay on biases and norms.
+
+    clip_lr_scale: share of lr for CLIP's own weights, where they are trained.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in live_parameters(model).items():
-        rate = lr / 2 if name.startswith("text_adapters.") else lr
+        rate = lr / 2 if name.startswith("text_adapters.") else clip_lr_scale * lr if name in model.unfrozen else lr
         decay = 0.0 if parameter.dim() < 2 else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

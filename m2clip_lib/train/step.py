@@ -63,7 +63,7 @@ class TrainingSteps:
         self.total = settings.epochs * self.updates
         self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
         self.lr = settings.lr * settings.accumulate * processes.count  # it grows with the clips per update
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, self.lr, settings.weight_decay), fused=True)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, self.lr, settings.weight_decay, settings.clip_lr_scale), fused=True)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.fp16 = settings.precision == "fp16"
         # Without fp16 the scale stays 1: the scaler only skips updates whose gradients are not finite, without waiting for the device.

@@ -1,4 +1,4 @@
-"""The trainable modules placed between the frozen blocks of CLIP.
+"""The TED-Adapter between the frozen blocks of the visual tower, and the frame adapter after them.
 
 Source: M2-CLIP (AAAI 2024), section 3; the exact order of operations is checked against golden outputs in tests/.
 Axis letters: b clips, t frames, n tokens (CLS first), c channels, d bottleneck channels.
@@ -25,7 +25,8 @@ def frame_difference(x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
     return F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 0, 1, 0))
 
 
-def _zero_biases_and_convs(*layers: nn.Module) -> None:
+def zero_biases_and_convs(*layers: nn.Module) -> None:
+    """Start the biases of all layers, and the weights of convolutions, at 0."""
     for layer in layers:
         if not isinstance(layer, nn.Linear):
             nn.init.zeros_(layer.weight)
@@ -42,7 +43,7 @@ class TemporalEnhancement(nn.Module):
         self.fc1 = nn.Linear(width, bottleneck)
         self.conv = nn.Conv1d(bottleneck, bottleneck, kernel, padding=kernel // 2, groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
-        _zero_biases_and_convs(self.fc1, self.conv, self.fc2)
+        zero_biases_and_convs(self.fc1, self.conv, self.fc2)
 
     def forward(self, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n c"]:
         """Return the enhancement alone; TEDAdapter adds it to x."""
@@ -59,7 +60,7 @@ class TemporalDifference(nn.Module):
         self.fc1 = nn.Linear(width, bottleneck)
         self.conv = nn.Conv3d(bottleneck, bottleneck, (1, 3, 3), padding=(0, 1, 1), groups=bottleneck)
         self.fc2 = nn.Linear(bottleneck, width)
-        _zero_biases_and_convs(self.fc1, self.conv, self.fc2)
+        zero_biases_and_convs(self.fc1, self.conv, self.fc2)
 
     def forward(self, patches: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
         """Return the difference branch alone. patches: without CLS, in row-major order of the grid."""
@@ -98,32 +99,3 @@ class FrameAdapter(nn.Module):
     def forward(self, frames: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
         """frames: one embedding per frame."""
         return frames + self.enhancement(frames[:, :, None])[:, :, 0]
-
-
-class TextAdapter(nn.Module):
-    """x + W8 GELU(W7 x + b7) + b8. W7 and W8 are not zero-initialised, so an untrained adapter is not the identity."""
-
-    def __init__(self, width: int, bottleneck: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, bottleneck)
-        self.fc2 = nn.Linear(bottleneck, width)
-        _zero_biases_and_convs(self.fc1, self.fc2)
-
-    def forward(self, x: Float[Tensor, "*batch l c"]) -> Float[Tensor, "*batch l c"]:
-        """x: one vector per token."""
-        return x + self.fc2(F.gelu(self.fc1(x)))
-
-
-class MaskedWordHead(nn.Module):
-    """logits = decoder(LN(GELU(dense x))) + bias over the vocabulary. LN eps 1e-12 as in BERT."""
-
-    def __init__(self, width: int, num_words: int):
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.decoder = nn.Linear(width, num_words)
-        _zero_biases_and_convs(self.dense, self.decoder)
-
-    def forward(self, x: Float[Tensor, "*batch l c"]) -> Float[Tensor, "*batch l v"]:
-        """Score every vocabulary word at every position."""
-        return self.decoder(self.norm(F.gelu(self.dense(x))))
