@@ -9,6 +9,7 @@ import sys
 import threading
 import types
 from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def _run(command: list[str], environment: dict[str, str], folder: str) -> None:
     os.environ.update(environment)
     os.chdir(folder)
     importlib.reload(paths)  # it was imported under the environment of the fork server
+    # What this kernel forks in turn comes from the same server, as multiprocessing means it to; Python 3.11 to 3.13 start another.
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running
     asked = multiprocessing.parent_process()
     threading.Thread(target=lambda: (asked.join(), os._exit(1)), daemon=True).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it, and may have been started with it blocked

@@ -4,7 +4,9 @@ What takes long to import is imported by the fixtures: pytest's main process rea
 """
 
 import json
+import multiprocessing
 import os
+from multiprocessing import forkserver
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores, two test processes: see pytest -n
@@ -24,6 +26,15 @@ settings.register_profile("workbook", deadline=None, derandomize=True)
 settings.load_profile("workbook")
 
 MODEL_CONFIG = json.loads((Path(paths.__file__).parent / "models" / "demo_clip.json").read_text())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server():
+    """Start the fork server with all that any test's processes import, before code under test starts it with less."""
+    from m2clip_lib.kernels import PRELOADED
+
+    multiprocessing.set_forkserver_preload([*PRELOADED])
+    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

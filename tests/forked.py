@@ -1,7 +1,6 @@
 """Command lines in processes of their own, forked from one that has imported everything, which may take a new interpreter ten seconds."""
 
 import importlib
-import multiprocessing
 import os
 import runpy
 import signal
@@ -12,9 +11,6 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from m2clip_lib import paths
-from m2clip_lib.kernels import PRELOADED
-
-multiprocessing.set_forkserver_preload([*PRELOADED])
 
 
 def start(*arguments: object, cwd: Path, log: Path, environment: dict[str, str] | None = None) -> ForkServerProcess:

@@ -66,3 +66,9 @@ def test_a_kernel_ends_with_the_process_that_asked_for_it(tmp_path):
 def wait_for_end(descriptor: int) -> bool:
     """Whether a process ends within a minute."""
     return bool(select.select([descriptor], [], [], 60)[0])
+
+
+def test_what_a_kernel_forks_comes_from_the_same_server():
+    """Otherwise notebook 05 waits for a second one that imports torch again."""
+    code = "import os, multiprocessing as m; print(m.get_context('forkserver').Pool(1).apply(os.getppid) == os.getppid())"
+    assert asyncio.run(answer(code)).split() == ["True"]

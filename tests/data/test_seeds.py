@@ -14,7 +14,7 @@ from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.models.text import NOT_A_TARGET, build_captions
 from m2clip_lib.train.step import TrainingSteps
 
-VIDEOS, EPOCHS = 1000, 4
+VIDEOS, EPOCHS = 500, 2
 
 
 def clip_starts(seed: int) -> np.ndarray:
@@ -52,12 +52,12 @@ def hidden_words(seed: int) -> np.ndarray:
 
 
 def test_the_hidden_word_says_nothing_about_the_start_of_the_clip():
-    """Both were drawn from (seed, epoch, row): r was 0.86. Of 4000 independent pairs r exceeds 0.065 once in 25,000."""
+    """Both were drawn from (seed, epoch, row): r was 0.86. Of 1000 independent pairs r exceeds 0.13 once in 25,000."""
     starts, words = clip_starts(5), hidden_words(5)
     assert starts.min() == 0
     assert starts.max() == 91
     assert words.mean() == np.float64(words.mean()).clip(0.45, 0.55)
-    assert abs(np.corrcoef(starts.ravel(), words.ravel())[0, 1]) < 0.065
+    assert abs(np.corrcoef(starts.ravel(), words.ravel())[0, 1]) < 0.13
 
 
 def test_the_order_of_an_epoch_is_not_the_stream_of_its_first_clip():

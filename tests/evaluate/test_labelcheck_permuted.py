@@ -59,6 +59,7 @@ def names_that_fit(backbone, pictures: np.ndarray) -> list[str]:
     return [words[i] for i in best]
 
 
+@pytest.mark.slow
 def test_training_and_notebook_02_stop_at_permuted_names_until_they_are_accepted(workspace, backbone, capsys):
     """Files in one folder, which CLIP can tell apart: no path names a class. Starts two kernels, about 30 s."""
     pictures = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in COLOURS.values()])

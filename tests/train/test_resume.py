@@ -121,7 +121,7 @@ def test_twenty_kills_at_random_times_change_no_bit(prepared, whole):
     assert_equal(outcome("twenty"), whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_with_a_status_of_its_own(prepared, whole, number):
     run = f"signal{int(number)}"
     process = start(prepared, run)

@@ -153,19 +153,24 @@ def test_opposites_are_pairs_of_names():
     }
 
 
-@pytest.mark.parametrize("frame", [0, 7, 15])
 @pytest.mark.parametrize("pair", range(6), ids=CLASS_NAMES[::2])
-def test_a_single_frame_does_not_tell_a_class_from_its_opposite(pair, frame):
+def test_a_single_frame_does_not_tell_a_class_from_its_opposite(pair):
     # what one frame shows (amount, strength, area, spread and place of the object) in 150 videos of either class: means
     # within four standard errors of each other. One-way motion from a fixed phase would leak the direction.
     looks = []
     for label in (2 * pair, 2 * pair + 1):
         rows = []
         for number in range(150):
-            mass = foreground(draw_video(label, np.random.default_rng([label, number]), 16, 24)[frame : frame + 1])
-            angles = np.exp(2j * np.pi * np.arange(24) / 24)
-            x, y = ((mass.sum(axis=axis)[0] * angles).sum() / mass.sum() for axis in (1, 2))
-            rows.append([mass.sum(), mass.max(), (mass > 60).sum(), spread_of(mass), x.real, x.imag, y.real, y.imag])
+            video, angles, row = (
+                draw_video(label, np.random.default_rng([label, number]), 16, 24),
+                np.exp(2j * np.pi * np.arange(24) / 24),
+                [],
+            )
+            for frame in (0, 7, 15):
+                mass = foreground(video[frame : frame + 1])
+                x, y = ((mass.sum(axis=axis)[0] * angles).sum() / mass.sum() for axis in (1, 2))
+                row += [mass.sum(), mass.max(), (mass > 60).sum(), spread_of(mass), x.real, x.imag, y.real, y.imag]
+            rows.append(row)
         looks.append(np.array(rows))
     one, other = looks
     error = np.sqrt(one.var(axis=0) / len(one) + other.var(axis=0) / len(other))
