@@ -187,3 +187,103 @@ EXPERIMENTS = {
         "eval": LAST_EPOCH_ON_VAL,
     },
 }
+
+# --- Studies: m2clip ablate EXPERIMENT --study NAME, or notebook 05 -----------------------------------------------------------
+
+# Each variant is the experiment plus one named change, written as after -o; the experiment itself is the variant "full" of every study.
+STUDIES = {
+    "quick": {
+        "question": "Is it the reading of time that does the work?",
+        "variants": {
+            "none": ["model.visual_adapter=none"],  # the visual side is frozen CLIP, frames averaged
+            "static adapter": ["model.static=true"],  # every parameter, but each frame stands in for its neighbours
+            "full": [],
+        },
+    },
+    "components": {
+        "question": "Which branch of the TED-Adapter does the work?",
+        "variants": {
+            "none": ["model.visual_adapter=none"],
+            "static adapter": ["model.static=true"],
+            "enhancement only": ["model.difference=false"],
+            "difference only": ["model.enhancement=false"],
+            "no frame adapter": ["model.frame_adapter=false"],
+        },
+    },
+    "text": {
+        "question": "Do the text adapters help?",
+        "variants": {
+            "frozen text": ["model.text_side=frozen"],
+            "one text adapter": ["model.text_adapter_layers=1"],
+            "two text adapters": ["model.text_adapter_layers=2"],
+        },
+    },
+    "heads": {
+        "question": "What does each head of the decoder add?",
+        "variants": {
+            "contrastive alone": ['train.loss_weights={"cross_modal": 0, "classification": 0, "mlm": 0}'],
+            "cross-modal alone": ['train.loss_weights={"contrastive": 0, "classification": 0, "mlm": 0}'],
+            "classifier alone": ['train.loss_weights={"contrastive": 0, "cross_modal": 0, "mlm": 0}'],
+            "no contrastive": ['train.loss_weights={"contrastive": 0}'],
+            "no cross-modal": ['train.loss_weights={"cross_modal": 0}'],
+            "no classifier": ['train.loss_weights={"classification": 0}'],
+            "no masked words": ['train.loss_weights={"mlm": 0}'],
+        },
+    },
+    "placement": {
+        "question": "Where should the adapters stand?",
+        "variants": {
+            "before attention": ["model.vision_adapter_pre_attn=true", "model.vision_adapter_pre_mlp=false"],
+            "both places": ["model.vision_adapter_pre_attn=true"],
+            "last 2 blocks": ["model.vision_adapter_layers=2"],
+            "first 2 blocks": ["model.vision_adapter_layers=2", "model.vision_adapter_blocks=first"],
+        },
+    },
+    "width": {
+        "question": "How wide must the bottleneck be?",
+        "variants": {f"width {width}": [f"model.vision_adapter_width={width}"] for width in (8, 16, 32, 96)},
+    },
+    "frames": {
+        "question": "How many frames does it need?",
+        "variants": {f"{frames} frames": [f"data.num_frames={frames}"] for frames in (2, 4)},
+    },
+    "losses": {
+        "question": "Do the details of the losses matter?",
+        "variants": {
+            "cross-modal as published": ["train.cross_modal_ce=on_probabilities"],
+            "half of the words masked": ["train.masked_share=0.5"],
+            "all words masked": ["train.masked_share=1.0"],
+        },
+    },
+    "prompts": {
+        "question": "Does the prompt matter?",
+        "variants": {
+            "name alone": ["data.prompt={}"],
+            "three prompts": ['data.prompt=["A video of {}", "{}", "a clip that shows {}"]'],
+        },
+    },
+    "data": {
+        "question": "How much data does it need?",
+        "variants": {f"{round(100 * share)} % of the videos": [f"data.train_share={share}"] for share in (0.1, 0.25, 0.5)},
+    },
+    "peers": {
+        "question": "Is TED ahead of other adapters, and of training CLIP itself, under the same recipe?",
+        "variants": {
+            "ST-Adapter": ["model.visual_adapter=st_adapter"],
+            "AIM": ["model.visual_adapter=aim"],
+            "LoRA": ["model.visual_adapter=lora"],
+            "biases and norms": ["model.visual_adapter=none", "model.unfreeze=biases_and_norms"],
+            "last block": ["model.visual_adapter=none", "model.unfreeze=1"],
+            "all of CLIP": ["model.visual_adapter=none", "model.unfreeze=all"],
+        },
+    },
+    "demo_peers": {  # widths that give the demonstration's TED, ST-Adapter, AIM and LoRA the same number of parameters within 1 %
+        "question": "Is TED ahead of other adapters with as many parameters, and of training CLIP itself, under the same recipe?",
+        "variants": {
+            "ST-Adapter 96": ["model.visual_adapter=st_adapter", "model.vision_adapter_width=96"],
+            "AIM 32": ["model.visual_adapter=aim", "model.vision_adapter_width=32"],
+            "LoRA 24": ["model.visual_adapter=lora", "model.vision_adapter_width=24"],
+            "all of CLIP": ["model.visual_adapter=none", "model.unfreeze=all"],
+        },
+    },
+}

@@ -46,8 +46,8 @@ def load_experiment(name: str = "", overrides: list[str] | tuple[str, ...] = ())
         overrides: "section.field=value" strings; they win over the experiment's own fields.
     Raises: UserError that names field and value.
     """
-    default, experiments = _read_config_file()
-    name = name or default
+    content = read_config_file()
+    name, experiments = name or content.get("DEFAULT_EXPERIMENT", ""), content["EXPERIMENTS"]
     if name not in experiments:
         raise UserError(f"experiment {name!r}: not in {paths.shown(paths.CONFIG)}; it has: {', '.join(experiments)}")
     values = {section: dict(fields) for section, fields in experiments[name].items()}
@@ -61,8 +61,8 @@ def load_experiment(name: str = "", overrides: list[str] | tuple[str, ...] = ())
     return _validate(values, name, " ".join(f"-o {override}" for override in overrides)) if overrides else experiment
 
 
-def _read_config_file() -> tuple[str, dict[str, dict]]:
-    """DEFAULT_EXPERIMENT and EXPERIMENTS."""
+def read_config_file() -> dict[str, Any]:
+    """Everything that configs/config.py defines: EXPERIMENTS, DEFAULT_EXPERIMENT, STUDIES."""
     shown = paths.shown(paths.CONFIG)
     if not paths.CONFIG.is_file():
         raise UserError(f"configuration: no such file: {paths.CONFIG}; restore configs/config.py or set M2CLIP_CONFIG")
@@ -80,7 +80,7 @@ def _read_config_file() -> tuple[str, dict[str, dict]]:
         for section, fields in entry.items():
             if not isinstance(fields, dict):
                 raise UserError(f"{shown}, experiment {name!r}: section {section!r} must be a dictionary of fields")
-    return content.get("DEFAULT_EXPERIMENT", ""), experiments
+    return content
 
 
 def _validate(values: dict[str, dict], name: str, where: str) -> Experiment:

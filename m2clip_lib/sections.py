@@ -44,7 +44,9 @@ class ModelSection:
     unfreeze: Literal["nothing", "biases_and_norms", "all"] | Positive = "nothing"
     """CLIP's own weights to train in the visual tower, beside the adapters: none, biases and norms, the last n blocks, or all."""
     vision_adapter_layers: Count = 12
-    """Adapters in the last n blocks of the visual tower."""
+    """Adapters in this many blocks of the visual tower."""
+    vision_adapter_blocks: Literal["last", "first"] = "last"
+    """In the last blocks, as published, or in the first."""
     vision_adapter_width: Positive = 384
     """Their bottleneck width, in channels; the rank of LoRA."""
     vision_adapter_pre_attn: bool = False
@@ -120,6 +122,8 @@ class DataSection(Section):
     """JSON {class name: [prompt, ...]}: your own sentences in place of data.prompt."""
     vocabulary_file: str = ""
     """`<word> <index>` per line, for the masked-word head; empty: the lower-cased words of all prompts, sorted."""
+    train_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    """Share of every class' training videos to train on, drawn with seed 0; a smaller share is part of a larger one."""
     num_frames: Positive = 8
     """Frames per clip."""
     stride: Count = 16
@@ -197,6 +201,8 @@ class TrainSection(Section):
     """Share of all steps with a linearly growing rate; then cosine to 0, per step."""
     seed: Count = 0
     """Seed of everything random in training."""
+    masked_share: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.2
+    """Share of a class name's words that are masked for the masked-word head, but at least one word."""
     cross_modal_ce: Literal["on_scores", "on_probabilities"] = "on_scores"
     """"on_probabilities" is the published loss (softmax twice)."""
     loss_weights: LossWeights = LossWeights()

@@ -113,7 +113,7 @@ class EpochSampler(Sampler):
     """The batches of one process in one epoch, as [(epoch, row), ...]; the order is a function of (seed, epoch) alone.
 
     An update takes the next batch_size * accumulate * processes rows; the last one of an epoch is divided evenly, so that a batch of it
-    may be empty. Set `epoch`, and `start` to the number of updates of this epoch that are already done.
+    may be empty. Set `epoch`, `start` to the number of updates of this epoch that are already done, and `rows` to read but some.
     """
 
     def __init__(self, num_rows: int, seed: int, batch_size: int, accumulate: int = 1, rank: int = 0, processes: int = 1):
@@ -121,13 +121,13 @@ class EpochSampler(Sampler):
         self.parts = processes * accumulate  # batches per update
         self.size = batch_size * self.parts  # rows per update
         self.updates = math.ceil(num_rows / self.size)  # per epoch
-        self.epoch, self.start = 0, 0
+        self.epoch, self.start, self.rows = 0, 0, np.arange(num_rows)
 
     def __len__(self) -> int:
         return (self.updates - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.num_rows)
+        order = self.rows[stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.num_rows)]
         for update in range(self.start, self.updates):
             batches = np.array_split(order[update * self.size : (update + 1) * self.size], self.parts)
             for batch in batches[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:

@@ -74,7 +74,8 @@ class M2CLIP(nn.Module):
         clip = self.clip = backbone.clip if config.unfreeze == "nothing" else copy.deepcopy(backbone.clip)  # others use the backbone's
         width, text_width, embed_dim = clip.visual.conv1.out_channels, clip.ln_final.weight.shape[0], clip.visual.proj.shape[1]
         made = visual_adapters(config, width)
-        self.visual_adapters = _adapters("vision", config.vision_adapter_layers, len(clip.visual.transformer.resblocks), made)
+        layers, blocks = config.vision_adapter_layers, len(clip.visual.transformer.resblocks)
+        self.visual_adapters = _adapters("vision", layers, blocks, made, config.vision_adapter_blocks)
         places = [place for place in ("pre_attn", "pre_mlp") if getattr(config, f"text_adapter_{place}")]
         made = dict.fromkeys(places, partial(TextAdapter, text_width, config.text_adapter_width))
         layers = config.text_adapter_layers if config.text_side == "adapters" else 0
@@ -232,9 +233,10 @@ def unfrozen_names(visual: nn.Module, unfreeze: str | int) -> set[str]:
     return set() if unfreeze == "nothing" else {f"clip.visual.{name}" for name in names}
 
 
-def _adapters(tower: str, layers: int, blocks: int, made: dict[str, Callable[[], nn.Module]]) -> nn.ModuleList:
-    """One ModuleDict per block, keyed by the place of the adapter; empty below the last n blocks."""
+def _adapters(tower: str, layers: int, blocks: int, made: dict[str, Callable[[], nn.Module]], where: str = "last") -> nn.ModuleList:
+    """One ModuleDict per block, keyed by the place of the adapter; empty outside the last (or first) n blocks."""
     if not 0 <= layers <= blocks:
         counted = " (including the masked-word block)" if tower == "text" else ""
         raise UserError(f"model.{tower}_adapter_layers = {layers}: this backbone has {blocks} {tower} blocks{counted}; give 0 to {blocks}")
-    return nn.ModuleList(nn.ModuleDict({place: make() for place, make in made.items() if i >= blocks - layers}) for i in range(blocks))
+    adapted = range(blocks - layers, blocks) if where == "last" else range(layers)
+    return nn.ModuleList(nn.ModuleDict({place: make() for place, make in made.items() if i in adapted}) for i in range(blocks))

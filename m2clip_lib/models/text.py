@@ -13,7 +13,6 @@ from m2clip_lib.data.prompts import Prompt, class_prompts, nth_prompts, prompt_n
 from m2clip_lib.errors import UserError
 
 MASK_WORD = "mask"  # the published code masks with this ordinary word; CLIP's vocabulary has no mask token
-MASKED_SHARE = 0.2  # of the class name's words, but at least one
 NOT_A_TARGET = -100  # ignored by cross entropy
 LARGEST = 32  # prompt sets that PrefixCache keeps; 400 classes on B/16 take 9 MB per set
 
@@ -57,13 +56,15 @@ def build_captions(prompts: Sequence[Prompt], vocabulary: Sequence[str], tokeniz
     return captions
 
 
-def mask_caption(caption: Caption, tokenizer: Callable[..., Tensor], rng: np.random.Generator) -> tuple[Int[Tensor, "l"], Int[Tensor, "l"]]:
-    """Replace some words of the class name by "mask".
+def mask_caption(
+    caption: Caption, tokenizer: Callable[..., Tensor], rng: np.random.Generator, share: float = 0.2
+) -> tuple[Int[Tensor, "l"], Int[Tensor, "l"]]:
+    """Replace a share of the words of the class name, but at least one, by "mask".
 
     Returns: tokens and targets, both (context_length,). The single token of each mask has the word's vocabulary index as its target,
         every other position NOT_A_TARGET. A caption without maskable words is returned unmasked.
     """
-    count = max(1, round(MASKED_SHARE * len(caption.maskable)))
+    count = max(1, round(share * len(caption.maskable)))
     chosen = rng.choice(caption.maskable, size=count, replace=False).tolist() if caption.maskable else []
     mask_tokens, limit = tokenizer.encode(MASK_WORD), tokenizer.context_length
     ids, targets = [tokenizer.sot_token_id], [NOT_A_TARGET]
@@ -78,10 +79,15 @@ def mask_caption(caption: Caption, tokenizer: Callable[..., Tensor], rng: np.ran
 
 
 def mask_batch(
-    captions: Sequence[Caption], labels: Sequence[int], tokenizer: Callable[..., Tensor], seeds: Sequence[Sequence[int]]
+    captions: Sequence[Caption],
+    labels: Sequence[int],
+    tokenizer: Callable[..., Tensor],
+    seeds: Sequence[Sequence[int]],
+    share: float = 0.2,
 ) -> tuple[Int[Tensor, "b l"], Int[Tensor, "b l"]]:
     """Masked captions and targets of a batch. seeds: one sequence of integers per clip, the only randomness used."""
-    pairs = [mask_caption(captions[label], tokenizer, np.random.default_rng(list(seed))) for label, seed in zip(labels, seeds, strict=True)]
+    draws = zip(labels, map(list, seeds), strict=True)
+    pairs = [mask_caption(captions[label], tokenizer, np.random.default_rng(seed), share) for label, seed in draws]
     tokens, targets = zip(*pairs, strict=True)
     return torch.stack(tokens), torch.stack(targets)
 

@@ -15,7 +15,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
 from m2clip_lib.data.listing.checks import check_mirror
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.data.seeds import Purpose, torch_seed
+from m2clip_lib.data.seeds import Purpose, stream, torch_seed
 from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
@@ -44,6 +44,15 @@ class Part:
         return len(self.batch.indices), int((self.targets != NOT_A_TARGET).sum())
 
 
+def share_of_each_class(labels: np.ndarray, share: float) -> np.ndarray:
+    """Draw a share of every class' rows, at least one; a smaller share is part of a larger one. Returns: places in labels, ascending."""
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        kept.append(rows[stream(0, Purpose.DRAW, int(label)).permutation(len(rows))[: max(1, round(share * len(rows)))]])
+    return np.sort(np.concatenate(kept))
+
+
 class TrainingSteps:
     """Everything that the updates of a training need. An update takes batch_size x accumulate x processes clips."""
 
@@ -57,7 +66,9 @@ class TrainingSteps:
         reader = make_reader(experiment, table, side)
         self._paths = table.path.tolist()
         self.dataset = TrainClips(table, reader, data.num_frames, data.stride, side, augmentation, settings.seed)
-        self.sampler = EpochSampler(len(table), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count)
+        rows = share_of_each_class(table.label.to_numpy(), data.train_share)
+        self.sampler = EpochSampler(len(rows), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count)
+        self.sampler.rows = rows
         self.loader = make_loader(self.dataset, self.sampler, data.workers)
         self.updates = self.sampler.updates  # per epoch
         self.total = settings.epochs * self.updates
@@ -120,7 +131,8 @@ class TrainingSteps:
         seeds = [(self.settings.seed, Purpose.MASK, epoch, index) for index in batch.indices]
         if not seeds:
             return Part(batch, torch.empty(0, 1, dtype=torch.int64), torch.empty(0, 1, dtype=torch.int64))
-        return Part(batch, *mask_batch(self.texts.of_step(step)[0], batch.labels.tolist(), self.backbone.tokenizer, seeds))
+        captions, labels = self.texts.of_step(step)[0], batch.labels.tolist()
+        return Part(batch, *mask_batch(captions, labels, self.backbone.tokenizer, seeds, self.settings.masked_share))
 
     def update(self, parts: Sequence[Part], epoch: int, step: int, tally: Tally | None = None) -> int:
         """Update the weights once, from one part or several. Returns: the clips of all processes (0: nothing was done).

@@ -1,0 +1,49 @@
+"""m2clip ablate: the trainings of a study, and its tables."""
+
+from typing import Annotated
+
+import typer
+
+from m2clip_lib.cli.options import ExperimentName, Overrides, RunName, say
+
+
+def ablate(
+    experiment: ExperimentName = "",
+    study: Annotated[str, typer.Option("--study", metavar="NAME[,NAME]", help="Of STUDIES in configs/config.py, or all.")] = "quick",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of every variant.")] = 3,
+    run: RunName = "",
+    processes: Annotated[int, typer.Option("--processes", min=0, help="At a time; 0: one per core, or one per GPU.")] = 0,
+    cluster: Annotated[str, typer.Option("--cluster", metavar="slurm", help="Submit the trainings (submitit) and wait for them.")] = "",
+    override: Overrides = None,
+) -> None:
+    """Train every variant of a study with every seed, and write its tables to results/NAME/tables.
+
+    Finished trainings are not repeated: the same command continues what was interrupted. Notebook 05 shows the result.
+    """
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.studies.studies import load_studies
+
+    overrides = override or []
+    loaded = load_experiment(experiment, overrides)
+    studies = load_studies(loaded, study.split(","), overrides)  # before torch is imported, which takes seconds
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.evaluate.labelcheck import require_verdict
+    from m2clip_lib.runs import Run, own_run
+    from m2clip_lib.studies.ablate import study_findings, study_tables
+    from m2clip_lib.studies.jobs import plan_jobs, run_jobs, study_key
+
+    opened = Run.open(experiment, run, overrides, step="ablate")
+    manifest = load_manifest(loaded)
+    require_verdict(loaded, manifest, say)
+    with own_run(opened.name, "ablate"):
+        key = study_key(loaded, manifest)
+        planned = {each.name: plan_jobs(loaded, opened.name, overrides, each, range(seeds), key) for each in studies}
+        run_jobs([job for jobs in planned.values() for job in jobs], processes, say, cluster)
+        for each in studies:
+            made = study_tables(opened, each, planned[each.name])
+            say(f"\n{each.question}  ({opened.tables / each.stem}.csv)")
+            best = made["_summary"][made["_summary"].readout == made["_summary"].readout.iloc[-1]]
+            shown = ["variant", "seeds", "trainable", "top1", "top1_min", "top1_max", "direction", "backwards_true", "seconds"]
+            say(best.filter(shown).to_string(index=False, float_format="%.1f"))
+            for sentence in study_findings(made["_tests"]):
+                say(f"- {sentence}")

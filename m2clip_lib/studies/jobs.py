@@ -1,0 +1,212 @@
+"""The trainings of a study: every variant with every seed, in processes of this machine or as jobs of a cluster.
+
+A training that has finished with the same inputs, code and settings is not repeated; killing the driver loses no finished one.
+"""
+
+import importlib
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context, set_forkserver_preload
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from pebble import ProcessPool
+
+from m2clip_lib import paths
+from m2clip_lib.config import Experiment, load_experiment
+from m2clip_lib.csvfiles import read_csv
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.workers import cores
+from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.cost import video_gflops
+from m2clip_lib.evaluate.evaluate import checkpoint_facts
+from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
+from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.scoring import predict_orders
+from m2clip_lib.evaluate.tables import accuracy_rows
+from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
+from m2clip_lib.files import code_digest, read_json, write_json
+from m2clip_lib.models import M2CLIP, Backbone
+from m2clip_lib.studies.studies import Study
+from m2clip_lib.train.loop import has_trained, train
+
+FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # file names of a job's predictions
+CLUSTERS = ("slurm", "local", "debug")  # of submitit: a cluster, processes of this machine, this process
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a variant with one seed. key: digest of everything that determines its result."""
+
+    experiment: str
+    run: str
+    variant: str
+    seed: int
+    overrides: tuple[str, ...]
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Name of the folder in the run's ablations/."""
+        return f"{self.variant.replace(' ', '_')}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this training's predictions, log and result."""
+        return paths.RESULTS / self.run / "ablations" / self.name
+
+    def is_done(self) -> bool:
+        """Whether this training has finished before, with the same key."""
+        file = self.folder / "result.json"
+        return file.is_file() and read_json(file).get("key") == self.key
+
+
+def study_key(experiment: Experiment, manifest: Manifest) -> str:
+    """What decides the result of every training beside its settings: data, backbone, code."""
+    return "|".join([manifest.sha256, open_backbone(experiment).sha256, code_digest(core=True)])
+
+
+def plan_jobs(experiment: Experiment, run: str, overrides: Sequence[str], study: Study, seeds: Sequence[int], key: str) -> list[Job]:
+    """List every variant with every seed. key: digest of inputs and code; jobs whose results have another key are run again."""
+    same = ("train.threads=1", "data.workers=0")
+    planned = [
+        (name, int(seed), (*overrides, *change, f"train.seed={seed}", *same)) for name, change in study.variants.items() for seed in seeds
+    ]
+    return [Job(experiment.name, run, name, seed, changed, "|".join([key, *changed])) for name, seed, changed in planned]
+
+
+def run_jobs(jobs: Sequence[Job], processes: int = 0, report: Callable[[str], None] = print, cluster: str = "") -> None:
+    """Run the unfinished jobs; those that fail are tried once more, one at a time.
+
+    Args:
+        processes: 0 = one per core, or one per GPU. cluster: one of CLUSTERS; "": processes of this machine.
+    Raises: UserError naming the jobs that failed twice, and their logs; finished jobs are kept.
+    """
+    waiting = list(dict.fromkeys(job for job in jobs if not job.is_done()))
+    if done := len(set(jobs)) - len(waiting):
+        report(f"{done} of {len(set(jobs))} trainings are finished already")
+    if not waiting:
+        return
+    failed = _submit(waiting, cluster, report) if cluster else _run_here(waiting, processes or torch.cuda.device_count() or cores(), report)
+    for job in failed:
+        report(f"{job.name} failed ({failed[job]}); once more")
+    again = {job: reason for job in failed for reason in _run_here([job], 1, report).values()} if not cluster else failed
+    if again:
+        listed = "; ".join(f"{job.name}: {reason} (log: {job.folder / 'log.txt'})" for job, reason in again.items())
+        raise UserError(f"ablation: {len(again)} of {len(waiting)} trainings failed: {listed}; the same command continues")
+
+
+def _run_here(jobs: Sequence[Job], processes: int, report: Callable[[str], None]) -> dict[Job, str]:
+    """Run jobs in child processes. Returns: why the failed ones failed."""
+    set_forkserver_preload([__name__])  # torch is imported once
+    failed = {}
+    start = {"initializer": _start_process, "initargs": (dict(os.environ), torch.cuda.device_count())}
+    with ProcessPool(processes, max_tasks=1, context=get_context("forkserver"), **start) as pool:
+        futures = {pool.schedule(run_job, args=(job,)): job for job in jobs}
+        for future in as_completed(futures):
+            if error := future.exception():
+                failed[futures[future]] = str(error)
+            else:
+                report(f"{futures[future].name}: ensemble top-1 {future.result():.1f} %")
+    return failed
+
+
+def _start_process(environment: dict[str, str], gpus: int) -> None:
+    """Take over the environment of the process that asked, and the folders named there: a forked process has its server's."""
+    os.environ.clear()
+    os.environ.update(environment)
+    importlib.reload(paths)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the server may have started with preparing data
+    torch.set_num_threads(1)  # busy processes with several threads each starve one another
+    for number in range(gpus):
+        lock = FileLock(paths.RESULTS / ".locks" / f"gpu{number}")
+        try:
+            _HELD.append(lock.acquire(blocking=False))  # until this process ends
+        except Timeout:
+            continue
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[number] or str(number)
+        return
+
+
+_HELD: list[object] = []  # the lock of this process' GPU
+
+
+def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) -> dict[Job, str]:
+    """Run jobs through submitit, as one array, and wait for them. Returns: why the failed ones failed."""
+    if cluster not in CLUSTERS:
+        raise UserError(f"--cluster {cluster}: give one of {', '.join(CLUSTERS)}")
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError('--cluster needs submitit; install it: pip install "m2clip-workbook[cluster]"') from error
+    executor = submitit.AutoExecutor(paths.RESULTS / jobs[0].run / "ablations" / "cluster", cluster=cluster)
+    executor.update_parameters(name="m2clip", timeout_min=24 * 60, cpus_per_task=4, **({"gpus_per_node": 1} if cluster == "slurm" else {}))
+    submitted = executor.map_array(run_job, jobs)
+    report(f"{len(jobs)} trainings submitted ({cluster}); logs: {executor.folder}")
+    failed = {}
+    for job, handle in zip(jobs, submitted, strict=True):
+        try:
+            report(f"{job.name}: ensemble top-1 {handle.result():.1f} %")
+        except Exception as error:  # whatever the job raised there
+            failed[job] = str(error).strip().splitlines()[-1]
+    return failed
+
+
+def run_job(job: Job) -> float:
+    """Train, evaluate the experiment's checkpoint, and save its predictions. Returns: top-1 of the best read-out, percent."""
+    if job.is_done():  # by another driver in the meantime
+        return read_json(job.folder / "result.json")["top1"]
+    job.folder.mkdir(parents=True, exist_ok=True)
+    experiment = load_experiment(job.experiment, job.overrides)
+    with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
+        manifest = load_manifest(experiment)
+        backbone = open_backbone(experiment)
+        taken = take_over(job, experiment, manifest, backbone)
+        name, resume = f"{job.run}/ablations/{job.name}", "auto" if taken else "replace"
+        result = train(experiment, manifest, name, report=lambda line: print(line, file=log, flush=True), resume=resume)
+        checkpoint = getattr(result, experiment.eval.checkpoint)
+        model = M2CLIP.from_checkpoint(checkpoint, backbone).to(pick_device())
+        precision = evaluation_precision(experiment.eval.precision, backbone, pick_device())
+        protocol, orders = Protocol.of_experiment(experiment, precision=precision), ("forwards", *["backwards"] * experiment.eval.honesty)
+        found = predict_orders(experiment, manifest, model, protocol, orders=orders)
+        for order, file in zip(orders, (FORWARDS, BACKWARDS), strict=False):
+            save_predictions(found[order], manifest, job.folder, file, key=job.key, **checkpoint_facts(checkpoint))
+    top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
+    metrics = read_csv(paths.RESULTS / job.run / "ablations" / job.name / "metrics.csv")
+    peak = (
+        torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    )
+    about = {
+        "top1": top1,
+        "best_epoch": result.best_epoch,
+        "seconds": result.seconds,
+        "epochs": experiment.train.epochs,
+        "taken_over": taken,
+    }
+    about |= {"trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)}
+    about |= {"gflops": protocol.num_views * video_gflops(model, protocol.frames), "peak_mb": peak}
+    about |= {"clips_per_s": float(metrics.clips.sum() / metrics.seconds.sum())}
+    write_json(job.folder / "result.json", asdict(job) | about)
+    return top1
+
+
+def take_over(job: Job, experiment: Experiment, manifest: Manifest, backbone: Backbone) -> bool:
+    """Copy the training of the run itself if this job would repeat it to the bit. Returns: whether it was copied."""
+    provenance = paths.RESULTS / job.run / "run.json"
+    threads = read_json(provenance)["config"]["train"]["threads"] if provenance.is_file() else 0
+    if threads != experiment.train.threads or not has_trained(job.run, experiment, manifest, backbone):
+        return False
+    folder = paths.CHECKPOINTS / job.run / "ablations" / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (paths.CHECKPOINTS / job.run).iterdir():
+        if file.is_file() and not file.name.startswith("."):  # such as its lock
+            shutil.copy(file, folder)
+    shutil.copy(paths.RESULTS / job.run / "metrics.csv", job.folder)
+    return True
