@@ -8,6 +8,9 @@ import pytest
 from m2clip_lib import paths
 
 CONFIG_FILE = """
+import runpy
+
+STUDIES = runpy.run_path({own!r})["STUDIES"]
 DEFAULT_EXPERIMENT = "tiny"
 EXPERIMENTS = {{
     "tiny": {{
@@ -33,7 +36,7 @@ EXPERIMENTS = {{
 def use_workspace(root: Path, monkeypatch, clip_file: Path, video_folder: Path) -> None:
     """Point m2clip_lib.paths, and the environment of child processes, to folders in `root`."""
     config = root / "config.py"
-    config.write_text(CONFIG_FILE.format(clip=str(clip_file), folder=str(video_folder)))
+    config.write_text(CONFIG_FILE.format(own=str(paths.ROOT / "configs" / "config.py"), clip=str(clip_file), folder=str(video_folder)))
     for name in ("DATA", "RESULTS", "CHECKPOINTS"):
         monkeypatch.setenv(f"M2CLIP_{name}", str(root / name.lower()))
         monkeypatch.setattr(paths, name, root / name.lower())

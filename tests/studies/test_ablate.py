@@ -12,27 +12,18 @@ from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.experiment import build_model, open_backbone
-from m2clip_lib.studies.ablate import (
-    VARIANTS,
-    Job,
-    job_table,
-    plan_jobs,
-    run_job,
-    run_jobs,
-    study_comparisons,
-    study_findings,
-    study_protocol,
-    summary_table,
-    take_over,
-    variant_table,
-)
+from m2clip_lib.experiment import open_backbone
+from m2clip_lib.studies.ablate import job_table, study_comparisons, study_findings, study_protocol, summary_table
+from m2clip_lib.studies.jobs import Job, plan_jobs, run_job, run_jobs, take_over
+from m2clip_lib.studies.studies import Study
 
 pytestmark = pytest.mark.xdist_group("trained")
+CHANGES = {"none": ("model.visual_adapter=none",), "static adapter": ("model.static=true",), "full": ()}
 
 
 def plan(overrides=(), variants=("full",), seeds=(0,), key="k") -> list[Job]:
-    return plan_jobs(load_experiment("tiny"), "tiny", overrides, variants, seeds, key)
+    study = Study("quick", "?", {name: CHANGES[name] for name in variants})
+    return plan_jobs(load_experiment("tiny"), "tiny", overrides, study, seeds, key)
 
 
 def test_every_variant_is_trained_with_every_seed(workspace):
@@ -43,29 +34,6 @@ def test_every_variant_is_trained_with_every_seed(workspace):
     assert jobs[3].overrides == ("train.lr=0.5", "train.seed=3", *same)
     assert jobs[0].folder == paths.RESULTS / "tiny" / "ablations" / "static_adapter-seed0"
     assert len({job.key for job in jobs}) == 4
-
-
-def test_an_unknown_variant_is_refused_with_the_known_ones(workspace):
-    with pytest.raises(
-        UserError, match="no variant 'diference only'; choose from: none, static adapter, enhancement only, difference only, full"
-    ):
-        plan(variants=["full", "diference only"])
-
-
-def test_every_variant_is_a_valid_change_of_the_experiment(workspace, backbone):
-    counts = {}
-    for name, change in VARIANTS.items():
-        model = build_model(load_experiment("tiny", change), backbone, ["moving left", "growing"])
-        counts[name] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert counts["full"] == counts["static adapter"]  # a matched control; before it had 69 % of the parameters
-    assert counts["full"] > max(counts["enhancement only"], counts["difference only"])
-    assert min(counts["enhancement only"], counts["difference only"]) > counts["none"]
-
-
-def test_variant_table_says_what_changes(workspace):
-    table = variant_table(["difference only", "full"]).set_index("variant")
-    assert table.change["difference only"] == "model.enhancement=false"
-    assert table.change["full"] == "none"
 
 
 def test_a_job_is_done_only_with_the_same_key(workspace):
@@ -82,7 +50,7 @@ def planned_as_trained(trained) -> list[Job]:
     """The jobs of the trained workbook; their key is in their results."""
     variants = ["none", "static adapter", "full"]
     key = json.loads((trained[1] / "ablations" / "full-seed0" / "result.json").read_text())["key"].partition("|train.seed")[0]
-    return plan_jobs(load_experiment("tiny"), "tiny", [], variants, [0, 1], key)
+    return plan(variants=variants, seeds=[0, 1], key=key)
 
 
 def test_finished_jobs_are_skipped(trained):
@@ -126,9 +94,31 @@ def test_a_job_leaves_predictions_log_and_result(trained, workspace):
 def test_a_failing_job_is_named_with_its_log(workspace):
     """Starts one process that imports torch."""
     (job,) = plan(["data.prepared=nowhere"])
-    with pytest.raises(UserError, match=r"ablation: full-seed0 failed: manifest: none at .*; its log: .*full-seed0/log.txt"):
-        run_jobs([job], processes=1)
+    lines = []
+    with pytest.raises(UserError, match=r"1 of 1 trainings failed: full-seed0: manifest: none at .* \(log: .*full-seed0/log.txt\)"):
+        run_jobs([job], processes=1, report=lines.append)
+    assert len(lines) == 1
+    assert lines[0].startswith("full-seed0 failed (manifest: none at ")
     assert not job.is_done()
+
+
+@pytest.mark.parametrize("cluster", ["debug", "local"])
+def test_a_cluster_runs_the_same_jobs_and_collects_them(trained, workspace, cluster, monkeypatch):
+    """submitit's executors of this machine: one calls, one starts a process."""
+    monkeypatch.setattr(paths, "RESULTS", workspace / "results")
+    prepared = f"data.prepared={trained[0] / 'data' / 'tiny'}"
+    (job,), lines = plan([prepared], ["full"], [0]), []
+    run_jobs([job], report=lines.append, cluster=cluster)
+    assert lines[0].startswith(f"1 trainings submitted ({cluster}); logs: ")
+    earlier = json.loads((trained[1] / "ablations" / job.name / "result.json").read_text())
+    assert json.loads((job.folder / "result.json").read_text())["top1"] == earlier["top1"]
+    run_jobs([job], report=lines.append, cluster=cluster)
+    assert lines[-1] == "1 of 1 trainings are finished already"
+    (bad,) = plan(["data.prepared=nowhere"], seeds=[7])
+    with pytest.raises(UserError, match=r"1 of 1 trainings failed: full-seed7: .*manifest: none at"):
+        run_jobs([bad], report=lines.append, cluster=cluster)
+    with pytest.raises(UserError, match="--cluster sge: give one of slurm, local, debug"):
+        run_jobs([bad], report=lines.append, cluster="sge")
 
 
 def test_job_table_has_one_row_per_job_and_readout(trained):
