@@ -37,26 +37,14 @@ class BackboneSection(Section):
 class ModelSection:
     """Where adapters are placed and how wide they are; M2CLIPConfig inherits these fields. Defaults: the published B/16 12x384."""
 
-    visual_adapter: Literal["ted", "st_adapter", "aim", "lora", "none"] = "ted"
-    """What is trained in the visual tower: M2-CLIP's TED-Adapter, a peer's adapter, or nothing."""
-    text_side: Literal["adapters", "frozen"] = "adapters"
-    """frozen: no text adapters, whatever is set below; class texts stay CLIP's."""
-    unfreeze: Literal["nothing", "biases_and_norms", "all"] | Positive = "nothing"
-    """CLIP's own weights to train in the visual tower, beside the adapters: none, biases and norms, the last n blocks, or all."""
     vision_adapter_layers: Count = 12
     """Adapters in this many blocks of the visual tower."""
-    vision_adapter_blocks: Literal["last", "first"] = "last"
-    """In the last blocks, as published, or in the first."""
     vision_adapter_width: Positive = 384
     """Their bottleneck width, in channels; the rank of LoRA."""
     vision_adapter_pre_attn: bool = False
     """Place one before attention (TED, ST-Adapter)."""
     vision_adapter_pre_mlp: bool = True
     """Place one before the MLP."""
-    aim_inner: bool = False
-    """AIM: an adapter before the attention over time, too ("num_tadapter = 2")."""
-    aim_scale: float = 0.5
-    """AIM: scale of the adapter beside the MLP."""
     text_adapter_layers: Count = 2
     """Text adapters in the last n text blocks; the masked-word block counts as the last."""
     text_adapter_width: Positive = 384
@@ -77,6 +65,18 @@ class ModelSection:
     """A control that cannot see time, with the same parameters: each frame stands in for its neighbours and for the difference."""
     dropout: Share = 0.5
     """Before the classifier."""
+    visual_adapter: Literal["ted", "st_adapter", "aim", "lora", "none"] = "ted"
+    """What is trained in the visual tower: M2-CLIP's TED-Adapter, a peer's adapter, or nothing."""
+    text_side: Literal["adapters", "frozen"] = "adapters"
+    """frozen: no text adapters, whatever is set above; class texts stay CLIP's."""
+    unfreeze: Literal["nothing", "biases_and_norms", "all"] | Positive = "nothing"
+    """CLIP's own weights to train in the visual tower, beside the adapters: none, biases and norms, the last n blocks, or all."""
+    vision_adapter_blocks: Literal["last", "first"] = "last"
+    """In the last blocks, as published, or in the first."""
+    aim_inner: bool = False
+    """AIM: an adapter before the attention over time, too ("num_tadapter = 2")."""
+    aim_scale: float = 0.5
+    """AIM: scale of the adapter beside the MLP."""
 
 
 class DataSection(Section):

@@ -55,7 +55,7 @@ class Relabelling:
         p_value: of the sign test that `fitted` is no better than `listed`.
         returned: renamed labels whose new name is CLIP's most frequent answer for their videos, the clearest first.
         returned_fitted: `fitted` on the videos of those labels. videos: how many were judged.
-        rivals: how many sets of unrelated names can be fitted as well (0 also if none were scored).
+        rivals: how many sets of unrelated names can be fitted as well, counted up to MOST_RIVALS + 1 (0 also if none were scored).
     """
 
     names: np.ndarray
@@ -131,7 +131,7 @@ def check_labels(predictions: Predictions, relabellings: int = 200, seed: int = 
     check = LabelCheck(observed, shuffled, p_value, fit_relabelling(predictions, fitting))
     if predictions.logits is None or not check.reordered:
         return check
-    rivals = count_rivals(predictions.logits, labels, fitting, check.relabelling.names, rng)
+    rivals = count_rivals(predictions.logits, labels, fitting, check.relabelling.names, rng, MOST_RIVALS)
     return replace(check, relabelling=replace(check.relabelling, rivals=rivals))
 
 
@@ -167,14 +167,16 @@ def fit_relabelling(predictions: Predictions, fitting: np.ndarray) -> Relabellin
     return Relabelling(names, predictions.class_names, percent(listed), percent(fitted), p_value, returned, right, len(labels))
 
 
-def count_rivals(logits: np.ndarray, labels: np.ndarray, fitting: np.ndarray, names: np.ndarray, rng: np.random.Generator) -> int:
+def count_rivals(
+    logits: np.ndarray, labels: np.ndarray, fitting: np.ndarray, names: np.ndarray, rng: np.random.Generator, most: int = UNRELATED_SETS
+) -> int:
     """Put unrelated names in the place of those that the fit has moved, and fit them in the same way, UNRELATED_SETS times.
 
     A fit's score is the share of the moved labels' videos that get their fitted name, plus the mean softmax of that name at a temperature
     where unrelated names do not saturate it.
 
     Args:
-        logits: see Predictions. fitting: videos (n,) to fit to. names: label -> fitted name.
+        logits: see Predictions. fitting: videos (n,) to fit to. names: label -> fitted name. most: stop counting above it.
     Returns: how many score at least as well as the list's own names.
     """
     own, others = np.arange(len(names)), np.arange(len(names), logits.shape[1])
@@ -194,6 +196,8 @@ def count_rivals(logits: np.ndarray, labels: np.ndarray, fitting: np.ndarray, na
         columns = own.copy()
         columns[moved] = rng.choice(others, len(moved), replace=False)
         rivals += score(columns) >= best
+        if rivals > most:
+            break
     return rivals
 
 

@@ -80,11 +80,6 @@ class M2CLIP(nn.Module):
         made = dict.fromkeys(places, partial(TextAdapter, text_width, config.text_adapter_width))
         layers = config.text_adapter_layers if config.text_side == "adapters" else 0
         self.text_adapters = _adapters("text", layers, len(clip.transformer.resblocks) + 1, made)  # the last: the MLM block's
-        if embed_dim != text_width:
-            raise UserError(
-                f"backbone {backbone.source!r}: embedding {embed_dim} and text width {text_width} differ; "
-                "the masked-word head attends from words to frames and needs them equal; choose another backbone"
-            )
         time = {"kernel": config.temporal_kernel, "static": config.static}
         own_frames = config.frame_adapter and config.visual_adapter == "ted"
         self.frame_adapter = FrameAdapter(embed_dim, **time) if own_frames else nn.Identity()
@@ -94,6 +89,8 @@ class M2CLIP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, len(config.class_names))
         self.mlm_block = copy.deepcopy(clip.transformer.resblocks[-1])
+        # Words attend to frames: where the embedding is not as wide as the text tower, frames are projected.
+        self.mlm_project = nn.Identity() if embed_dim == text_width else nn.Linear(embed_dim, text_width, bias=False)
         self.mlm_head = MaskedWordHead(text_width, len(config.vocabulary))
         self.unfrozen = unfrozen_names(clip.visual, config.unfreeze)
         for name, parameter in self.named_parameters():
@@ -211,7 +208,7 @@ class M2CLIP(nn.Module):
 
     def mlm_logits(self, text_hidden: Float[Tensor, "b l w"], frame_features: Float[Tensor, "b t e"]) -> Float[Tensor, "b l v"]:
         """Score the vocabulary at every text position: words attend to the frames through a frozen copy of the last text block."""
-        x = clip_block(self.mlm_block, text_hidden, context=frame_features, **self.text_adapters[-1])
+        x = clip_block(self.mlm_block, text_hidden, context=self.mlm_project(frame_features), **self.text_adapters[-1])
         return self.mlm_head(self.clip.ln_final(x))
 
     def forward(self, video: Float[Tensor, "b 3 t h w"], tokens: Int[Tensor, "n l"]) -> M2CLIPOutput:

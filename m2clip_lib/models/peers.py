@@ -31,7 +31,7 @@ AIM = (
     (r"^time_embedding$", "backbone.temporal_embedding"),
     (r"^video_norm\.", "backbone.ln_post."),
     (r"^classifier\.", "cls_head.fc_cls."),
-    (r"^clip\.visual\.", "backbone."),
+    (r"^clip\.visual\.(?!ln_post)", "backbone."),  # AIM trains its ln_post
 )
 
 
@@ -66,9 +66,8 @@ def load_peer(path: str | Path, backbone: Backbone, num_frames: int | None = Non
                 raise UserError(f"{path}: tensor {published} differs in its values from backbone {backbone.source!r}; {RIGHT_ONE}")
         elif published and not name.startswith("clip."):
             raise UserError(f"{path}: tensor {published} {tuple(value.shape)} is missing; the file is incomplete; copy it again")
-    left = [name for name in state if not name.endswith("ln_post.weight") and not name.endswith("ln_post.bias")]
-    if left:
-        raise UserError(f"{path}: tensor {left[0]} does not exist on backbone {backbone.source!r}; {RIGHT_ONE}")
+    if state:
+        raise UserError(f"{path}: tensor {next(iter(state))} does not exist on backbone {backbone.source!r}; {RIGHT_ONE}")
     model.load_state_dict(found, strict=False)
     model.source = str(path)
     return model.eval()

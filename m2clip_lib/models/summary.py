@@ -17,6 +17,7 @@ PARTS = {  # prefix of the parameter name -> title; the first match counts
     "text_adapters.": "text adapters",
     "frame_adapter.": "frame adapter",
     "classifier.": "classifier",
+    "mlm_project.": "projection of frames for the masked-word head",
     "mlm_head.": "masked-word head",
 }
 VISUAL = {"ted": "TED-Adapters", "st_adapter": "ST-Adapters", "aim": "AIM's adapters", "lora": "LoRA"}

@@ -28,11 +28,13 @@ def published(case: str) -> dict[str, torch.Tensor]:
 def small_backbone(case: str) -> Backbone:
     """The case's CLIP; text tower and projection are random, its authors use neither."""
     torch.manual_seed(0)
-    clip = CLIP(64, CLIPVisionCfg(2, 128, 64, patch_size=16, image_size=48), CLIPTextCfg(16, 100, 64, 1, 1), quick_gelu=True).eval()
+    vision = CLIPVisionCfg(layers=2, width=128, head_width=64, patch_size=16, image_size=48)
+    text = CLIPTextCfg(context_length=16, vocab_size=100, width=32, heads=1, layers=1)
+    clip = CLIP(64, vision, text, quick_gelu=True).eval()
     state, prefix = published(case), CASES[case][1]
     own = {name: state[prefix + name] for name in clip.visual.state_dict() if prefix + name in state}
     clip.visual.load_state_dict(own, strict=False)
-    return Backbone(clip.requires_grad_(False), SimpleTokenizer(16), case, "none", 48)
+    return Backbone(clip.requires_grad_(False), SimpleTokenizer(context_length=16), case, "none", 48)
 
 
 def write(case: str, folder: Path, **changed: torch.Tensor | None) -> Path:
@@ -117,7 +119,7 @@ PUBLISHED = [  # trainable parameters on ViT-B/16, by their authors
 @pytest.mark.parametrize(("expected", "classes", "fields"), PUBLISHED)
 def test_published_sizes_have_the_published_number_of_trained_parameters(expected, classes, fields):
     with torch.device("meta"):
-        clip = CLIP(512, CLIPVisionCfg(12, 768, 64, patch_size=16, image_size=224), CLIPTextCfg(), quick_gelu=True)
+        clip = CLIP(512, CLIPVisionCfg(layers=12, width=768, head_width=64, patch_size=16, image_size=224), CLIPTextCfg(), quick_gelu=True)
         names = tuple(f"class {i}" for i in range(classes))
         model = M2CLIP(Backbone(clip, SimpleTokenizer(), "b16", "none", 224), M2CLIPConfig(names, ("word",), text_side="frozen", **fields))
     own = ("visual_adapters.", "classifier.", "time_embedding", "video_norm.")

@@ -49,7 +49,7 @@ def test_the_quick_study_has_a_control_with_as_many_parameters(workspace, backbo
 
 def test_the_demonstrations_peers_have_equally_many_parameters_in_their_adapters(backbone):
     (study,), counts = load_studies(load_experiment("demo"), ["demo_peers"]), {}
-    for name in ("full", "ST-Adapter 96", "AIM 32", "LoRA 24"):
+    for name in ("full", "ST-Adapter 96", "AIM 32", "LoRA 25"):
         model = build_model(load_experiment("demo", study.variants[name]), backbone, ["moving left", "growing"])
         counts[name] = sum(p.numel() for name, p in model.named_parameters() if name.startswith("visual_adapters."))
     assert max(counts.values()) <= 1.05 * min(counts.values())

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from m2clip_lib.models.adapters.aim import Bottleneck, TimeAttention
 from m2clip_lib.models.adapters.lora import LoRA
 from m2clip_lib.models.adapters.st_adapter import STAdapter
-from m2clip_lib.models.adapters.ted import FrameAdapter, TEDAdapter, TemporalDifference, TemporalEnhancement
+from m2clip_lib.models.adapters.ted import (
+    FrameAdapter,
+    TEDAdapter,
+    TemporalDifference,
+    TemporalEnhancement,
+    frame_difference,
+    temporal_conv,
+)
 from m2clip_lib.models.adapters.text import MaskedWordHead, TextAdapter
 from m2clip_lib.sections import ModelSection
 
@@ -75,5 +82,7 @@ __all__ = [
     "TextAdapter",
     "TimeAttention",
     "at_places",
+    "frame_difference",
+    "temporal_conv",
     "visual_adapters",
 ]

@@ -267,6 +267,7 @@ def test_what_decord_cannot_open_is_an_error_that_names_it(tmp_path):
     assert probe(tmp_path / "new.mp4").num_frames == 6
 
 
+@pytest.mark.slow
 def test_torch_is_imported_before_decord():
     code = (
         "import sys; from m2clip_lib.data.video.decode import has_decord; has_decord(); "
