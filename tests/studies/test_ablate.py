@@ -102,9 +102,10 @@ def test_a_failing_job_is_named_with_its_log(workspace):
     assert not job.is_done()
 
 
-@pytest.mark.parametrize("cluster", ["debug", "local"])
+@pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_cluster_runs_the_same_jobs_and_collects_them(trained, workspace, cluster, monkeypatch):
-    """submitit's executors of this machine: one calls, one starts a process."""
+    """submitit's executors of this machine: one calls, one starts a new interpreter per job."""
+    monkeypatch.setattr("pdb.post_mortem", lambda *_: None)  # the debug executor opens a debugger
     monkeypatch.setattr(paths, "RESULTS", workspace / "results")
     prepared = f"data.prepared={trained[0] / 'data' / 'tiny'}"
     (job,), lines = plan([prepared], ["full"], [0]), []
@@ -178,7 +179,7 @@ def test_the_run_s_own_training_is_not_done_again(trained):
 
 @pytest.mark.parametrize("change", [["train.lr=0.5"], ["train.threads=2"], ["model.static=true"]])
 def test_a_training_with_other_settings_is_not_taken_over(trained, change):
-    (job,) = plan_jobs(load_experiment("tiny"), "tiny", [], ["full"], [0], "k")
+    (job,) = plan()
     experiment = load_experiment("tiny", [*job.overrides, *change])
     assert not take_over(job, experiment, load_manifest(experiment), open_backbone(experiment))
 
