@@ -1,4 +1,4 @@
-"""The command line: m2clip run | prepare | pretrain | train | eval | ablate | predict | bench | plan.
+"""The command line: m2clip run | prepare | pretrain | train | eval | ablate | features | probe | predict | bench | plan.
 
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from m2clip_lib.cli.evaluation import evaluate, predict
-from m2clip_lib.cli.studies import ablate
+from m2clip_lib.cli.studies import ablate, features, probe
 from m2clip_lib.cli.training import plan, pretrain, train
 from m2clip_lib.cli.workbook import bench, prepare, run
 from m2clip_lib.errors import UserError
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 COMMANDS = {"run": run, "prepare": prepare, "pretrain": pretrain, "train": train, "eval": evaluate}
-COMMANDS |= {"ablate": ablate, "predict": predict, "bench": bench, "plan": plan}
+COMMANDS |= {"ablate": ablate, "features": features, "probe": probe, "predict": predict, "bench": bench, "plan": plan}
 for name, command in COMMANDS.items():
     app.command(name)(command)
 

@@ -1,4 +1,4 @@
-"""m2clip ablate: the trainings of a study, and its tables."""
+"""m2clip ablate, features and probe: the trainings of a study and its tables; frozen features, and probes on them."""
 
 from typing import Annotated
 
@@ -47,3 +47,54 @@ def ablate(
             say(best.filter(shown).to_string(index=False, float_format="%.1f"))
             for sentence in study_findings(made["_tests"]):
                 say(f"- {sentence}")
+
+
+def features(
+    experiment: ExperimentName = "",
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT[,SPLIT]", help="Which splits.")] = "train,val,test",
+    override: Overrides = None,
+) -> None:
+    """Encode every clip with frozen CLIP, once, and keep the frame features (float16); probes read them. It can be stopped and continued.
+
+    The protocol is the experiment's: -o eval.views=4x3 encodes twelve views of each video.
+    """
+    from m2clip_lib.config import load_experiment
+
+    loaded = load_experiment(experiment, override or [])
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.evaluate.processes import Processes
+    from m2clip_lib.evaluate.protocol import Protocol
+    from m2clip_lib.experiment import open_backbone
+    from m2clip_lib.probes.features import split_features
+
+    manifest, backbone, processes = load_manifest(loaded), open_backbone(loaded), Processes()
+    for name in split.split(","):
+        found = split_features(loaded, manifest, backbone, Protocol.of_experiment(loaded, split=name), processes, say)
+        if processes.is_main:
+            say(f"features: split {name}: {len(found.rows)} videos, {len(found.failed)} could not be read")
+
+
+def probe(
+    experiment: ExperimentName = "",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of every kind.")] = 3,
+    run: RunName = "",
+    override: Overrides = None,
+) -> None:
+    """Train linear, attentive and temporal probes on features of frozen CLIP: the rivals of an adapter (tables/probes.csv).
+
+    Twenty settings of each are trained at once; the validation split chooses, unless it is the one that is reported.
+    """
+    from m2clip_lib.config import load_experiment
+
+    overrides = override or []
+    loaded = load_experiment(experiment, overrides)
+    from m2clip_lib.data.prepare import load_manifest
+    from m2clip_lib.experiment import open_backbone, pick_device
+    from m2clip_lib.probes.table import Probes, probe_table
+    from m2clip_lib.runs import Run
+
+    opened = Run.open(experiment, run, overrides, step="probe")
+    table = probe_table(Probes(loaded, load_manifest(loaded), open_backbone(loaded), pick_device(), say), seeds)
+    opened.save(table, "probes")
+    shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "direction"]
+    say(table.filter(shown).to_string(index=False, float_format="%.4g"))
