@@ -232,7 +232,7 @@ def unfrozen_names(visual: nn.Module, unfreeze: str | int) -> set[str]:
 
 def _adapters(tower: str, layers: int, blocks: int, made: dict[str, Callable[[], nn.Module]], where: str = "last") -> nn.ModuleList:
     """One ModuleDict per block, keyed by the place of the adapter; empty outside the last (or first) n blocks."""
-    if not 0 <= layers <= blocks:
+    if made and layers > blocks:
         counted = " (including the masked-word block)" if tower == "text" else ""
         raise UserError(f"model.{tower}_adapter_layers = {layers}: this backbone has {blocks} {tower} blocks{counted}; give 0 to {blocks}")
     adapted = range(blocks - layers, blocks) if where == "last" else range(layers)

@@ -1,5 +1,7 @@
 """Studies: what configs/config.py says is read and checked before anything runs."""
 
+import runpy
+
 import pytest
 
 from m2clip_lib import paths
@@ -8,7 +10,13 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.experiment import build_model
 from m2clip_lib.studies.studies import BASE, load_studies
 
-SHIPPED = [study.name for study in load_studies(load_experiment("demo"), ["all"])]
+SHIPPED = list(runpy.run_path(str(paths.ROOT / "configs" / "config.py"))["STUDIES"])
+
+
+@pytest.fixture
+def shipped(monkeypatch):
+    """configs/config.py as it is shipped, whatever workspace other tests of this process are in."""
+    monkeypatch.setattr(paths, "CONFIG", paths.ROOT / "configs" / "config.py")
 
 
 @pytest.fixture
@@ -22,7 +30,7 @@ def written(workspace):
     return write
 
 
-def test_every_study_has_the_experiment_itself_and_a_question():
+def test_every_study_has_the_experiment_itself_and_a_question(shipped):
     for study in load_studies(load_experiment("demo"), ["all"]):
         assert study.variants[BASE] == ()
         assert study.question.endswith("?")
@@ -31,7 +39,7 @@ def test_every_study_has_the_experiment_itself_and_a_question():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_variant_can_be_built(backbone, name):
+def test_every_shipped_variant_can_be_built(shipped, backbone, name):
     (study,) = load_studies(load_experiment("demo"), [name])
     for change in study.variants.values():
         build_model(load_experiment("demo", change), backbone, ["moving left", "growing"])
@@ -47,7 +55,7 @@ def test_the_quick_study_has_a_control_with_as_many_parameters(workspace, backbo
     assert min(counts["enhancement only"], counts["difference only"]) > counts["none"]
 
 
-def test_the_demonstrations_peers_have_equally_many_parameters_in_their_adapters(backbone):
+def test_the_demonstrations_peers_have_equally_many_parameters_in_their_adapters(shipped, backbone):
     (study,), counts = load_studies(load_experiment("demo"), ["demo_peers"]), {}
     for name in ("full", "ST-Adapter 96", "AIM 32", "LoRA 25"):
         model = build_model(load_experiment("demo", study.variants[name]), backbone, ["moving left", "growing"])

@@ -64,7 +64,7 @@ def at_places(adapters: nn.ModuleDict, block: Any, grid: tuple[int, int]) -> tup
         elif place == "time":
             calls["pre_attn"] = partial(adapter, block=block)
         elif place in ("pre_attn", "pre_mlp"):
-            calls[place] = partial(adapter, grid=grid)
+            calls[place] = lambda x, adapter=adapter: adapter(x, grid)
         else:
             calls[place] = adapter
     return block, calls
