@@ -131,8 +131,14 @@ def _start_process(environment: dict[str, str], gpus: int) -> None:
             _HELD.append(lock.acquire(blocking=False))  # until this process ends
         except Timeout:
             continue
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[number] or str(number)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_name(environment, number)
         return
+
+
+def gpu_name(environment: dict[str, str], number: int) -> str:
+    """What CUDA_VISIBLE_DEVICES has to be for one GPU of those that an environment shows."""
+    shown = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return shown.split(",")[number] if shown else str(number)
 
 
 _HELD: list[object] = []  # the lock of this process' GPU

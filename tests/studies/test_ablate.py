@@ -14,7 +14,7 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.experiment import open_backbone
 from m2clip_lib.studies.ablate import job_table, study_comparisons, study_findings, study_protocol, summary_table
-from m2clip_lib.studies.jobs import Job, plan_jobs, run_job, run_jobs, take_over
+from m2clip_lib.studies.jobs import Job, gpu_name, plan_jobs, run_job, run_jobs, take_over
 from m2clip_lib.studies.studies import Study
 
 pytestmark = pytest.mark.xdist_group("trained")
@@ -34,6 +34,12 @@ def test_every_variant_is_trained_with_every_seed(workspace):
     assert jobs[3].overrides == ("train.lr=0.5", "train.seed=3", *same)
     assert jobs[0].folder == paths.RESULTS / "tiny" / "ablations" / "static_adapter-seed0"
     assert len({job.key for job in jobs}) == 4
+
+
+def test_each_job_gets_one_of_the_gpus_that_are_shown():
+    """Without the variable the second GPU was an IndexError."""
+    assert [gpu_name({}, number) for number in range(3)] == ["0", "1", "2"]
+    assert [gpu_name({"CUDA_VISIBLE_DEVICES": "5,GPU-8f2"}, number) for number in range(2)] == ["5", "GPU-8f2"]
 
 
 def test_a_job_is_done_only_with_the_same_key(workspace):
