@@ -247,6 +247,10 @@ STUDIES = {
         "question": "How many frames does it need?",
         "variants": {f"{frames} frames": [f"data.num_frames={frames}"] for frames in (2, 4)},
     },
+    "sampling": {
+        "question": "Frames of a short piece of the video, or of all of it?",
+        "variants": {"every frame": ["data.stride=1"], "every second frame": ["data.stride=2"]},
+    },
     "losses": {
         "question": "Do the details of the losses matter?",
         "variants": {
