@@ -50,11 +50,22 @@ def _as_written(cell: str) -> str:
 
 def split_cells(line: str, separator: str) -> list[str]:
     """Split a line of a list at "," or ";" or a tab, quoted cells included, or at blanks (" ")."""
-    return (
-        line.split()
-        if separator == " "
-        else [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
-    )
+    if separator == " ":
+        return line.split()
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+
+
+def split_row(line: str, separator: str, count: int, wide: int) -> list[str]:
+    """Split a line into `count` cells, of which number `wide` may hold separators; [] if there are fewer."""
+    after = count - 1 - wide
+    if separator == " ":  # not joined again from words: several blanks stay several
+        *cells, rest = line.split(maxsplit=wide)
+        cells += rest.rsplit(maxsplit=after)
+    else:
+        cells = split_cells(line, separator)
+        end = len(cells) - after
+        cells = [*cells[:wide], separator.join(cells[wide:end]), *cells[end:]]
+    return cells if len(cells) == count else []
 
 
 def squeezed(word: str) -> str:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from m2clip_lib import paths
-from m2clip_lib.csvfiles import SEPARATORS, find_header, split_cells, squeezed
+from m2clip_lib.csvfiles import SEPARATORS, find_header, split_cells, split_row, squeezed
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
@@ -73,99 +73,74 @@ def _table(file: Path, lines: list[tuple[int, str]]) -> list[str]:
     texts = [line for _, line in lines]
     if found := find_header(texts[0], INDEX_WORDS | EITHER_WORDS | NAME_WORDS):
         separator, heads = found
-        rows = [_two_cells(line, separator) for line in texts[1:]]
-        order = _order(heads, rows)
-        if order is None or (separator == " " and not _numbered(rows, order)):
+        ranks = [0 if head in INDEX_WORDS else 1 if head in EITHER_WORDS else 2 for head in heads]
+        # In "label,class" the indices are in the only column of numbers.
+        places = [i for i in (0, 1) if ranks[i] == min(ranks) and (ranks != [1, 1] or _numbered(_rows(texts[1:], separator, i)))]
+        if len(heads) != 2 or len(places) != 1:
             raise _unknown(file, *lines[0])
-        wrong = next((line for line, row in zip(lines[1:], rows, strict=True) if len(row[order]) < 2 or not all(row[order])), None)
-        if wrong:
-            raise UserError(f"{file}:{wrong[0]}: {wrong[1]!r}: expected an index and a name, as the header {texts[0]!r} says")
-        return _in_order(file, [row[order] for row in rows])
+        rows = _rows(texts[1:], separator, places[0])
+        if not rows or (separator == " " and not _numbered(rows)):
+            raise _unknown(file, *lines[0])
+        if ("", "") in rows:
+            number, line = lines[1 + rows.index(("", ""))]
+            raise UserError(f"{file}:{number}: {line!r}: expected an index and a name, as the header {texts[0]!r} says")
+        return _in_order(file, rows)
     for separator in (*SEPARATORS, " "):
-        rows = [_two_cells(line, separator) for line in texts]
-        for order in (False, True):
-            if _numbered(rows, order) and (not order or _complete(rows, order)):
-                if order and separator == " ":
-                    if len({row[True][1] for row in rows}) < len(rows):  # "step 1", "step 2": names
-                        continue
-                    raise _unknown(file, *lines[0])
-                return _in_order(file, [row[order] for row in rows])
-            if len(rows) > 2 and _numbered(rows[1:], order) and _complete(rows[1:], order) and (separator != " " or not order):
-                raise _unknown(file, *lines[0])
+        first, last = (_rows(texts, separator, index) for index in (0, 1))
+        if _numbered(first):
+            return _in_order(file, first)
+        if separator != " " and _complete(last):
+            return _in_order(file, last)
+        headed = _complete(first[1:]) or (separator != " " and _complete(last[1:]))
+        numbers_or_names = _complete(last) and len({name for _, name in last}) == len(last)  # "run 0", but not "step 1", "step 2"
+        if numbers_or_names or (headed and len(texts) > 2):
+            raise _unknown(file, *lines[0])
     return []
 
 
 def _plain(file: Path, lines: list[tuple[int, str]]) -> list[str]:
     """The names of a file with one name per line, under a header or none."""
-    (number, first), texts = lines[0], [line for _, line in lines]
-    some = any(squeezed(cell) in INDEX_WORDS | EITHER_WORDS | NAME_WORDS for separator in SEPARATORS for cell in first.split(separator)[1:])
-    in_all = any(all(separator in line for line in texts) for separator in SEPARATORS)
-    if (
-        first.startswith(("# ", "//"))
-        or (first[0] + texts[-1][-1] in ("{}", "[]"))
-        or (some and in_all)
-        or all(t[:2] == "- " for t in texts)
-    ):
-        raise _unknown(file, number, first)
+    texts = [line for _, line in lines]
+    first, known = texts[0], INDEX_WORDS | EITHER_WORDS | NAME_WORDS
+    separators = [separator for separator in SEPARATORS if all(separator in line for line in texts)]
+    has_columns = any(squeezed(cell) in known for separator in separators for cell in first.split(separator)[1:])
+    is_json = first[0] + texts[-1][-1] in ("{}", "[]")
+    if has_columns or is_json or first.startswith(("# ", "//")) or all(text.startswith("- ") for text in texts):
+        raise _unknown(file, *lines[0])
     if all(len(text) > 1 and text[0] == text[-1] == '"' for text in texts):
         texts = [split_cells(text, ",")[0] for text in texts]
     if squeezed(texts[0]) not in EITHER_WORDS | NAME_WORDS:
         return texts
     if len(texts) == 1 or _table(file, lines[1:]):
-        raise _unknown(file, number, first)
+        raise _unknown(file, *lines[0])
     return texts[1:]
 
 
 def _unknown(file: Path, number: int, line: str) -> UserError:
-    return UserError(
-        f"{file}:{number}: {line!r}: this file's form is not known; write one name per line, or a table headed 'index,name' "
-        "with an index from 0 and a name on each line"
-    )
+    known = "one name per line, or a table headed 'index,name' with an index from 0 and a name on each line"
+    return UserError(f"{file}:{number}: {line!r}: this file's form is not known; write {known}")
 
 
-def _two_cells(line: str, separator: str) -> dict[bool, list[str]]:
-    """Split a line into (index, name): by the first separator, and with key True by the last one; [] where it does not hold two."""
-    if separator == " ":
-        first, last = re.fullmatch(r"(\S+)[ \t]+(.+)", line), re.fullmatch(r"(.*\S)[ \t]+(\S+)", line)
-        return {False: [first[1].rstrip(".:)"), first[2]] if first else [], True: [last[2], last[1]] if last else []}
-    cells = split_cells(line, separator)
-    if len(cells) < 2:
-        return {False: [], True: []}
-    return {False: [cells[0], separator.join(cells[1:])], True: [cells[-1], separator.join(cells[:-1])]}
+def _rows(lines: list[str], separator: str, index: int) -> list[tuple[str, str]]:
+    """Split lines into (index, name), where the column of the indices is given; ("", "") for a line that does not hold both."""
+    rows = [split_row(line, separator, 2, wide=1 - index) for line in lines]
+    return [(row[index].rstrip(".:)"), row[1 - index]) if all(row) and row else ("", "") for row in rows]
 
 
-def _order(heads: list[str], rows: list[dict[bool, list[str]]]) -> bool | None:
-    """Whether the index comes last in a table with these two columns; None if that is not clear."""
-    if len(heads) != 2:
-        return None
-    by_word = [i for i in (0, 1) if heads[i] in INDEX_WORDS] or [
-        i for i in (0, 1) if heads[i] in EITHER_WORDS and heads[1 - i] in NAME_WORDS
-    ]
-    if not by_word and not {*heads} & EITHER_WORDS:
-        return None
-    places = by_word or [i for i in (0, 1) if rows and _numbered(rows, bool(i))]
-    return bool(places[0]) if len(places) == 1 else None
+def _numbered(rows: list[tuple[str, str]]) -> bool:
+    return all(re.fullmatch("[0-9]+", index) for index, _ in rows)
 
 
-def _numbered(rows: list[dict[bool, list[str]]], order: bool) -> bool:
-    return all(row[order] and re.fullmatch("[0-9]+", row[order][0]) and row[order][1] for row in rows)
+def _complete(rows: list[tuple[str, str]]) -> bool:
+    """Whether the indices are 0 to n-1, or 1 to n, once each."""
+    return _numbered(rows) and sorted(int(index) for index, _ in rows) in ([*range(len(rows))], [*range(1, len(rows) + 1)])
 
 
-def _complete(rows: list[dict[bool, list[str]]], order: bool) -> bool:
-    numbers = sorted(int(row[order][0]) for row in rows)
-    return numbers in (list(range(len(rows))), list(range(1, len(rows) + 1)))
-
-
-def _in_order(file: Path, indexed: list[list[str]]) -> list[str]:
-    numbers = [int(index) for index, _ in indexed if re.fullmatch(r"[0-9]+", index)]
-    first = min(numbers, default=0)
-    if first > 1 or sorted(numbers) != list(range(first, first + len(indexed))):
-        count = len(indexed)
-        raise UserError(
-            f"{file}: {count} lines begin with a number, but these are not 0 to {count - 1} (or 1 to {count}) once each; "
-            "correct the numbers, or remove all of them"
-        )
-    return [name for _, name in sorted(indexed, key=lambda entry: int(entry[0]))]
+def _in_order(file: Path, rows: list[tuple[str, str]]) -> list[str]:
+    if not _complete(rows):
+        wanted = f"0 to {len(rows) - 1} (or 1 to {len(rows)}) once each"
+        raise UserError(f"{file}: {len(rows)} lines begin with a number, but these are not {wanted}; correct the numbers, or remove all")
+    return [name for _, name in sorted(rows, key=lambda row: int(row[0]))]
 
 
 def labels_sha256(class_names: Sequence[str]) -> str:

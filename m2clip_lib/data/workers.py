@@ -184,31 +184,17 @@ def end_unguarded_child() -> None:
 
 
 @contextlib.contextmanager
-def alone(lock_file: Path, what: str, report: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock, reporting once if it has to be waited for. The lock file remains: another process may be waiting for it."""
-    end_unguarded_child()
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file)
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout:
-        report(f"{what}: another process is working on it; waiting")
-        held = lock.acquire()
-    with held:
-        yield
-
-
-@contextlib.contextmanager
-def own(lock_file: Path, what: str) -> Iterator[None]:
-    """Hold a lock for work that another process must not even wait to repeat; again within the same process, it is held already.
+def own(lock_file: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock for work that belongs to one process; again within the same process, it is held already.
 
     The system frees it when its holder ends, however it ends; the file remains.
-    Raises: UserError naming host and process of the holder.
+    wait: until another process has ended its work, which then need not be repeated.
+    Raises: UserError naming host and process of the holder, unless this one waits.
     """
     end_unguarded_child()
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(lock_file, is_singleton=True, thread_local=False).acquire(blocking=False)
+        held = FileLock(lock_file, is_singleton=True, thread_local=False).acquire(blocking=wait)
     except Timeout:
         process, host, *_ = [*lock_file.read_text(encoding="utf-8").split(), "?", "?"]
         raise UserError(f"{what}: process {process} on host {host} is at work on it; wait until it ends, or stop it") from None

@@ -211,20 +211,6 @@ def vouched_for(manifest: Manifest, check_csv: str = "") -> bool:
     return not overruled and check_labels_in_paths(Listing(rows, manifest.class_names), table) == len(rows)
 
 
-def stop_if_permuted(check: LabelCheck, manifest: Manifest, accept: bool, check_csv: str = "") -> str:
-    """A warning to show in red; "" if the names as listed fit, or the paths or the table vouch for them.
-
-    Raises: UserError when they are permuted and not accepted.
-    """
-    if not check.reordered or vouched_for(manifest, check_csv):
-        return ""
-    if not check.permuted:
-        return check.message()
-    if not accept:
-        raise UserError(f"{check.message()}; {ADVICE}")
-    return f"ACCEPTED ALTHOUGH {check.message()}"
-
-
 def remember_verdict(manifest: Manifest, accepted: str = "", refused: str = "") -> dict[str, str]:
     """Write the verdict on a manifest's labels beside it; both texts are empty when the names are not permuted. Returns: the verdict."""
     verdict = {"manifest": manifest.sha256, "accepted": accepted, "refused": refused}
@@ -233,14 +219,18 @@ def remember_verdict(manifest: Manifest, accepted: str = "", refused: str = "") 
 
 
 def settle_labels(check: LabelCheck, experiment: Experiment, manifest: Manifest, accept: bool) -> str:
-    """Write the verdict of a comparison with frozen CLIP, over any earlier one. Returns and raises: as stop_if_permuted."""
-    try:
-        warning = stop_if_permuted(check, manifest, accept, experiment.data.check_csv)
-    except UserError as error:
-        remember_verdict(manifest, refused=str(error))
-        raise
-    remember_verdict(manifest, accepted=warning if check.permuted else "")
-    return warning
+    """Write the verdict of a comparison with frozen CLIP, over any earlier one.
+
+    Returns: a warning to show in red; "" if the names as listed fit, or the paths or the table vouch for them.
+    Raises: UserError when they are permuted and not accepted.
+    """
+    warning = check.message() if check.reordered and not vouched_for(manifest, experiment.data.check_csv) else ""
+    if not warning or not check.permuted:
+        remember_verdict(manifest)
+        return warning
+    if not accept:
+        raise UserError(remember_verdict(manifest, refused=f"{warning}; {ADVICE}")["refused"])
+    return remember_verdict(manifest, accepted=f"ACCEPTED ALTHOUGH {warning}")["accepted"]
 
 
 def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[str], None] = print) -> dict[str, str]:
@@ -283,9 +273,9 @@ def require_verdict(experiment: Experiment, manifest: Manifest, report: Callable
     """
     verdict = decide_labels(experiment, manifest, report)
     refused = verdict.get("refused", "")
-    if refused and not accept:
-        raise UserError(refused)
     if refused:
+        if not accept:
+            raise UserError(refused)
         verdict = remember_verdict(manifest, accepted=f"ACCEPTED ALTHOUGH {refused.removesuffix(f'; {ADVICE}')}")
     if verdict.get("accepted"):
         report(f"WARNING: {verdict['accepted']}")

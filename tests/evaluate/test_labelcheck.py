@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
+from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.labelcheck import check_labels, count_rivals, stop_if_permuted
+from m2clip_lib.evaluate.labelcheck import check_labels, count_rivals, settle_labels
 from m2clip_lib.evaluate.predictions import Predictions
 
+EXPERIMENT = Experiment(name="mine")
 CLASSES, EACH = 10, 8
 TRUTH = np.repeat(np.arange(CLASSES), EACH)
 
@@ -83,12 +85,12 @@ def permutation(seed: int) -> np.ndarray:
     return permuted
 
 
-def manifest(paths: list[str], labels: np.ndarray) -> Manifest:
-    return Manifest(pd.DataFrame({"path": paths, "label": labels, "split": "test", "status": "ok"}), NAMES, Path(), "")
+def manifest(paths: list[str], labels: np.ndarray, folder: Path) -> Manifest:
+    return Manifest(pd.DataFrame({"path": paths, "label": labels, "split": "test", "status": "ok"}), NAMES, folder, "")
 
 
-def flat(labels: np.ndarray) -> Manifest:
-    return manifest([f"/videos/{i}.mp4" for i in range(len(labels))], labels)
+def flat(labels: np.ndarray, folder: Path) -> Manifest:
+    return manifest([f"/videos/{i}.mp4" for i in range(len(labels))], labels, folder)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -105,26 +107,27 @@ def test_permuted_names_come_back_on_videos_they_were_not_fitted_to(seed, share,
         assert (check.relabelling.listed, check.relabelling.fitted) == (0.0, 100.0)
 
 
-def test_permuted_list_stops_with_counts_and_three_examples():
+def test_permuted_list_stops_with_counts_and_three_examples(tmp_path):
     permuted = np.roll(np.arange(CLASSES), -1)  # the videos of class 0 have label 1
     check = check_labels(zero_shot(TRUTH, permuted[TRUTH]))
     with pytest.raises(UserError) as error:
-        stop_if_permuted(check, flat(permuted[TRUTH]), accept=False)
+        settle_labels(check, EXPERIMENT, flat(permuted[TRUTH], tmp_path), accept=False)
     text = str(error.value)
     assert "0.0 % of 40 videos with the names as listed and 100.0 % with names exchanged (10 of 10 classes clearly)" in text
     assert text.count("look like") == 3
     assert "videos labelled 'class 1' look like 'class 0'" in text
     assert "ACCEPT_PERMUTED_LABELS" in text
     assert "\n" not in text
-    accepted = stop_if_permuted(check, flat(permuted[TRUTH]), accept=True)
+    accepted = settle_labels(check, EXPERIMENT, flat(permuted[TRUTH], tmp_path), accept=True)
     assert accepted.startswith("ACCEPTED ALTHOUGH labels: the class names are permuted")
 
 
-def test_names_that_the_folders_vouch_for_are_never_called_permuted():
+def test_names_that_the_folders_vouch_for_are_never_called_permuted(tmp_path):
     labels = permutation(0)[TRUTH]
     check = check_labels(zero_shot(TRUTH, labels))
     assert check.permuted
-    assert stop_if_permuted(check, manifest([f"/v/{NAMES[label]}/{i}.mp4" for i, label in enumerate(labels)], labels), accept=False) == ""
+    listed = manifest([f"/v/{NAMES[label]}/{i}.mp4" for i, label in enumerate(labels)], labels, tmp_path)
+    assert settle_labels(check, EXPERIMENT, listed, accept=False) == ""
 
 
 @pytest.mark.parametrize("first", [0, 5, 7])
@@ -156,11 +159,11 @@ def test_classes_that_clip_confuses_are_not_called_permuted(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_blind_clip_is_not_called_a_permuted_list(seed):
+def test_blind_clip_is_not_called_a_permuted_list(tmp_path, seed):
     guesses = np.random.default_rng(seed).integers(CLASSES, size=len(TRUTH))
     check = check_labels(zero_shot(guesses, TRUTH))
     assert not check.permuted
-    assert stop_if_permuted(check, flat(TRUTH), accept=False) == ""
+    assert settle_labels(check, EXPERIMENT, flat(TRUTH, tmp_path), accept=False) == ""
 
 
 def test_clip_that_knows_two_words_for_everything_is_not_called_a_permuted_list():
@@ -196,14 +199,14 @@ def seen_by_clip(classes: int, rng: np.random.Generator, known: float = 0.0, lab
 
 
 @pytest.mark.parametrize(("classes", "refused_before"), [(2, 7), (6, 18), (8, 13), (12, 21)])
-def test_correct_lists_with_names_that_clip_does_not_know_are_not_refused(classes, refused_before):
+def test_correct_lists_with_names_that_clip_does_not_know_are_not_refused(tmp_path, classes, refused_before):
     """Old code refused `refused_before` of these 60 correct lists: whatever the names are, some order of them fits best."""
     rng = np.random.default_rng(classes)
     checks = [check_labels(seen_by_clip(classes, rng)) for _ in range(60)]
     assert sum(check.reordered for check in checks) == refused_before
     assert sum(check.permuted for check in checks) <= 2
     doubtful = next(check for check in checks if check.reordered and not check.permuted)
-    warning = stop_if_permuted(doubtful, flat(np.zeros(1, int)), accept=False)  # no refusal
+    warning = settle_labels(doubtful, EXPERIMENT, flat(np.zeros(1, int), tmp_path), accept=False)  # no refusal
     assert warning.startswith("labels: UNDECIDED: frozen CLIP recognises ")
     assert f"{doubtful.relabelling.fitted:.1f} % with names exchanged, but unrelated words can be fitted as well" in warning
 

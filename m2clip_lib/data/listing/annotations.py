@@ -3,15 +3,13 @@
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path, PureWindowsPath
 
 from m2clip_lib.csvfiles import find_header, squeezed
 from m2clip_lib.data.classes import class_finder, class_key, loose_key, name_from_folder, read_names, refuse_lookalikes
 from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, list_files
 from m2clip_lib.data.listing.recordings import Listing
-from m2clip_lib.data.listing.walk import EXTENSIONS, passed_over, videos_below
+from m2clip_lib.data.listing.walk import passed_over, videos_below
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines, read_text
 
@@ -115,7 +113,7 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
     files = ucf101_files(annotations, official_split)
     folders = read_names(files["names"])
     label_of = class_finder(folders)
-    rows, videos_in = [], cache(_videos_in)
+    rows, (by_stem, passed) = [], _videos_by_stem(root)
     for split in ("train", "test"):
         for number, line in read_lines(files[split]):
             labelled = LAST_NUMBER.fullmatch(line)
@@ -123,12 +121,11 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
             folder = PureWindowsPath(path).parent.name  # accepts / and \
             place = int(labelled[2]) - 1 if labelled else label_of(folder)
             if place is None or not 0 <= place < len(folders) or (split == "train" and not labelled):
-                form = "<Class>/<file> <label>" if split == "train" else "<Class>/<file>"
-                raise UserError(
-                    f"{files[split]}:{number}: {line!r}: expected '{form}' with a class of {files['names'].name}, 1 to {len(folders)}"
-                )
-            rows.append((_first_there([root / path, root / Path(path).name], videos_in), place, split))
-    return Listing(rows, [name_from_folder(name) for name in folders])
+                form = f"<Class>/<file>{' <label>' if split == 'train' else ''}"
+                expected = f"'{form}' with a class of {files['names'].name}, 1 to {len(folders)}"
+                raise UserError(f"{files[split]}:{number}: {line!r}: expected {expected}")
+            rows.append((_as_found([root / path, root / Path(path).name], by_stem), place, split))
+    return Listing(rows, [name_from_folder(name) for name in folders], passed=passed)
 
 
 def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
@@ -147,7 +144,7 @@ def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
 
 def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
     """List HMDB51: one file per class, lines `<file> {0,1,2}` (1 train, 2 test, 0 unused); videos in class folders or in one folder."""
-    rows, videos_in = [], cache(_videos_in)
+    rows, (by_stem, passed) = [], _videos_by_stem(root)
     folders = hmdb51_files(annotations, official_split)
     for label, (folder, file) in enumerate(folders.items()):
         for number, line in read_lines(file):
@@ -155,8 +152,8 @@ def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:
             if not found:
                 raise UserError(f"{file}:{number}: {line!r}: expected '<file> <0, 1 or 2>'")
             if HMDB51_SPLITS[found[2]]:
-                rows.append((_first_there([root / folder / found[1], root / found[1]], videos_in), label, HMDB51_SPLITS[found[2]]))
-    return Listing(rows, [name_from_folder(folder) for folder in folders])
+                rows.append((_as_found([root / folder / found[1], root / found[1]], by_stem), label, HMDB51_SPLITS[found[2]]))
+    return Listing(rows, [name_from_folder(folder) for folder in folders], passed=passed)
 
 
 def list_k600_zero_shot(root: Path, test_list: Path, class_names: list[str]) -> Listing:
@@ -170,14 +167,9 @@ def list_k600_zero_shot(root: Path, test_list: Path, class_names: list[str]) -> 
     return Listing([(path, place[label], split) for path, label, split in listing.rows], [class_names[label] for label in kept])
 
 
-def _first_there(places: list[Path], videos_in: Callable[[Path], dict[str, Path]]) -> Path:
-    """Return the first path that exists, else a video of that name with another ending, else the first path: a missing video is a row."""
-    there = (place for place in places if place.exists())
-    others = (other for place in places if (other := videos_in(place.parent).get(place.stem)))
-    return next(there, None) or next(others, places[0])
-
-
-def _videos_in(folder: Path) -> dict[str, Path]:
-    return (
-        {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if path.suffix.lower() in EXTENSIONS} if folder.is_dir() else {}
-    )
+def _as_found(places: list[Path], by_stem: dict[str, list[Path]]) -> Path:
+    """The first place that exists, else a video of that name with another ending in their folders; a missing video is a row too."""
+    folders = [place.parent for place in places]
+    others = [path for path in by_stem.get(places[0].stem, ()) if path.parent in folders]
+    others.sort(key=lambda path: (folders.index(path.parent), path))
+    return next((place for place in [*places, *others] if place.exists()), places[0])

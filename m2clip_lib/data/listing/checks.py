@@ -5,7 +5,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
@@ -18,8 +17,9 @@ from m2clip_lib.errors import UserError
 
 log = logging.getLogger(__name__)
 
-KINETICS_STEM = re.compile(r"(.+)_([0-9]{6}_[0-9]{6})")
+KINETICS_TIMES = re.compile(r"_[0-9]{6}_[0-9]{6}$")
 UCF_STEM = re.compile(r"v_(.+)_g[0-9]+_c[0-9]+")
+ONE_SPLIT = "a model must not be tested on its training videos: remove them from one split"
 DIRECTION = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 MIRROR_PAIRS = (
     *(("left", "right"), ("counterclockwise", "clockwise"), ("east", "west"), ("links", "rechts"), ("gauche", "droite")),
@@ -28,31 +28,16 @@ MIRROR_PAIRS = (
 )
 
 
-@dataclass(frozen=True)
-class KineticsNames:
-    """Class names from a Kinetics CSV: by clip (YouTube id and times), and by id where all its clips have one class."""
-
-    by_clip: dict[tuple[str, str], str]
-    by_video: dict[str, str]
-
-    def of(self, path: Path) -> str | None:
-        """Look up the class of `<id>_<start>_<end>.mp4` or `<id>.mp4`; None if the table does not have it."""
-        found = KINETICS_STEM.fullmatch(path.stem)
-        if found and found.groups() in self.by_clip:
-            return self.by_clip[found.groups()]
-        return self.by_video.get(found[1] if found else path.stem)
-
-
-def read_kinetics_names(file: Path) -> KineticsNames:
-    """Read the class names that a Kinetics CSV gives to its videos."""
-    by_clip, by_video = {}, defaultdict(set)
+def read_kinetics_names(file: Path) -> dict[str, str]:
+    """Return the class names that a Kinetics CSV gives: to `<id>_<start>_<end>`, and to `<id>` where all its clips have one class."""
+    names = defaultdict(set)
     for name, video, times, _ in read_kinetics_table(file):
-        by_clip[video, times] = name
-        by_video[video].add(name)
-    return KineticsNames(by_clip, {video: names.pop() for video, names in by_video.items() if len(names) == 1})
+        names[f"{video}_{times}"].add(name)
+        names[video].add(name)
+    return {stem: found.pop() for stem, found in names.items() if len(found) == 1}
 
 
-def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) -> int:
+def check_labels_in_paths(listing: Listing, table: dict[str, str] | None = None) -> int:
     """Compare each label with the class that the video's path carries.
 
     A path carries a class in its nearest folder that is named like one, in UCF101's file name (`v_Class_g01_c01`), or through the Kinetics
@@ -60,11 +45,13 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
     Returns: how many videos could be checked.
     Raises: UserError with counts and three examples when they disagree.
     """
-    find = class_finder(listing.class_names)
-    shared = _shared_folders(listing)
+    find, shared = class_finder(listing.class_names), set()
+    if len({label for _, label, _ in listing.rows}) > 1:
+        top = Path(os.path.commonpath([path.parent.absolute() for path, _, _ in listing.rows]))
+        shared = {top, *top.parents}
     wrong, checked, in_table = [], 0, 0
     for path, label, _ in listing.rows:
-        known = table.of(path) if table else None
+        known = table.get(path.stem) or table.get(KINETICS_TIMES.sub("", path.stem)) if table else None
         in_table += known is not None
         carried = [own for own in map(find, [known] if known else _names_in_path(path, shared)) if own is not None]
         checked += bool(carried)
@@ -76,20 +63,9 @@ def check_labels_in_paths(listing: Listing, table: KineticsNames | None = None) 
     if wrong:
         firsts = dict(reversed(wrong))  # the first video of every confusion: three videos of one class would say less
         examples = [*reversed(firsts.values()), *(text for _, text in wrong if text not in firsts.values())][:3]
-        raise UserError(
-            f"labels: {len(wrong)} of {checked} videos whose path carries a class ({len(listing.rows)} listed) have the label of another: "
-            f"{'; '.join(examples)}; the list and the class names do not belong together: check names file and label order"
-        )
+        counts = f"{len(wrong)} of {checked} videos whose path carries a class ({len(listing.rows)} listed)"
+        raise UserError(f"labels: {counts} have the label of another: {'; '.join(examples)}; check names file and label order")
     return checked
-
-
-def _shared_folders(listing: Listing) -> set[Path]:
-    """Folders above all videos: when they hold several labels, their names carry no class."""
-    if len({label for _, label, _ in listing.rows}) < 2:
-        return set()
-    parents = {path.parent.absolute() for path, _, _ in listing.rows}
-    top = Path(os.path.commonpath([str(parent) for parent in parents]))
-    return {top, *top.parents}
 
 
 def _names_in_path(path: Path, shared: set[Path]) -> list[str]:
@@ -108,25 +84,20 @@ def check_leaks(listing: Listing, trusted: bool = False) -> list[str]:
     Returns: lines of doubt, such as about videos that are stored under several classes, where nobody can say which is right.
     Raises: UserError with counts and three examples when a path has two labels, or a video is in two splits.
     """
+    names = listing.class_names
     splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
     for place, (_, label, split) in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
-        splits[place][split] = labels[place][label] = None
-    torn = [(path, found) for path, found in labels.items() if len(found) > 1]
+        splits[place][split] = labels[place][names[label]] = None
+    torn = [f"{path.name} is {' and '.join(map(repr, found))}" for path, found in labels.items() if len(found) > 1]
     if torn:
-        names = listing.class_names
-        examples = "; ".join(f"{path.name} is {' and '.join(repr(names[label]) for label in found)}" for path, found in torn[:3])
-        raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {examples}; keep one line for each")
-    leaks = [(path, found) for path, found in splits.items() if len(found) > 1]
-    if leaks:
-        examples = "; ".join(f"{path.name} in {' and '.join(found)}" for path, found in leaks[:3])
-        raise UserError(
-            f"lists: {len(leaks)} of {len(splits)} videos are in two splits: {examples}; "
-            "a model must not be tested on its training videos: remove them from one list"
-        )
-    torn, unsure = [], []
+        raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {'; '.join(torn[:3])}; keep one line for each")
+    torn = [f"{path.name} in {' and '.join(found)}" for path, found in splits.items() if len(found) > 1]
+    if torn:
+        raise UserError(f"lists: {len(torn)} of {len(splits)} videos are in two splits: {'; '.join(torn[:3])}; {ONE_SPLIT}")
+    unsure = []
     for rows in copies(listing):
         by_split = {split: path for path, _, split in (listing.rows[i] for i in rows)}
-        by_label = {listing.class_names[label]: path for path, label, _ in (listing.rows[i] for i in rows)}
+        by_label = {names[label]: path for path, label, _ in (listing.rows[i] for i in rows)}
         if len(by_label) > 1:
             unsure.append(" and ".join(f"{path.name} in {name!r}" for name, path in by_label.items()))
         elif len(by_split) > 1:
@@ -135,10 +106,7 @@ def check_leaks(listing: Listing, trusted: bool = False) -> list[str]:
     if torn:
         found = f"lists: {len(torn)} videos are in two splits, as copies or hard links: {'; '.join(torn[:3])}"
         if not trusted:
-            raise UserError(
-                f"{found}; a model must not be tested on its training videos: remove them from one split, "
-                "or set data.trust_list=true if the splits are official"
-            )
+            raise UserError(f"{found}; {ONE_SPLIT}, or set data.trust_list=true if the splits are official")
         doubts.append(f"{found}; data.trust_list is set: they stay")
     return doubts
 
@@ -176,8 +144,6 @@ def check_mirror(class_names: Sequence[str], mirror: bool | Literal["force"], pa
     said, speaking = ("name left or right", left_right) if left_right else ("are exchanged by a mirror", speaking)
     named = " and ".join(repr(name) for name in speaking[:2])
     if mirror != "force":
-        raise UserError(
-            f"data.mirror: {len(speaking)} of {len(class_names)} classes {said} ({named}): a mirrored clip would carry "
-            'the wrong label; set data.mirror to false, or to "force" to mirror anyway'
-        )
+        wrong = f"data.mirror: {len(speaking)} of {len(class_names)} classes {said} ({named}): a mirrored clip would carry the wrong label"
+        raise UserError(f'{wrong}; set data.mirror to false, or to "force" to mirror anyway')
     log.warning("data.mirror is forced; %d classes %s (%s): mirrored clips may be mislabelled", len(speaking), said, named)

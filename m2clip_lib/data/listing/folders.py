@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 
-from m2clip_lib.csvfiles import find_header, split_cells
+from m2clip_lib.csvfiles import find_header, split_row
 from m2clip_lib.data.classes import class_key, name_from_folder, refuse_lookalikes
 from m2clip_lib.data.listing.recordings import TEST_SHARE, VAL_SHARE, Listing, split_recordings, without_repeats
 from m2clip_lib.data.listing.walk import EXTENSIONS, NO_VIDEO, PassedOver, passed_over, subfolders, utf_8_name, videos_below
@@ -36,10 +36,8 @@ def list_folder(root: Path) -> Listing:
     has_splits = bool(named) and len(named) == len(children)
     if not has_splits and any(file.parent != child for child in named for file in found[child]):
         others = ", ".join(repr(p.name) for p in children if p not in named)
-        raise UserError(
-            f"videos: {root} holds split folders ({', '.join(p.name for p in named)}) and beside them {others} with videos: "
-            "it is not clear which are classes; keep only splits there, or only classes"
-        )
+        mixed = f"split folders ({', '.join(p.name for p in named)}) and beside them {others} with videos"
+        raise UserError(f"videos: {root} holds {mixed}: it is not clear which are classes; keep only splits there, or only classes")
     of_class: dict[Path, list[Path]] = {} if has_splits else found
     for child in children if has_splits else []:
         of_class |= {folder: [file for file in found[child] if folder in file.parents] for folder in subfolders(child, defaultdict(list))}
@@ -57,10 +55,8 @@ def list_folder(root: Path) -> Listing:
     splits = {split for _, split in groups}
     if "" in splits and len(splits) > 1:
         examples = [next(files[0] for (_, split), files in groups.items() if bool(split) == kind) for kind in (True, False)]
-        raise UserError(
-            f"videos: some videos are in split folders inside their class folder ({examples[0]}), others are not ({examples[1]}): "
-            "put every video of every class into a split folder, or none"
-        )
+        mixed = f"some videos are in split folders inside their class folder ({examples[0]}), others are not ({examples[1]})"
+        raise UserError(f"videos: {mixed}: put every video of every class into a split folder, or none")
     folders = sorted({folder for folder, _ in groups})
     if not folders:
         raise UserError(f"videos: no class folder with videos ({', '.join(sorted(EXTENSIONS))}) in {root}; expected {root}/<class>/<video>")
@@ -107,12 +103,10 @@ def _split_line(line: str) -> tuple[str, str]:
 
 
 def _cells_of(line: str, separator: str, heads: list[str]) -> tuple[str, str]:
-    """Split a line of a list into path and label as its header says; ("", "") if it has another number of cells."""
-    if separator == " " and heads[-1] in LABEL_WORDS:
-        return _split_line(line)
-    cells = line.split(maxsplit=len(heads) - 1) if separator == " " else split_cells(line, separator)
-    of = {"path" if head in PATH_WORDS else "label" if head in LABEL_WORDS else "": cell for head, cell in zip(heads, cells, strict=False)}
-    return (of["path"], of["label"]) if len(cells) == len(heads) else ("", "")
+    """Split a line of a list into path and label as its header says; ("", "") if it has fewer cells."""
+    path, label = (next(i for i, head in enumerate(heads) if head in words) for words in (PATH_WORDS, LABEL_WORDS))
+    cells = split_row(line, separator, len(heads), wide=path)
+    return (cells[path], cells[label]) if cells else ("", "")
 
 
 def _as_stored(root: Path, path: str) -> Path:

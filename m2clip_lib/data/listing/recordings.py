@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -139,15 +139,17 @@ def split_recordings(listing: Listing, shares: dict[str, float], root: Path, num
     names leave a class without a training video, or a split empty, does a recording move; a note says so. Recordings of which one has a
     copy of the other's video count as one, unless its copies have several labels: such a video is no recording of anything.
     """
+    from scipy.cluster.hierarchy import DisjointSet  # late: a scan's children start without it
+
     sources = {i: source_of(path, root, numbered) for i, (path, _, split) in enumerate(listing.rows) if split == among}
-    same: dict[str, str] = {}  # recording -> one that has the same video
+    same = DisjointSet(sources.values())  # recordings that have the same video
     for rows in copies(listing):
         if len({listing.rows[i][1] for i in rows}) == 1:
-            first, *others = sorted({_followed(sources[i], same) for i in rows if i in sources}) or [""]
-            same.update(dict.fromkeys(others, first))
+            for one, other in pairwise(sources[i] for i in rows if i in sources):
+                same.merge(one, other)
     videos: dict[str, list[int]] = defaultdict(list)
     for i, name in sources.items():
-        videos[_followed(name, same)].append(i)
+        videos[min(same.subset(name))].append(i)
     place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64 for name in videos}
     order, limits = sorted(videos, key=place.__getitem__), list(zip(accumulate(shares.values()), shares, strict=True))
     named = {name: next((split for limit, split in limits if place[name] < limit), "train") for name in order}
@@ -192,9 +194,3 @@ def torn_recordings(table: pd.DataFrame, root: Path) -> list[str]:
         return []
     example = f"{torn[0][0].name} and {torn[0][1].name}"
     return [f"splits: {len(torn)} videos outside training are of recordings that training has, to go by their names: {example}"]
-
-
-def _followed(name: str, same: dict[str, str]) -> str:
-    while name in same:
-        name = same[name]
-    return name

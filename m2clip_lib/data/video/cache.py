@@ -9,9 +9,9 @@ import pandas as pd
 
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError
-from m2clip_lib.data.workers import LIMIT_S, PASSING, Failure, alone, call_in_children
+from m2clip_lib.data.workers import LIMIT_S, PASSING, Failure, call_in_children, own
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import check_space, read_json, write_atomically, write_json
+from m2clip_lib.files import check_space, read_json, show_bytes, write_atomically, write_json
 
 LIMIT_BYTES = 8 * 2**30
 
@@ -51,9 +51,8 @@ def cached_reader(
     shapes = [(int(count), *reversed(fit_short_side(w, h, short_side))) for count, w, h in sizes]
     total = _starts(shapes)[-1]
     if total > LIMIT_BYTES:
-        raise UserError(
-            f"data.cache_frames: the frames would take {total / 2**30:.0f} GiB, more than {LIMIT_BYTES / 2**30:.0f}; set it to false"
-        )
+        size, limit = show_bytes(total), show_bytes(LIMIT_BYTES)
+        raise UserError(f"data.cache_frames: the frames would take {size}, more than {limit}; set it to false")
     digest = hashlib.sha256(f"{short_side}|{'decord' if decoder == 'decord' else 'pyav'}".encode())
     for path, shape in zip(table.path, shapes, strict=True):
         stat = Path(path).stat() if Path(path).exists() else None
@@ -68,7 +67,7 @@ def cached_reader(
 
     if not finished():
         check_space(folder, total, "data.cache_frames")
-        with alone(folder / ".lock", "data.cache_frames", print):
+        with own(folder / ".lock", "data.cache_frames", wait=True):
             if not finished():  # by another process in the meantime
                 videos = zip(table.path, shapes, table.num_frames, strict=True)
                 errors = _fill(file, [(decoder, *video) for video in videos], processes, limit_s)
