@@ -79,9 +79,8 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise UserError(
-            f"{what}: needs about {show_bytes(needed)} in {folder}, {show_bytes(free)} are free; free some space or choose another folder"
-        )
+        short = f"needs about {show_bytes(needed)} in {folder}, {show_bytes(free)} are free"
+        raise UserError(f"{what}: {short}; free some space or choose another folder")
 
 
 def show_bytes(count: float) -> str:

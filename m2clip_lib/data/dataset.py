@@ -159,11 +159,9 @@ def make_loader(dataset: Dataset, batches: "Sequence[Sequence] | EpochSampler", 
         ahead = min(PREFETCH * workers, len(batches)) + 1  # batches that wait, and the one in use
         needed, space = ahead * size * dataset.item_bytes, shutil.disk_usage(SHARED)
         if space.free < needed:
-            raise UserError(
-                f"data.workers: {workers} loader processes need {show_bytes(needed)} of shared memory, and {SHARED} has "
-                f"{show_bytes(space.free)} free of {show_bytes(space.total)}; enlarge it (docker run --shm-size=8g), or lower data.workers "
-                "or the batch size; data.workers=0 needs none"
-            )
+            found = f"{show_bytes(needed)} of shared memory, and {SHARED} has {show_bytes(space.free)} free of {show_bytes(space.total)}"
+            advice = "enlarge it (docker run --shm-size=8g), or lower data.workers or the batch size; data.workers=0 needs none"
+            raise UserError(f"data.workers: {workers} loader processes need {found}; {advice}")
     return DataLoader(
         dataset,
         batch_sampler=batches,

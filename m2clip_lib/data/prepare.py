@@ -53,22 +53,17 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
         "doubts": doubts,
     }
 
-    opened: list[str] = []  # what to say about a listing that was opened now
-
-    def open_all() -> pd.DataFrame:
-        opened.extend([*listing.notes, *doubts, *classes_without(experiment.eval.split, experiment.eval.split, listing)])
+    def open_all() -> tuple[pd.DataFrame, list[str]]:
         report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
         check_space(folder, BYTES_PER_ROW * len(listing.rows), "manifest")
         table = scan(listing, processes, folder, limit_s, report)
-        opened.extend(torn_recordings(table, root))
-        return table
+        untested = classes_without(experiment.eval.split, experiment.eval.split, listing)
+        return table, [*listing.notes, *doubts, *untested, *torn_recordings(table, root)]
 
-    def copy_all() -> pd.DataFrame:
-        return transcode(manifest, root, copies, processes, limit_s, report)
+    def copy_all() -> tuple[pd.DataFrame, list[str]]:
+        return transcode(manifest, root, copies, processes, limit_s, report), []
 
     manifest = _up_to_date(folder, "manifest", listing_sha256(listing), open_all, listing.class_names, root, about, report)
-    for note in opened:
-        report(note)
     if not experiment.data.transcode:
         return manifest
     found = f"{manifest.sha256} {made_from(folder)}"  # what the files hold, and their sizes and times
@@ -76,29 +71,28 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
 
 
 def _up_to_date(
-    folder: Path, what: str, digest: str, make: Callable[[], pd.DataFrame], names: list[str], root: Path, about: dict, report: Callable
+    folder: Path, what: str, digest: str, make: Callable, names: list[str], root: Path, about: dict, report: Callable[[str], None]
 ) -> Manifest:
-    """Return the folder's manifest, made by make() unless an earlier one was made from the same digest."""
-    manifest, is_new = _finished(folder, digest), False
+    """Return the folder's manifest; unless it was made from this digest, it is made anew. make() returns a table, and notes to report."""
+    manifest, notes = _finished(folder, digest), None
     if manifest is None:
         with own(folder / ".lock", f"{what}: {paths.shown(folder)}"):
             manifest = _finished(folder, digest)  # by another process in the meantime
             if manifest is None:
-                manifest, is_new = write_manifest(make(), names, folder, root, digest), True
+                table, notes = make()
+                manifest = write_manifest(table, names, folder, root, digest)
     add_to_manifest(folder, about)
     status = manifest.table.status
     bad = status[status != "ok"].value_counts()
-    if is_new:
-        report(f"manifest: {len(status) - bad.sum()} videos ok, {bad.sum()} not usable -> {paths.shown(folder)}")
-        for reason, count in bad.head(5).items():
-            report(f"  {count} x {reason}")
-    else:
+    if notes is None:
         report(f"{what}: {paths.shown(folder)} is up to date ({len(status)} videos)")
+    else:
+        report(f"manifest: {len(status) - bad.sum()} videos ok, {bad.sum()} not usable -> {paths.shown(folder)}")
+        for line in (*(f"  {count} x {reason}" for reason, count in bad.head(5).items()), *notes):
+            report(line)
     if bad.sum() == len(status):
-        raise UserError(
-            f"videos: none of the {len(status)} listed can be read (most often: {bad.index[0]}); "
-            f"first: {manifest.table.path[0]}; check data.root"
-        )
+        why = f"(most often: {bad.index[0]}); first: {manifest.table.path[0]}"
+        raise UserError(f"videos: none of the {len(status)} listed can be read {why}; check data.root")
     return manifest
 
 
@@ -132,10 +126,8 @@ def check_listing(experiment: Experiment, listing: Listing, report: Callable[[st
     elif checked:
         report(f"labels: {checked} of {len(listing.rows)} videos carry their class in their path or table, and all of these agree")
     else:
-        report(
-            f"labels: NOT CHECKED: none of {len(listing.rows)} videos carries its class in its path; provide a table of the dataset "
-            "(data.check_csv), or look at notebook 02; training asks frozen CLIP before it starts"
-        )
+        unchecked = f"none of {len(listing.rows)} videos carries its class in its path"
+        report(f"labels: NOT CHECKED: {unchecked}; set data.check_csv, or look at notebook 02; training asks frozen CLIP before it starts")
     splits = {split for _, _, split in listing.rows}
     for line in classes_without("train", "training", listing):
         report(line)

@@ -40,10 +40,7 @@ def cores(system: Path = Path("/")) -> int:
 
     system: the root of the file system.
     """
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        bound = os.process_cpu_count() or 1
-    else:
-        bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     groups = system / "proc/self/cgroup"
     quotas = []
     for line in groups.read_text().splitlines() if groups.is_file() else []:

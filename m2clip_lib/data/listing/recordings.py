@@ -44,11 +44,10 @@ def real_paths(paths: Iterable[Path]) -> list[Path]:
         except ValueError:  # a name that no file can have: the scan gives the reason
             return path
 
-    # is_symlink would raise for a name that is too long
-    # A link to a device or a folder is no video, and stays what it is called.
-    paths = list(paths)
-    linked = [os.path.islink(path) and os.path.isfile(path) for path in paths]  # noqa: PTH113, PTH114
-    return [real(path) if link else real(path.parent) / path.name for path, link in zip(paths, linked, strict=True)]
+    def is_linked_file(path: Path) -> bool:  # a link to a device or a folder is no video, and stays what it is called
+        return os.path.islink(path) and os.path.isfile(path)  # noqa: PTH113, PTH114 (Path's would raise for a name that is too long)
+
+    return [real(path) if is_linked_file(path) else real(path.parent) / path.name for path in paths]
 
 
 def without_repeats(listing: Listing) -> Listing:
@@ -105,9 +104,7 @@ def source_of(path: Path, root: Path, numbered: bool = False) -> str:
     """Name the recording that a video was cut from; its own path below root, without its ending, if the file name does not tell.
 
     A name that says no more than the class, or nothing, is no recording: `clip 3`, `003` and `ski/ski_003` are recordings of their own.
-
-    Args:
-        numbered: videos whose names differ only in their last number belong to one recording (HMDB51).
+    numbered: videos whose names differ only in their last number belong to one recording (HMDB51).
     """
     own = path.relative_to(root) if path.is_relative_to(root) else path
     own = own.with_suffix("") if own.suffix.lower() in EXTENSIONS else own
@@ -120,12 +117,7 @@ def source_of(path: Path, root: Path, numbered: bool = False) -> str:
 
 
 def hold_out(listing: Listing, share: float, root: Path, numbered: bool = False) -> Listing:
-    """Move a share of the training recordings to validation if there is a training split and no validation split.
-
-    Args:
-        share: of the recordings, in [0, 1); 0 changes nothing.
-        numbered: see source_of.
-    """
+    """Move a share of the training recordings, in [0, 1), to validation if there is no validation split. numbered: see source_of."""
     splits = {split for _, _, split in listing.rows}
     if not share or "train" not in splits or "val" in splits:
         return listing

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +28,21 @@ def compare_decoders(paths: Sequence[str | Path]) -> pd.DataFrame:
         first of them is named, with the first such frame.
     Raises: UserError if there is nothing to read.
     """
-    videos = {str(path): info for path in paths if (info := _readable(path))}
+    videos: dict[str, VideoInfo] = {}
+    for path in paths:
+        with suppress(VideoError):
+            videos[str(path)] = probe(path)
     if not videos:
         raise UserError(f"compare decoders: none of {len(paths)} files can be read")
-    decoders = ["pyav", "decord"] if has_decord() else ["pyav"]
-    failed: dict[str, set[str]] = {name: set() for name in decoders}
-    others: dict[str, list[str]] = {name: [] for name in decoders}
-    for name in decoders[1:]:
+    others: dict[str, dict[str, int | None]] = {"pyav": dict.fromkeys(videos)}  # decoder -> readable file -> the first other frame
+    if has_decord():
+        others["decord"] = {}
         for path, info in videos.items():
-            try:
-                wrong = first_difference(path, info, name)
-            except VideoError:
-                failed[name].add(path)
-            else:
-                others[name] += [f"{path}: frame {wrong}"] if wrong is not None else []
-    measured = [path for path in videos if not any(path in names for names in failed.values())]
-    seconds: dict[str, list[float]] = {name: [] for name in decoders}
-    for name in decoders * ROUNDS:  # they take turns: the machine's speed drifts
+            with suppress(VideoError):
+                others["decord"][path] = first_difference(path, info, "decord")
+    measured = [path for path in videos if all(path in of_decoder for of_decoder in others.values())]
+    seconds: dict[str, list[float]] = {name: [] for name in others}
+    for name in [*others] * ROUNDS:  # they take turns: the machine's speed drifts
         start = time.perf_counter()
         for path in measured:
             read_frames(path, _clips(videos[path])[0], _size(videos[path]), name, videos[path].num_frames)
@@ -53,11 +52,11 @@ def compare_decoders(paths: Sequence[str | Path]) -> pd.DataFrame:
             "what": name,
             "clips_per_s_and_core": round(len(measured) / statistics.median(seconds[name]), 1) if measured else None,
             "files": len(videos),
-            "failed": len(failed[name]),
-            "other_frames": len(others[name]),
-            "first_difference": next(iter(others[name]), ""),
+            "failed": len(videos) - len(found),
+            "other_frames": sum(wrong is not None for wrong in found.values()),
+            "first_difference": next((f"{path}: frame {wrong}" for path, wrong in found.items() if wrong is not None), ""),
         }
-        for name in decoders
+        for name, found in others.items()
     )
 
 
@@ -74,13 +73,6 @@ def first_difference(path: str | Path, info: VideoInfo, decoder: str) -> int | N
             if differences[index] > OTHER_PICTURE or min(differences.values()) < NEARER * differences[index]:
                 wrong.add(index)
     return min(wrong, default=None)
-
-
-def _readable(path: str | Path) -> VideoInfo | None:
-    try:
-        return probe(path)
-    except VideoError:
-        return None
 
 
 def _clips(info: VideoInfo) -> list[list[int]]:
