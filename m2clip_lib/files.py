@@ -153,15 +153,13 @@ def code_digest(core: bool = False) -> str:
 
     core: only the code that decides numbers, without figures and maps; finished trainings depend on this alone.
     """
-    root = Path(__file__).parent
-    files = {
-        file.relative_to(root).as_posix(): file
-        for file in sorted(root.rglob("*"))
-        if file.suffix in {".py", ".json", ".csv", ".safetensors"}
-    }
-    skipped = ("cli/", "viz/", "attention/") if core else ("cli/",)
-    kept = [name for name in files if name not in NOT_INPUTS and not name.startswith(skipped)]
-    return hash_texts(*(f"{name} {file_sha256(files[name])}" for name in kept))
+    root, skipped = Path(__file__).parent, ("cli/", "viz/", "attention/") if core else ("cli/",)
+    facts = []
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root).as_posix()
+        if file.suffix in {".py", ".json", ".csv", ".safetensors"} and name not in NOT_INPUTS and not name.startswith(skipped):
+            facts.append(f"{name} {file_sha256(file)}")
+    return hash_texts(*facts)
 
 
 def hash_texts(*parts: str) -> str:

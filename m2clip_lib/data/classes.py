@@ -16,16 +16,8 @@ from m2clip_lib.files import read_lines
 SPLITS = ("train", "val", "test")
 KINETICS_400 = "kinetics400"  # as data.names_file: no file needed
 # What the columns of a list of classes are called, squeezed; "label" and "class" may be either.
-INDEX_WORDS = {
-    "",
-    "id",
-    "idx",
-    "index",
-    "number",
-    "no",
-    "target",
-    *(a + b for a in ("class", "label") for b in ("id", "idx", "index", "number")),
-}
+INDEX_WORDS = {"", "id", "idx", "index", "number", "no", "target"}
+INDEX_WORDS |= {a + b for a in ("class", "label") for b in ("id", "idx", "index", "number")}
 NAME_WORDS = {"name", "names", "category", "categories", "action", "actions", "activity", "activities"}
 NAME_WORDS |= {a + b for a in ("class", "label", "category", "action", "activity") for b in ("name", "names")}
 EITHER_WORDS = {"label", "labels", "class", "classes"}

@@ -20,7 +20,7 @@ from itertools import islice
 from multiprocessing import resource_tracker, set_forkserver_preload
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 from pebble import CONSTS, ProcessExpired, ProcessPool
@@ -239,11 +239,10 @@ def fingerprint(path: str | Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-T = TypeVar("T")
 LINE_EVERY_S = 30.0
 
 
-def with_progress(items: Iterable[T], total: int, what: str, report: Callable[[str], None]) -> Iterator[T]:
+def with_progress(items: Iterable[Any], total: int, what: str, report: Callable[[str], None]) -> Iterator[Any]:
     """Pass items on, showing a progress bar on a terminal and a line every LINE_EVERY_S elsewhere. what: "opening videos"."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, unit="file", smoothing=0.05)

@@ -104,17 +104,13 @@ class LabelCheck:
     def message(self) -> str:
         """What is wrong with a permuted list, with counts and three examples; or why nobody can tell whether it is."""
         found, names = self.relabelling, self.relabelling.class_names
+        counts = f"frozen CLIP recognises {found.listed:.1f} % of {found.videos} videos with the names as listed"
+        counts = f"{counts} and {found.fitted:.1f} % with names exchanged"
         if not self.permuted:
-            return (
-                f"labels: UNDECIDED: frozen CLIP recognises {found.listed:.1f} % of {found.videos} videos with the names as listed and "
-                f"{found.fitted:.1f} % with names exchanged, but unrelated words can be fitted as well: it does not know the names, or "
-                "they are permuted; compare some videos with their names"
-            )
+            unclear = "unrelated words can be fitted as well: it does not know the names, or they are permuted"
+            return f"labels: UNDECIDED: {counts}, but {unclear}; compare some videos with their names"
         examples = "; ".join(f"videos labelled {names[label]!r} look like {names[found.names[label]]!r}" for label in found.returned[:3])
-        return (
-            f"labels: the class names are permuted: frozen CLIP recognises {found.listed:.1f} % of {found.videos} videos with the names as "
-            f"listed and {found.fitted:.1f} % with names exchanged ({len(found.returned)} of {len(names)} classes clearly): {examples}"
-        )
+        return f"labels: the class names are permuted: {counts} ({len(found.returned)} of {len(names)} classes clearly): {examples}"
 
 
 def check_labels(predictions: Predictions, relabellings: int = 200, seed: int = 0) -> LabelCheck:

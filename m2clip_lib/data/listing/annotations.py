@@ -14,7 +14,6 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines, read_text
 
 KINETICS_COLUMNS = {"label", "youtubeid", "timestart", "timeend"}
-KINETICS_SPLITS = {"validate": "val", "validation": "val"}
 HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this split
 
 
@@ -28,7 +27,7 @@ def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
         try:
             times = f"{int(float(row['timestart'])):06d}_{int(float(row['timeend'])):06d}"
             split = (row.get("split") or "").strip().lower()
-            entries.append((class_key(row["label"].strip()), row["youtubeid"].strip(), times, KINETICS_SPLITS.get(split, split)))
+            entries.append((class_key(row["label"].strip()), row["youtubeid"].strip(), times, SPLIT_FOLDERS.get(split, split)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{file}:{number}: expected columns label, youtube_id, time_start, time_end; found {row}") from error
     return entries

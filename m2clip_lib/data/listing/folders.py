@@ -14,7 +14,8 @@ from m2clip_lib.data.listing.walk import EXTENSIONS, NO_VIDEO, PassedOver, passe
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
-SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test"}
+SPLIT_FOLDERS |= dict.fromkeys(("val", "valid", "validate", "validation"), "val")
 PATH_WORDS = {"path", "paths", "file", "filename", "filepath", "video", "videofile", "videoname", "videopath", "clip", "clippath"}
 LABEL_WORDS = {"label", "labels", "labelid", "labelindex", "class", "classid", "classindex", "index", "target", "y"}
 FRAMES_WORDS = {"frames", "numframes", "nframes", "totalframes", "framecount"}

@@ -33,11 +33,7 @@ def fit_short_side(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def read_frames(
-    path: str | Path,
-    indices: Sequence[int],
-    size: tuple[int, int] | None = None,
-    decoder: Decoder = "auto",
-    num_frames: int | None = None,
+    path: str | Path, indices: Sequence[int], size: tuple[int, int] | None = None, decoder: Decoder = "auto", num_frames: int | None = None
 ) -> tuple[NDArray[np.uint8], str]:
     """Read the chosen frames, upright (rotation metadata is applied) and with square pixels.
 
