@@ -129,16 +129,14 @@ def list_ucf101(root: Path, annotations: Path, official_split: int) -> Listing:
 
 def hmdb51_files(annotations: Path, official_split: int) -> dict[str, Path]:
     """Map class folders to the file of one official split of HMDB51. Raises: UserError when a class has files for other splits only."""
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
-    for file in sorted(annotations.glob("*_test_split[123].txt")):
-        name, _, split = file.stem.rpartition("_test_split")
-        found[name][split] = file
-    if not found:
+    files = sorted(annotations.glob("*_test_split[123].txt"))
+    if not files:
         raise UserError(f"annotations: no <class>_test_split{official_split}.txt in {annotations}; set data.annotations to their folder")
-    without = [name for name, files in found.items() if str(official_split) not in files]
-    if without:
-        raise UserError(f"annotations: {annotations / without[0]}_test_split{official_split}.txt is missing; the other splits exist")
-    return {name: files[str(official_split)] for name, files in found.items()}
+    found = {file.stem.rpartition("_test")[0]: file.with_stem(f"{file.stem[:-1]}{official_split}") for file in files}
+    missing = next((file for file in found.values() if file not in files), None)
+    if missing:
+        raise UserError(f"annotations: {missing} is missing; the other splits exist")
+    return found
 
 
 def list_hmdb51(root: Path, annotations: Path, official_split: int) -> Listing:

@@ -1,5 +1,6 @@
 """What a video file says without decoding: its stream, its packets, when each frame is shown. Imports no torch: children start fast."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,8 +30,8 @@ class FrameTable:
     count: packets to be shown. stamps: their timestamps, ascending. keys: numbers of the keyframes, ascending.
     timed: every packet has its own time, stored in the container.
     restarts: the clock goes back at a keyframe, as where recordings were joined byte by byte.
-    whole_start: the video begins with a keyframe and shows nothing before it; earlier frames have lost what they were predicted from.
-    cut_off: the file ends within a packet, or a packet has a hole, as in interrupted downloads.
+    whole: it does not, the video begins with a keyframe and shows nothing before it (earlier frames have lost what they were predicted
+        from), and no packet has a hole or is cut off, as in interrupted downloads.
     seekable: frame n can be found by its time.
     """
 
@@ -39,8 +40,7 @@ class FrameTable:
     keys: list[int]
     timed: bool
     restarts: bool
-    whole_start: bool
-    cut_off: bool
+    whole: bool
     seekable: bool
 
 
@@ -80,7 +80,7 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
 def read_frame_table(container: InputContainer, stream: VideoStream) -> FrameTable:
     """Read all packets and decode none; takes a few milliseconds."""
     shown: list[tuple[int | None, bool]] = []  # (time, keyframe?)
-    first = latest = begins_with_key = None  # first, latest: the time of the first packet, and the latest time so far
+    first, latest, begins_with_key = None, -math.inf, None  # the time of the first packet, and the latest time so far
     restarts = cut_off = False
     for packet in packets(container, stream):
         if not packet.size:
@@ -88,17 +88,18 @@ def read_frame_table(container: InputContainer, stream: VideoStream) -> FrameTab
         if begins_with_key is None:
             first, begins_with_key = packet.pts, packet.is_keyframe
         cut_off = cut_off or packet.is_corrupt or not _is_complete(packet, stream)
-        restarts = restarts or (packet.is_keyframe and _before(packet.pts, latest))
-        latest = packet.pts if latest is None or _before(latest, packet.pts) else latest
+        if packet.pts is not None:
+            restarts = restarts or (packet.is_keyframe and packet.pts < latest)
+            latest = max(latest, packet.pts)
         if not packet.is_discard:  # packets before the start of an edit list are decoded but never shown
             shown.append((packet.pts, packet.is_keyframe))
     stamps = sorted(time for time, _ in shown if time is not None)
     places = {stamp: number for number, stamp in enumerate(stamps)}
     keys = sorted(places[time] for time, is_key in shown if is_key and time is not None)
     timed = not WITH_TIMESTAMPS.isdisjoint(container.format.name.split(",")) and len(places) == len(shown)
-    whole_start = bool(begins_with_key) and not any(_before(time, first) for time, _ in shown)
-    seekable = timed and whole_start and not (restarts or cut_off) and stream.codec_context.name in ONE_FRAME_PER_PACKET
-    return FrameTable(len(shown), stamps, keys, timed, restarts, whole_start, cut_off, seekable)
+    whole = bool(begins_with_key) and (first is None or not stamps or stamps[0] >= first) and not (restarts or cut_off)
+    seekable = timed and whole and stream.codec_context.name in ONE_FRAME_PER_PACKET
+    return FrameTable(len(shown), stamps, keys, timed, restarts, whole, seekable)
 
 
 def _is_complete(packet: av.Packet, stream: VideoStream) -> bool:
@@ -115,7 +116,3 @@ def _is_complete(packet: av.Packet, stream: VideoStream) -> bool:
     while place + width < len(data) and (length := int.from_bytes(data[place : place + width], "big")):
         place += width + length
     return place == len(data)
-
-
-def _before(time: int | None, other: int | None) -> bool:
-    return time is not None and other is not None and time < other

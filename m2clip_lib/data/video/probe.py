@@ -76,7 +76,7 @@ def probe(path: str | Path) -> VideoInfo:
         with open_video(path) as container:
             stream = video_stream(container)
             table = read_frame_table(container, stream)
-            honest = table.whole_start and not (table.cut_off or table.restarts) and _header_agrees(container, stream, table)
+            honest = table.whole and _header_agrees(container, stream, table)
         with open_video(path) as container:
             stream = video_stream(container)
             codec = stream.codec_context.name

@@ -8,6 +8,7 @@ import hashlib
 import os
 import statistics
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import asdict
 from fractions import Fraction
@@ -190,9 +191,8 @@ def _gain(row: dict, number: int) -> float:
     """Return the time to load one training clip from the original, divided by the time from the copy."""
     indices = train_indices(row["num_frames"], *CLIP, np.random.default_rng(number))
     size = fit_short_side(row["width"], row["height"], min(224, row["width"], row["height"]))
-    seconds: dict[str, list[float]] = {"source": [], "target": []}
-    for which in list(seconds) * 3:
-        start = time.perf_counter()
-        read_frames(row[which], indices, size, "auto", row["num_frames"])
-        seconds[which].append(time.perf_counter() - start)
-    return min(seconds["source"]) / min(seconds["target"])
+
+    def seconds(path: str) -> float:
+        return min(timeit.repeat(lambda: read_frames(path, indices, size, "auto", row["num_frames"]), number=1, repeat=3))
+
+    return seconds(row["source"]) / seconds(row["target"])
