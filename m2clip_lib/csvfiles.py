@@ -73,13 +73,10 @@ def squeezed(word: str) -> str:
     return re.sub(r"[\W_]", "", word).lower()
 
 
-def find_header(line: str, known: Collection[str], needed: Collection[str] = ()) -> tuple[str, list[str]] | None:
-    """Return the separator and the squeezed names of a header with two or more columns; None if the line is no such header.
-
-    known: the names that a column may have; with `needed`, those that must be there, and others may be.
-    """
+def find_header(line: str, known: Collection[str]) -> tuple[str, list[str]] | None:
+    """Return the separator and the squeezed names of a header of two or more known columns; None if the line is no such header."""
     for separator in (*SEPARATORS, " "):
         heads = [squeezed(cell) for cell in split_cells(line, separator)]
-        if len(heads) > 1 and (set(needed) <= set(heads) if needed else set(heads) <= set(known)):
+        if len(heads) > 1 and set(heads) <= set(known):
             return separator, heads
     return None

@@ -1,6 +1,5 @@
 """From an experiment's data section to a manifest on disk: what notebook 01 and `m2clip prepare` do."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video.transcode import transcode
 from m2clip_lib.data.workers import PASSING, cores, end_unguarded_child, own
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import check_space, file_sha256
+from m2clip_lib.files import check_space, file_sha256, hash_texts
 
 COPIES = "transcoded"  # folder of the fast copies and their manifest, beside the manifest of the originals
 BYTES_PER_ROW = 1500  # of journal, manifest and table of unreadable files together; a generous estimate
@@ -169,7 +168,7 @@ def data_fingerprint(experiment: Experiment) -> str:
     synthetic = experiment.data.layout == "synthetic"
     parts = [recipe_hash(synthetic_config(experiment)) if synthetic else listing_sha256(list_videos(experiment))]
     parts += [file_sha256(file) for file in source_files(experiment.data) if file.is_file()]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    return hash_texts(*parts)
 
 
 def synthetic_config(experiment: Experiment) -> SyntheticConfig:

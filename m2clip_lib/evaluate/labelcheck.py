@@ -250,14 +250,12 @@ def decide_labels(experiment: Experiment, manifest: Manifest, report: Callable[[
     some = Manifest(usable.loc[rows].assign(split="val"), manifest.class_names, manifest.folder, manifest.sha256)
     uncached = experiment.model_copy(update={"data": experiment.data.model_copy(update={"cache_frames": False})})
     check = check_labels(zero_shot(uncached, some, backbone, pick_device(), Protocol.of_experiment(experiment, split="val").one_view()))
-    if check.permuted:
-        report(f"WARNING: {check.message()}; training will refuse them")
-        return remember_verdict(manifest, refused=f"{check.message()}; {ADVICE}")
+    refused = f"{check.message()}; {ADVICE}" if check.permuted else ""
     if check.reordered:
-        report(f"WARNING: {check.message()}")
+        report(f"WARNING: {check.message()}{'; training will refuse them' if refused else ''}")
     else:
         report(f"labels: zero-shot top-1 {check.observed:.1f} %, no other order of the names is clearly better")
-    return remember_verdict(manifest)
+    return remember_verdict(manifest, refused=refused)
 
 
 def require_verdict(experiment: Experiment, manifest: Manifest, report: Callable[[str], None] = print, accept: bool = False) -> str:

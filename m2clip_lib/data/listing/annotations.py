@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from pathlib import Path, PureWindowsPath
 
-from m2clip_lib.csvfiles import find_header, squeezed
+from m2clip_lib.csvfiles import SEPARATORS, squeezed
 from m2clip_lib.data.classes import class_finder, class_key, loose_key, name_from_folder, read_names, refuse_lookalikes
 from m2clip_lib.data.listing.folders import LAST_NUMBER, SPLIT_FOLDERS, list_files
 from m2clip_lib.data.listing.recordings import Listing
@@ -13,15 +13,13 @@ from m2clip_lib.data.listing.walk import passed_over, videos_below
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, read_lines, read_text
 
-KINETICS_COLUMNS = {"label", "youtubeid", "timestart", "timeend"}
 HMDB51_SPLITS = {"1": "train", "2": "test", "0": ""}  # 0: not used in this split
 
 
 def read_kinetics_table(file: Path) -> list[tuple[str, str, str, str]]:
     """Read a Kinetics CSV into rows (class name, YouTube id, "<start:06d>_<end:06d>", split; "" without that column)."""
     entries, lines = [], read_text(file).split("\n")
-    separator, _ = find_header(lines[0], (), KINETICS_COLUMNS) or (",", [])
-    table = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
+    table = csv.DictReader(lines, delimiter=max(SEPARATORS, key=lines[0].count), skipinitialspace=True)
     table.fieldnames = [squeezed(head) for head in table.fieldnames or ()]
     for number, row in enumerate(table, start=2):
         try:

@@ -71,9 +71,10 @@ def videos_below(folder: Path, passed: PassedOver | None = None) -> Iterator[Pat
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_of_the_system(Path(place, name), passed))
-        for path in [*(Path(place, name) for name in folders), *(Path(place, name) for name in files)]:
-            if path.suffix.lower() in EXTENSIONS:  # a folder with such a name is listed too, and gets a status
-                if path.name in folders or not _is_of_the_system(path, passed):
+        yield from (Path(place, name) for name in folders if Path(name).suffix.lower() in EXTENSIONS)  # listed too: they get a status
+        for path in (Path(place, name) for name in files):
+            if not _is_of_the_system(path, passed):
+                if path.suffix.lower() in EXTENSIONS:
                     yield path
-            elif path.name not in folders and not _is_of_the_system(path, passed):
-                passed["files whose ending is not a video's"].append(path)
+                else:
+                    passed["files whose ending is not a video's"].append(path)
