@@ -59,7 +59,7 @@ def split_row(line: str, separator: str, count: int, wide: int) -> list[str]:
     """Split a line into `count` cells, of which number `wide` may hold separators; [] if there are fewer."""
     after = count - 1 - wide
     if separator == " ":  # not joined again from words: several blanks stay several
-        *cells, rest = line.split(maxsplit=wide)
+        *cells, rest = line.split(maxsplit=wide) or [""]
         cells += rest.rsplit(maxsplit=after)
     else:
         cells = split_cells(line, separator)

@@ -116,7 +116,7 @@ def _unknown(file: Path, number: int, line: str) -> UserError:
 def _rows(lines: list[str], separator: str, index: int) -> list[tuple[str, str]]:
     """Split lines into (index, name), where the column of the indices is given; ("", "") for a line that does not hold both."""
     rows = [split_row(line, separator, 2, wide=1 - index) for line in lines]
-    return [(row[index].rstrip(".:)"), row[1 - index]) if all(row) and row else ("", "") for row in rows]
+    return [(row[index].rstrip(".:)"), row[1 - index]) if row and all(row) else ("", "") for row in rows]
 
 
 def _numbered(rows: list[tuple[str, str]]) -> bool:

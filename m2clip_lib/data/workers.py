@@ -244,14 +244,12 @@ LINE_EVERY_S = 30.0
 
 def with_progress(items: Iterable[Any], total: int, what: str, report: Callable[[str], None]) -> Iterator[Any]:
     """Pass items on, showing a progress bar on a terminal and a line every LINE_EVERY_S elsewhere. what: "opening videos"."""
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit="file", smoothing=0.05)
-        return
     start = last = time.monotonic()
-    for count, item in enumerate(items, start=1):
+    bar = tqdm(items, total=total, desc=what, unit="file", smoothing=0.05, disable=not sys.stderr.isatty())
+    for count, item in enumerate(bar, start=1):
         yield item
         now = time.monotonic()
-        if now - last >= LINE_EVERY_S and count < total:
+        if bar.disable and now - last >= LINE_EVERY_S and count < total:
             last = now
             rate = count / (now - start)
             report(f"{what}: {count:,} of {total:,}, {rate:.0f} files/s, {(total - count) / rate / 60:.0f} min left")

@@ -101,6 +101,10 @@ def test_a_name_may_begin_with_a_number(tmp_path):
     assert names_of(tmp_path, "3 point shot\nski\n") == ["3 point shot", "ski"]
 
 
+def test_a_line_of_nothing_but_a_wide_blank_is_a_name(tmp_path):
+    assert names_of(tmp_path, "run\n\u3000\n") == ["run", "\u3000"]
+
+
 @pytest.mark.parametrize("text", ["0 a\n1 b\n3 c\n", "2 a\n3 b\n", "id,name\n0,a\n0,b\n", "id,name\nx,a\n1,b\n"])
 def test_numbers_with_gaps_are_refused_rather_than_guessed(tmp_path, text):
     with pytest.raises(UserError, match=r"names\.txt: \d lines begin with a number, but these are not 0 to \d"):

@@ -139,9 +139,12 @@ def split_recordings(listing: Listing, shares: dict[str, float], root: Path, num
         if len({listing.rows[i][1] for i in rows}) == 1:
             for one, other in pairwise(sources[i] for i in rows if i in sources):
                 same.merge(one, other)
+    first: dict[str, str] = {}
+    for names in same.subsets():
+        first.update(dict.fromkeys(names, min(names)))
     videos: dict[str, list[int]] = defaultdict(list)
     for i, name in sources.items():
-        videos[min(same.subset(name))].append(i)
+        videos[first[name]].append(i)
     place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64 for name in videos}
     order, limits = sorted(videos, key=place.__getitem__), list(zip(accumulate(shares.values()), shares, strict=True))
     named = {name: next((split for limit, split in limits if place[name] < limit), "train") for name in order}
