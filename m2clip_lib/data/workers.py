@@ -190,11 +190,16 @@ def own(lock_file: Path, what: str, wait: bool = False) -> Iterator[None]:
     """
     end_unguarded_child()
     lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file, is_singleton=True, thread_local=False)
     try:
-        held = FileLock(lock_file, is_singleton=True, thread_local=False).acquire(blocking=wait)
+        held = lock.acquire(blocking=False)
     except Timeout:
         process, host, *_ = [*lock_file.read_text(encoding="utf-8").split(), "?", "?"]
-        raise UserError(f"{what}: process {process} on host {host} is at work on it; wait until it ends, or stop it") from None
+        at_work = f"{what}: process {process} on host {host} is at work on it"
+        if not wait:
+            raise UserError(f"{at_work}; wait until it ends, or stop it") from None
+        print(f"{at_work}; waiting", flush=True)
+        held = lock.acquire()
     with held:
         if not isinstance(held.lock, SoftFileLock):  # what takes its place where there is no flock, and writes the same lines itself
             lock_file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
