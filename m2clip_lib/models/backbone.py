@@ -98,7 +98,6 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         raise UserError(f"backbone weights: no such file: {path.absolute()}; give the path of a CLIP file or an open_clip tag")
     else:
         clip, mean, std = from_tag(str(source))
-    _check_towers(clip, str(source))
     refuse_not_finite(f"backbone {source}", clip.state_dict())
     clip.eval().requires_grad_(False)
     tokenizer = SimpleTokenizer(context_length=clip.positional_embedding.shape[0])
@@ -115,17 +114,3 @@ def state_sha256(state: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _check_towers(clip: nn.Module, source: str) -> None:
-    from open_clip.model import CLIP
-    from open_clip.transformer import VisionTransformer
-
-    visual = getattr(clip, "visual", None)
-    if not isinstance(clip, CLIP) or not isinstance(visual, VisionTransformer):
-        raise UserError(
-            f"backbone {source!r} is a {type(clip).__name__} with a {type(visual).__name__}; "
-            "the adapters need open_clip's native CLIP with a plain ViT (ViT-B-16, ViT-B-32, ViT-L-14, ViT-H-14, ...)"
-        )
-    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool or clip.text_pool_type != "argmax":
-        raise UserError(f"backbone {source!r}: its towers do not pool like CLIP's (CLS token, EOT token); choose another model")

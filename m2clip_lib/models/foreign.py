@@ -6,6 +6,7 @@ after CLIP's last text block. Kind, placement, widths, class count and vocabular
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 DEFAULT_FRAMES = 8  # of the published recipes; the files do not record it
 RIGHT_ONE = "load the backbone this file was trained on"
 PLACES = ("pre_attn", "pre_mlp")
-_RENAMES = (  # (ours, published): the first match is applied
+M2_CLIP = (  # (ours, published): the first match is applied; {last} is the number of CLIP's text blocks
     (r"^visual_adapters\.(\d+)\.(\w+)\.difference\.", r"visual.transformer.resblocks.\1.adapter_\2.offset_adapter."),
     (r"^visual_adapters\.(\d+)\.(\w+)\.enhancement\.", r"visual.transformer.resblocks.\1.adapter_\2."),
     (r"^text_adapters\.(\d+)\.(\w+)\.", r"transformer.resblocks.\1.adapter_\2.textad_"),
@@ -31,64 +32,70 @@ _RENAMES = (  # (ours, published): the first match is applied
     (r"^mlm_head\.norm\.", "mlm_adapter.transform.LayerNorm."),
     (r"^mlm_head\.decoder\.bias$", "mlm_adapter.bias"),
     (r"^mlm_head\.decoder\.weight$", "mlm_adapter.decoder.weight"),
+    (r"^mlm_block\.", "transformer.resblocks.{last}."),
     (r"^clip\.", ""),
+    (r"^mlm_project\.", "mlm_project."),  # their code has no such layer: it is missing in every file
 )
+Renames = Sequence[tuple[str, str]]
 
 
-def published_name(name: str, text_blocks: int) -> str:
-    """Our parameter name -> the name in published files. text_blocks: blocks of CLIP's text tower, without the masked-word block."""
-    for ours, published in _RENAMES:
-        renamed, hits = re.subn(ours, published, name)
-        if hits:
-            return renamed
-    return re.sub(r"^mlm_block\.", f"transformer.resblocks.{text_blocks}.", name)
+def published_name(name: str, text_blocks: int, renames: Renames = M2_CLIP) -> str | None:
+    """Our parameter name -> the name in published files, None where they have no such parameter.
+
+    text_blocks: blocks of CLIP's text tower, without the masked-word block.
+    """
+    found = (re.sub(ours, published, name) for ours, published in renames if re.match(ours, name))
+    return next(found, "").replace("{last}", str(text_blocks)) or None
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of an official or replicate file, under their names. Raises: UserError when it is neither."""
-    state = load_weights_only(path, "model_state_dict", "model")
+def load_published(model_class: type, path: Path, backbone: Backbone, num_frames: int | None):
+    """Build the model that an official .pth or the replicate's .pt describes, on a backbone.
+
+    The masked-word block comes from the file if it is a full one, otherwise it is a copy of the backbone's last text block.
+    Class names and vocabulary words are placeholders ("class 0", "word 0"), as such files do not contain them.
+    Raises: UserError for another file, and naming the first tensor that is not finite, or does not fit.
+    """
+    state = load_weights_only(path)
     if "visual.adapter_fc.weight" not in state or "mlm_adapter.decoder.weight" not in state:
         raise UserError(
             f"{path}: not a checkpoint of this workbook, the official .pth or the replicate's .pt "
             "(no tensor 'visual.adapter_fc.weight' or 'mlm_adapter.decoder.weight'); give one of these"
         )
-    return state
-
-
-def load_published(model_class: type, path: Path, backbone: Backbone, num_frames: int | None):
-    """Build the model that a published file describes, on a backbone.
-
-    The masked-word block comes from the file if it is a full one, otherwise it is a copy of the backbone's last text block.
-    Class names and vocabulary words are placeholders ("class 0", "word 0"), as such files do not contain them.
-    Raises: UserError naming the first tensor that is not finite, or does not fit.
-    """
-    state = read_published(path)
     refuse_not_finite(path, state)
-    if num_frames is None:
-        num_frames = DEFAULT_FRAMES
-        log.warning("%s: does not record its clip length: taking %d frames; give num_frames to change it", path, num_frames)
+    num_frames = frames_of(path, num_frames)
     log.warning("%s: contains no class names and no vocabulary: using 'class 0', ..., 'word 0', ...", path)
-    text_blocks = len(backbone.clip.transformer.resblocks)
-    model = model_class(backbone, read_config(path, state, backbone, num_frames))
-    target, found = model.state_dict(), {}
-    for name, value in target.items():
-        published, shape = published_name(name, text_blocks), tuple(value.shape)
+    return fill(model_class(backbone, read_config(path, state, backbone, num_frames)), path, state, M2_CLIP)
+
+
+def frames_of(path: Path, num_frames: int | None) -> int:
+    """The clip length that was asked for, else the default, with a warning."""
+    if num_frames is None:
+        log.warning("%s: does not record its clip length: taking %d frames; give num_frames to change it", path, DEFAULT_FRAMES)
+    return DEFAULT_FRAMES if num_frames is None else num_frames
+
+
+def fill(model, path: Path, state: dict[str, Tensor], renames: Renames):
+    """Give a new model the tensors of a file, which names them as `renames` says. CLIP's own are compared with the backbone's.
+
+    Raises: UserError naming the first tensor that is missing, unknown, of another shape, or not the backbone's.
+    """
+    found, where = {}, f"backbone {model.backbone.source!r}"
+    for name, value in model.state_dict().items():
+        published, shape = published_name(name, len(model.clip.transformer.resblocks), renames), tuple(value.shape)
         if published in state:
-            in_file = tuple(state[published].shape)
-            if in_file != shape:
-                raise UserError(
-                    f"{path}: tensor {published} is {in_file} in the file and {shape} on backbone {backbone.source!r}; {RIGHT_ONE}"
-                )
-            found[name] = state.pop(published).float()
-        elif not name.startswith(("clip.", "mlm_block.")):
+            given = state.pop(published).float()
+            given = given.flatten(2) if given.dim() > value.dim() == 3 else given  # ST-Adapter's convolutions are 3 x 1 x 1
+            if given.shape != value.shape:
+                raise UserError(f"{path}: tensor {published} is {tuple(given.shape)} in the file and {shape} on {where}; {RIGHT_ONE}")
+            if not name.startswith("clip."):
+                found[name] = given
+            elif not torch.allclose(given, value.cpu().float(), rtol=2e-3, atol=1e-5):  # up to the rounding of fp16 storage
+                raise UserError(f"{path}: tensor {published} {shape} differs in its values from {where}; {RIGHT_ONE}")
+        elif published and not name.startswith(("clip.", "mlm_block.")):
             raise UserError(f"{path}: tensor {published} {shape} is missing; the file is incomplete or of another kind; copy it again")
     if state:
-        raise UserError(f"{path}: tensor {next(iter(state))} does not exist on backbone {backbone.source!r}; {RIGHT_ONE}")
-    for name, value in found.items():  # a full file contains CLIP too: it must be the backbone's, up to the rounding of fp16 storage
-        if name.startswith("clip.") and not torch.allclose(value, target[name].cpu().float(), rtol=2e-3, atol=1e-5):
-            where = f"tensor {name.removeprefix('clip.')} {tuple(value.shape)}"
-            raise UserError(f"{path}: {where} differs in its values from backbone {backbone.source!r}; {RIGHT_ONE}")
-    model.load_state_dict({name: value for name, value in found.items() if not name.startswith("clip.")}, strict=False)
+        raise UserError(f"{path}: tensor {next(iter(state))} does not exist on {where}; {RIGHT_ONE}")
+    model.load_state_dict(found, strict=False)
     model.source = str(path)
     return model.eval()
 

@@ -4,15 +4,13 @@ Example of their names: transformer.resblocks.0.adapter_pre_mlp.fc1.weight; back
 """
 
 import logging
-import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from m2clip_lib.errors import UserError
 from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
-from m2clip_lib.models.foreign import DEFAULT_FRAMES, RIGHT_ONE, placement
+from m2clip_lib.models.foreign import fill, frames_of, placement
 from m2clip_lib.models.m2clip import M2CLIP
 from m2clip_lib.models.sources import load_weights_only, refuse_not_finite
 
@@ -45,32 +43,13 @@ def load_peer(path: str | Path, backbone: Backbone, num_frames: int | None = Non
     Raises: UserError when the file is neither, or for the first tensor that does not fit, is missing, or is not finite.
     """
     path = Path(path)
-    state = load_weights_only(path, "state_dict", "model")
+    state = load_weights_only(path)
     refuse_not_finite(path, state)
-    kind = next((kind for kind, name in ((ST_ADAPTER, "fc.weight"), (AIM, "cls_head.fc_cls.weight")) if name in state), None)
-    if kind is None:
-        raise UserError(f"{path}: neither of ST-Adapter nor of AIM (no tensor 'fc.weight' or 'cls_head.fc_cls.weight'); give one of these")
-    model = M2CLIP(backbone, (_st_adapter if kind is ST_ADAPTER else _aim)(path, state, backbone, num_frames))
-    found = {}
-    for name, value in model.state_dict().items():
-        published = next((re.sub(ours, theirs, name) for ours, theirs in kind if re.match(ours, name)), None)
-        if published in state:
-            given = state.pop(published).float()
-            given = given.flatten(2) if name.endswith("conv.weight") else given  # 3 x 1 x 1
-            if given.shape != value.shape:
-                shapes = f"is {tuple(given.shape)} in the file and {tuple(value.shape)} on backbone {backbone.source!r}"
-                raise UserError(f"{path}: tensor {published} {shapes}; {RIGHT_ONE}")
-            if not name.startswith("clip."):
-                found[name] = given
-            elif not torch.allclose(given, value.cpu().float(), rtol=2e-3, atol=1e-5):  # up to the rounding of fp16 storage
-                raise UserError(f"{path}: tensor {published} differs in its values from backbone {backbone.source!r}; {RIGHT_ONE}")
-        elif published and not name.startswith("clip."):
-            raise UserError(f"{path}: tensor {published} {tuple(value.shape)} is missing; the file is incomplete; copy it again")
-    if state:
-        raise UserError(f"{path}: tensor {next(iter(state))} does not exist on backbone {backbone.source!r}; {RIGHT_ONE}")
-    model.load_state_dict(found, strict=False)
-    model.source = str(path)
-    return model.eval()
+    if "fc.weight" in state:
+        return fill(M2CLIP(backbone, _st_adapter(path, state, backbone, num_frames)), path, state, ST_ADAPTER)
+    if "cls_head.fc_cls.weight" in state:
+        return fill(M2CLIP(backbone, _aim(path, state, backbone, num_frames)), path, state, AIM)
+    raise UserError(f"{path}: neither of ST-Adapter nor of AIM (no tensor 'fc.weight' or 'cls_head.fc_cls.weight'); give one of these")
 
 
 def _config(classes: int, **fields: object) -> M2CLIPConfig:
@@ -79,9 +58,7 @@ def _config(classes: int, **fields: object) -> M2CLIPConfig:
 
 
 def _st_adapter(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
-    if num_frames is None:
-        num_frames = DEFAULT_FRAMES
-        log.warning("%s: does not record its clip length: taking %d frames; give num_frames to change it", path, num_frames)
+    num_frames = frames_of(path, num_frames)
     blocks = len(backbone.clip.visual.transformer.resblocks)
     placed = placement(path, state, "vision", "transformer.resblocks", "fc1.weight", blocks)
     return _config(len(state["fc.weight"]), visual_adapter="st_adapter", num_frames=num_frames, **placed)

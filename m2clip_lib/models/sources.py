@@ -32,6 +32,7 @@ OPENAI_TORCHSCRIPT_SHA256 = {  # the digests in the published URLs
     "ViT-L/14-336": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
 }
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # scalars that only OpenAI's files carry
+WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which files keep the tensors, if not at the top level
 Loaded = tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]]  # CLIP, mean, std
 
 
@@ -82,6 +83,10 @@ def refuse_unfit(config: dict, name: str) -> None:
         reason = "a CoCa text tower"
     elif text.get("hf_model_name") or config.get("custom_text"):
         reason = f"a custom text tower ({text.get('hf_model_name') or text.get('hf_tokenizer_name') or 'CustomTextCLIP'})"
+    elif vision.get("attentional_pool") or vision.get("final_ln_after_pool") or vision.get("pool_type", "tok") != "tok":
+        reason = "a vision tower that does not pool like CLIP's (class token)"
+    elif text.get("pool_type", "argmax") != "argmax":
+        reason = "a text tower that does not pool like CLIP's (end of text)"
     else:
         return
     raise UserError(f"backbone {name!r} has {reason}; the adapters need a plain ViT and CLIP's text tower (ViT-B-16, ViT-L-14, ...)")
@@ -97,7 +102,7 @@ def read_state(path: Path, trust_torchscript: bool = False) -> tuple[dict[str, T
             raise UserError(f"{path}: not a readable safetensors file ({error}); download or copy it again") from error
     if is_torchscript(path):
         return _read_torchscript(path, trust_torchscript), {}
-    state = load_weights_only(path, "state_dict")
+    state = load_weights_only(path)
     if not state:
         raise UserError(f"{path}: holds no named tensors, so it is not a CLIP; give the path of a CLIP file")
     return state, {}
@@ -110,16 +115,13 @@ def refuse_not_finite(where: str | Path, tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"{where}: tensor {name} is not finite (it holds NaN or infinity); copy the file again, or give another")
 
 
-def load_weights_only(path: Path, *wrappers: str) -> dict[str, Tensor]:
-    """The named tensors of a torch.save file, {} if there are none. Raises: UserError; no code in the file is run.
-
-    wrappers: keys under which files keep the state dict; the first one found is used, otherwise the top level.
-    """
+def load_weights_only(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a torch.save file, {} if there are none. Raises: UserError; no code in the file is run."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
         raise UserError(f"{path}: not a readable weight file ({type(error).__name__}); no code in it was run") from error
-    state = next((content[key] for key in wrappers if key in content), content) if isinstance(content, dict) else {}
+    state = next((content[key] for key in WRAPPERS if key in content), content) if isinstance(content, dict) else {}
     named = state.items() if isinstance(state, dict) else ()
     return {str(name).removeprefix("module."): value for name, value in named if isinstance(value, Tensor)}
 

@@ -107,6 +107,8 @@ def test_missing_files_and_unknown_tags_are_refused_with_advice():
         ("ViT-B-16-SigLIP/webli", "timm"),
         ("coca_ViT-B-32/laion2b_s13b_b90k", "CoCa"),
         ("roberta-ViT-B-32/laion2b_s12b_b32k", "roberta"),
+        ("ViT-L-14-CLIPA/datacomp1b", "vision tower that does not pool"),
+        ("ViT-H-14-worldwide/metaclip2_worldwide", "text tower that does not pool"),
     ],
 )
 def test_towers_the_adapters_do_not_fit_are_refused_by_name_before_any_download(tag, tower):

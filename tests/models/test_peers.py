@@ -102,7 +102,7 @@ def test_a_tensor_that_is_missing_foreign_or_of_another_size_is_named(case, tmp_
 
 
 def test_a_file_of_another_clip_or_clip_length_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"backbone\.conv1\.weight differs in its values from backbone 'aim_1t'"):
+    with pytest.raises(UserError, match=r"backbone\.conv1\.weight \(128, 3, 16, 16\) differs in its values from backbone 'aim_1t'"):
         load_peer(write("aim_1t", tmp_path, **{"backbone.conv1.weight": torch.zeros(128, 3, 16, 16)}), small_backbone("aim_1t"))
     with pytest.raises(UserError, match="made for clips of 4 frames, not of 8"):
         load_peer(write("aim_1t", tmp_path), small_backbone("aim_1t"), 8)
