@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2clip_lib.models.adapters import TEDAdapter, frame_difference, temporal_conv
+from m2clip_lib.models.adapters.ted import TEDAdapter, frame_difference, temporal_conv
 
 GRID, WIDTH, BOTTLENECK, ROUNDS = (14, 14), 768, 384, 15
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from m2clip_lib.attention.record import AttentionRecorder, check_block, cls_attention, to_shares
+from m2clip_lib.attention.record import check_block, cls_attention, record_attention, to_shares
 from m2clip_lib.attention.relevance import propagate, relevance
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
@@ -132,6 +132,5 @@ def rollout(attention: Sequence[Float[Tensor, "b t heads rows n"]]) -> Float[Ten
 def attention_rollout(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int) -> Float[Tensor, "b t r c"]:
     """Rollout from the first block to `block` (counted from 0), as shares of each frame's sum over patches."""
     check_block(model, block)
-    with AttentionRecorder(model, range(block + 1)) as recorder:
-        model.encode_video(video)
-    return to_shares(rollout([recorder.attention[i] for i in range(block + 1)])[..., 1:], model.clip.visual.grid_size)
+    recorded = record_attention(model, video, range(block + 1))
+    return to_shares(rollout([recorded[i] for i in range(block + 1)])[..., 1:], model.clip.visual.grid_size)

@@ -1,7 +1,6 @@
 """Attention of visual blocks, and of a caption's words over frames, recorded while the model runs; its output stays bit-identical."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -24,49 +23,35 @@ def check_block(model: M2CLIP, block: int) -> None:
         raise ValueError(f"block = {block}, this backbone has blocks 0 to {count - 1}")
 
 
-class AttentionRecorder:
-    """Context manager that keeps the attention probabilities of chosen visual blocks during the latest encode_video inside it.
+@torch.inference_mode()
+def record_attention(
+    model: M2CLIP, video: Float[Tensor, "b 3 t h w"], blocks: Sequence[int], *, only_cls: bool = False, limit_mb: float = LIMIT_MB
+) -> dict[int, Float[Tensor, "b t heads rows n"]]:
+    """Run encode_video and return the attention probabilities of these blocks (counted from 0), float32 on the CPU.
 
-    The model's fused attention never forms them, so they are computed again from the output of each block's first LayerNorm. No hook
-    is left on exit, also after an error.
+    The model's fused attention never forms them, so they are computed again from the output of each block's first LayerNorm.
+    Row and column 0 are CLS. rows is n, or 1 (CLS alone) with only_cls, and in the last block of a model with shortcuts.
 
-    Attributes:
-        attention: block -> (b, t, heads, rows, n) float32 on the CPU; row and column 0 are CLS. rows is n, or 1 (CLS alone) with
-            only_cls, and in the last block of a model with shortcuts, which computes no other row.
+    Raises: ValueError for a block that is not there; UserError when more than limit_mb megabytes would have to be kept.
     """
+    for block in blocks:
+        check_block(model, block)
+    kept: dict[int, Tensor] = {}
 
-    def __init__(self, model: M2CLIP, blocks: Sequence[int], *, only_cls: bool = False, limit_mb: float = LIMIT_MB):
-        """limit_mb: megabytes that may be kept; a recording that needs more raises UserError instead of filling the memory."""
-        for block in blocks:
-            check_block(model, block)
-        self.model, self.blocks, self.only_cls, self.limit_mb = model, tuple(dict.fromkeys(blocks)), only_cls, limit_mb
-        self.attention: dict[int, Float[Tensor, "b t heads rows n"]] = {}
-        self._listening: AbstractContextManager | None = None
-
-    def __enter__(self) -> "AttentionRecorder":
-        if self._listening is not None:
-            raise RuntimeError("this recorder is recording already: make another one")
-        blocks = self.model.clip.visual.transformer.resblocks
-        self._listening = listen((blocks[i].ln_1, partial(self._hear, i)) for i in self.blocks)
-        self._listening.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._listening.__exit__(*error)
-        self._listening = None
-
-    @torch.no_grad()
-    def _hear(self, block: int, _: Tensor, normed: Tensor) -> None:
-        attn, last = self.model.visual_block(block)[0].attn, block == len(self.model.visual_adapters) - 1
-        self.attention.pop(block, None)  # from an earlier clip
-        queries = normed[..., :1, :] if self.only_cls or (last and self.model.shortcuts) else normed
+    def hear(block: int, _: Tensor, normed: Tensor) -> None:
+        attn, last = model.visual_block(block)[0].attn, block == len(model.visual_adapters) - 1
+        queries = normed[..., :1, :] if only_cls or (last and model.shortcuts) else normed
         numbers = normed.shape[:2].numel() * attn.num_heads * queries.shape[-2] * normed.shape[-2]
-        if 4e-6 * (numbers + sum(kept.numel() for kept in self.attention.values())) > self.limit_mb:
+        if 4e-6 * (numbers + sum(attention.numel() for attention in kept.values())) > limit_mb:
             raise UserError(
-                f"attention: recording blocks {[i + 1 for i in self.blocks]} needs more than {self.limit_mb:g} MB; "
+                f"attention: recording blocks {[i + 1 for i in blocks]} needs more than {limit_mb:g} MB; "
                 "record fewer blocks, fewer clips at a time, or the rows of CLS only"
             )
-        self.attention[block] = attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float().cpu()
+        kept[block] = attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float().cpu()
+
+    with listen((model.clip.visual.transformer.resblocks[i].ln_1, partial(hear, i)) for i in blocks):
+        model.encode_video(video)
+    return kept
 
 
 def attention_weights(
@@ -83,9 +68,7 @@ def cls_attention(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, 
 
     head: counted from 0; None: the mean over heads.
     """
-    with AttentionRecorder(model, [block], only_cls=True) as recorder:
-        model.encode_video(video)
-    attention = recorder.attention[block][:, :, :, 0, 1:]  # (b, t, heads, patches)
+    attention = record_attention(model, video, [block], only_cls=True)[block][:, :, :, 0, 1:]  # (b, t, heads, patches)
     if head is not None and not 0 <= head < attention.shape[2]:
         raise ValueError(f"head = {head}, this block has heads 0 to {attention.shape[2] - 1}")
     return to_shares(attention.mean(dim=2) if head is None else attention[:, :, head], model.clip.visual.grid_size)

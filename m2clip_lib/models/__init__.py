@@ -4,15 +4,3 @@ from m2clip_lib.models.backbone import Backbone, M2CLIPConfig, load_backbone
 from m2clip_lib.models.losses import LossWeights, MultiTaskLoss, multi_task_loss
 from m2clip_lib.models.m2clip import M2CLIP, is_trainable
 from m2clip_lib.models.peers import load_peer
-
-__all__ = [
-    "M2CLIP",
-    "Backbone",
-    "LossWeights",
-    "M2CLIPConfig",
-    "MultiTaskLoss",
-    "is_trainable",
-    "load_backbone",
-    "load_peer",
-    "multi_task_loss",
-]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from m2clip_lib.attention.record import AttentionRecorder, cls_attention
+from m2clip_lib.attention.record import cls_attention, record_attention
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
@@ -45,9 +45,7 @@ def attention_by_hand(attn: torch.nn.MultiheadAttention, x: torch.Tensor) -> tor
 
 
 def record(model, blocks, **options) -> dict[int, torch.Tensor]:
-    with AttentionRecorder(model, blocks, **options) as recorder, torch.no_grad():
-        model.encode_video(VIDEO)
-    return recorder.attention
+    return record_attention(model, VIDEO, blocks, **options)
 
 
 def test_attention_is_softmax_of_queries_and_keys(model):
@@ -85,15 +83,14 @@ def test_without_shortcuts_the_last_block_has_all_rows(model):
 
 
 @pytest.mark.parametrize("shortcuts", [True, False])
-def test_recording_changes_no_bit_of_the_output(model, shortcuts):
-    model.shortcuts = shortcuts
-    try:
-        with torch.no_grad():
-            before = model.encode_video(VIDEO)
-            with AttentionRecorder(model, BLOCKS):
-                during = model.encode_video(VIDEO)
-    finally:
-        model.shortcuts = True
+def test_recording_changes_no_bit_of_the_output(model, shortcuts, monkeypatch):
+    monkeypatch.setattr(model, "shortcuts", shortcuts)
+    seen, encode = [], model.encode_video
+    monkeypatch.setattr(model, "encode_video", lambda video: seen.append(encode(video)))
+    with torch.no_grad():
+        before = encode(VIDEO)
+    record(model, BLOCKS)
+    (during,) = seen
     for name in ("image_features", "frame_features", "fc_logits"):
         assert torch.equal(getattr(before, name), getattr(during, name))
 
@@ -102,20 +99,15 @@ def hooks(model) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-def test_no_hook_stays_in_the_model_even_after_an_error(model):
-    with AttentionRecorder(model, [1, 2]):
-        assert hooks(model) == 2
+def test_no_hook_stays_in_the_model_even_after_an_error(model, monkeypatch):
+    seen, encode = [], model.encode_video
+    monkeypatch.setattr(model, "encode_video", lambda video: seen.append((hooks(model), encode(video))))
+    record(model, [1, 2])
+    assert (seen[0][0], hooks(model)) == (2, 0)
+    monkeypatch.setattr(model, "encode_video", lambda video: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        record(model, [1])
     assert hooks(model) == 0
-    with pytest.raises(RuntimeError, match="on purpose"), AttentionRecorder(model, [1]):
-        raise RuntimeError("on purpose")
-    assert hooks(model) == 0
-
-
-def test_a_recorder_within_itself_is_refused_and_leaves_no_hook(model):
-    recorder = AttentionRecorder(model, [0, 1])
-    with pytest.raises(RuntimeError, match="recording already"), recorder, recorder:
-        pass
-    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_recording_that_would_grow_too_large_stops_and_leaves_nothing(model):
@@ -127,19 +119,10 @@ def test_a_recording_that_would_grow_too_large_stops_and_leaves_nothing(model):
     assert len(record(model, BLOCKS, limit_mb=0.03, only_cls=True)) == 4
 
 
-def test_a_second_clip_replaces_the_first(model):
-    with AttentionRecorder(model, [0], limit_mb=0.03) as recorder, torch.no_grad():
-        model.encode_video(VIDEO)
-        first = recorder.attention[0]
-        model.encode_video(VIDEO.flip(2))
-    torch.testing.assert_close(recorder.attention[0], first.flip(1), atol=1e-2, rtol=0)
-    assert not torch.equal(recorder.attention[0], first)
-
-
 @pytest.mark.parametrize("block", [-1, 4])
 def test_a_block_that_is_not_there_is_refused(model, block):
     with pytest.raises(ValueError, match=f"block = {block}, this backbone has blocks 0 to 3"):
-        AttentionRecorder(model, [block])
+        record(model, [block])
 
 
 def test_a_map_is_a_share_of_the_attention_on_patches(model):

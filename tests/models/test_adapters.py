@@ -7,15 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from m2clip_lib.models.adapters import (
-    FrameAdapter,
-    MaskedWordHead,
-    TEDAdapter,
-    TemporalDifference,
-    TextAdapter,
-    frame_difference,
-    temporal_conv,
-)
+from m2clip_lib.models.adapters import FrameAdapter, MaskedWordHead, TEDAdapter, TemporalDifference, TextAdapter
+from m2clip_lib.models.adapters.ted import frame_difference, temporal_conv
 
 MICRO = load_file(Path(__file__).parents[1] / "golden" / "micro.safetensors")
 CLIPS, FRAMES, GRID, WIDTH, BOTTLENECK = 2, 5, (3, 3), 24, 10

@@ -21,14 +21,7 @@ from torch import Tensor, nn
 from m2clip_lib.models.adapters.aim import Bottleneck, TimeAttention
 from m2clip_lib.models.adapters.lora import LoRA
 from m2clip_lib.models.adapters.st_adapter import STAdapter
-from m2clip_lib.models.adapters.ted import (
-    FrameAdapter,
-    TEDAdapter,
-    TemporalDifference,
-    TemporalEnhancement,
-    frame_difference,
-    temporal_conv,
-)
+from m2clip_lib.models.adapters.ted import FrameAdapter, TEDAdapter, TemporalDifference, TemporalEnhancement
 from m2clip_lib.models.adapters.text import MaskedWordHead, TextAdapter
 from m2clip_lib.sections import ModelSection
 
@@ -68,21 +61,3 @@ def at_places(adapters: nn.ModuleDict, block: Any, grid: tuple[int, int]) -> tup
         else:
             calls[place] = adapter
     return block, calls
-
-
-__all__ = [
-    "Bottleneck",
-    "FrameAdapter",
-    "LoRA",
-    "MaskedWordHead",
-    "STAdapter",
-    "TEDAdapter",
-    "TemporalDifference",
-    "TemporalEnhancement",
-    "TextAdapter",
-    "TimeAttention",
-    "at_places",
-    "frame_difference",
-    "temporal_conv",
-    "visual_adapters",
-]
