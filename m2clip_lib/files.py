@@ -120,14 +120,14 @@ def check_seal(content: bytes) -> None:
         raise DamagedFile("its content does not match its digest")
 
 
-def open_sealed(path: Path) -> tuple[dict, bytes]:
-    """Read the tensors and the bytes of a sealed file. Raises: DamagedFile."""
+def open_sealed(path: Path) -> tuple[dict, dict[str, str]]:
+    """Read the tensors and the metadata of a sealed file. Raises: DamagedFile."""
     from safetensors.torch import load
 
     check_seal(content := Path(path).read_bytes())
     try:
-        return load(content), content
-    except SafetensorError as error:
+        return load(content), json.loads(_header(content)[8:])["__metadata__"]
+    except (SafetensorError, ValueError) as error:
         raise DamagedFile(str(error)) from error
 
 

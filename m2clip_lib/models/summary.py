@@ -44,39 +44,32 @@ def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
     """
     blocks = len(model.visual_adapters)
     first = next((i for i, adapters in enumerate(model.visual_adapters) if "pre_mlp" in adapters), None)
-    stations = {
+    place = f"visual_adapters.{first}.pre_mlp"
+    stations = {  # name -> axes, meaning
+        "video": ("b 3 t h w", "normalised pixels"),
         "clip.visual.conv1": ("b·t c rows columns", "every frame split into patches"),
         "clip.visual.ln_pre": ("b·t n c", "patches and the class token, with positions"),
+        f"{place}.enhancement.fc1": ("b t n d", "TED enhancement: bottleneck, mixed with the previous and next frames"),
+        f"{place}.difference.fc1": ("b t n-1 d", "TED difference: change since the previous frame, patches only"),
+        place: ("b t n c", "TED output: x + enhancement + difference"),
         f"clip.visual.transformer.resblocks.{blocks - 1}.ln_1": ("b t n c", "before attention of the last block: frames still separate"),
         f"clip.visual.transformer.resblocks.{blocks - 1}.ln_2": ("b t 1 c", "after it: only the class token is used from here on"),
+        "frame_features": ("b t e", "one embedding per frame, after the frame adapter"),
+        "image_features": ("b e", "their mean: one embedding per clip"),
+        "fc_logits": ("b k", "classifier scores"),
+        "tokens": ("b l", "one text per clip"),
+        "text_hidden": ("b l w", "text tower before its last norm, cut at the longest text"),
+        "text_features": ("b e", "one embedding per text"),
+        "logits_per_image": ("b b", "every clip against every text"),
         "mlm_head.norm": ("b l w", "words after attending to the frames"),
+        "mlm_logits": ("b l v", "scores of every word at every position"),
     }
-    if first is not None:
-        place = f"visual_adapters.{first}.pre_mlp"
-        stations |= {
-            f"{place}.enhancement.fc1": ("b t n d", "TED enhancement: bottleneck, mixed with the previous and next frames"),
-            f"{place}.difference.fc1": ("b t n-1 d", "TED difference: change since the previous frame, patches only"),
-            place: ("b t n c", "TED output: x + enhancement + difference"),
-        }
-    modules = dict(model.named_modules())
-    seen: list[tuple[str, str, Tensor, str]] = [("video", "b 3 t h w", video, "normalised pixels")]
-    hooks = [
-        (modules[name], lambda _, out, name=name, axes=axes, meaning=meaning: seen.append((name, axes, out, meaning)))
-        for name, (axes, meaning) in stations.items()
-        if name in modules
-    ]
+    modules = {name: module for name, module in model.named_modules() if name in stations}
+    heard: dict[str, Tensor] = {}
+    hooks = [(module, lambda _, out, name=name: heard.setdefault(name, out)) for name, module in modules.items()]
     with listen(hooks), torch.inference_mode():
         out = model(video, tokens)
-    seen += [
-        ("frame_features", "b t e", out.frame_features, "one embedding per frame, after the frame adapter"),
-        ("image_features", "b e", out.image_features, "their mean: one embedding per clip"),
-        ("fc_logits", "b k", out.fc_logits, "classifier scores"),
-        ("tokens", "b l", tokens, "one text per clip"),
-        ("text_hidden", "b l w", out.text_hidden, "text tower before its last norm, cut at the longest text"),
-        ("text_features", "b e", out.text_features, "one embedding per text"),
-        ("logits_per_image", "b b", out.logits_per_image, "every clip against every text"),
-        ("mlm_logits", "b l v", out.mlm_logits, "scores of every word at every position"),
-    ]
-    seen.insert(-1, seen.pop([name for name, *_ in seen].index("mlm_head.norm")))  # recorded early, shown near the end
-    rows = [{"step": n, "axes": a, "shape": tuple(x.shape), "values": x.numel(), "meaning": m} for n, a, x, m in seen]
-    return pd.DataFrame(rows).drop_duplicates("step").reset_index(drop=True)
+    order = dict.fromkeys(["video", *(name for name in heard if name != "mlm_head.norm"), *stations])  # modules as they were run
+    heard |= {"video": video, "tokens": tokens} | vars(out)
+    rows = [(name, stations[name][0], tuple(heard[name].shape), heard[name].numel(), stations[name][1]) for name in order if name in heard]
+    return pd.DataFrame(rows, columns=["step", "axes", "shape", "values", "meaning"])

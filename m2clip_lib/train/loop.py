@@ -36,7 +36,7 @@ from m2clip_lib.runs import own_run
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
 from m2clip_lib.train.record import EpochMetrics, Tally
-from m2clip_lib.train.resume import Progress, Resume, Stopped, StopSignals, check_name, find_state, finish, identity, save_state, warm_start
+from m2clip_lib.train.resume import Progress, Resume, Stopped, StopSignals, check_name, find_state, identity, save_state, warm_start
 from m2clip_lib.train.step import TrainingSteps
 
 
@@ -230,9 +230,9 @@ class Training:
         if tally.decoders != self._decoders_reported:  # usually once
             self._decoders_reported = tally.decoders
             self.report("clips were read by: " + ", ".join(f"{name} {count}" for name, count in sorted(tally.decoders.items())))
-        idle = record.idle_adapters(self.steps.names, self.steps.has_gradient.tolist())
+        idle = record.idle_warning(self.steps.names, self.steps.has_gradient.tolist())
         starved = record.starved_warning(tally.waited, tally.seconds, self.experiment.data.workers)
-        for line in filter(None, (starved, record.idle_warning(idle))):
+        for line in filter(None, (starved, idle)):
             self.report(line)
 
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
@@ -255,7 +255,7 @@ class Training:
         at.finished, at.tally, at.scaler = True, {}, {}
         at.seconds += time.monotonic() - self.began
         if self.processes.is_main:
-            finish(self.folder, self._step, at)
+            save_state(self.folder, self._step, {}, at, kept=1)  # a note; the weights are in last.safetensors
 
 
 def first_progress(experiment: Experiment, manifest: Manifest, backbone: Backbone, processes: int) -> Progress:

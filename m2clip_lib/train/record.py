@@ -85,19 +85,15 @@ def starved_warning(waited: float, seconds: float, workers: int) -> str:
     )
 
 
-def idle_adapters(names: Sequence[str], has_gradient: Sequence[bool]) -> list[str]:
-    """Adapters all of whose gradients were zero. names: of the parameters; has_gradient: one flag per parameter."""
+def idle_warning(names: Sequence[str], has_gradient: Sequence[bool]) -> str:
+    """A warning that names the adapters all of whose gradients were zero, or "". names: of the parameters, each with its flag."""
     adapters = [name.rsplit(".", 2)[0] for name in names]  # visual_adapters.3.pre_mlp.enhancement.fc1.weight -> ....enhancement
     alive = {adapter for adapter, flag in zip(adapters, has_gradient, strict=True) if flag}
-    return [adapter for adapter in dict.fromkeys(adapters) if "adapter" in adapter and adapter not in alive]
-
-
-def idle_warning(adapters: Sequence[str]) -> str:
-    """A warning that names these idle adapters, or "" when there are none."""
-    if not adapters:
+    idle = [adapter for adapter in dict.fromkeys(adapters) if "adapter" in adapter and adapter not in alive]
+    if not idle:
         return ""
     return (
-        f"warning: the gradients of {', '.join(adapters)} were exactly zero for a whole epoch: no loss depends on them; "
+        f"warning: the gradients of {', '.join(idle)} were exactly zero for a whole epoch: no loss depends on them; "
         "check where the model section places adapters"
     )
 

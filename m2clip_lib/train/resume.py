@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from m2clip_lib.config import Experiment
@@ -105,11 +104,6 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], progress: Pr
         old.unlink()
 
 
-def finish(folder: Path, step: int, progress: Progress) -> None:
-    """Replace all states by a note that the training is complete; its weights are in last.safetensors."""
-    save_state(folder, step, {}, progress, kept=1)
-
-
 def state_files(folder: Path) -> list[Path]:
     """The state files of a run, newest first."""
     return sorted(folder.glob("state-*.safetensors"), reverse=True)
@@ -140,13 +134,12 @@ def load_state(folder: Path, report: Callable[[str], None]) -> State | None:
 
 def _read(path: Path) -> State:
     """Read one state file. Raises: DamagedFile."""
-    tensors, _ = open_sealed(path)
+    tensors, metadata = open_sealed(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()["progress"])
+        values = json.loads(metadata["progress"])
         rows = [EpochMetrics(**row) for row in values["rows"]]
         return Progress(**values | {"rows": rows, "best": tuple(values["best"])}), tensors
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedFile(str(error)) from error
 
 

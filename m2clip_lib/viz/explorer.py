@@ -58,13 +58,13 @@ class Edit:
     """What is done to a clip before the model sees it.
 
     backwards: play it in reverse. frames: to hide, counted from 0 in playing order.
-    rows, columns: [first, end) of the patches to hide in every frame; both must be given.
+    rows, columns: [first, end) of the patches to hide in every frame.
     """
 
     backwards: bool = False
     frames: tuple[int, ...] = ()
-    rows: tuple[int, int] | None = None
-    columns: tuple[int, int] | None = None
+    rows: tuple[int, int] = (0, 0)
+    columns: tuple[int, int] = (0, 0)
 
 
 def read_clip(path: str | Path, protocol: Protocol, side: int, truth: str = "") -> Look:
@@ -89,10 +89,9 @@ def edit_clip(look: Look, edit: Edit, mean: Sequence[float], grid: tuple[int, in
     seconds = look.seconds[::-1] if edit.backwards else look.seconds
     colour = (255 * torch.tensor(mean)).round().to(torch.uint8)[:, None, None]
     clip[list(edit.frames)] = colour
-    if edit.rows is not None and edit.columns is not None:
-        height, width = clip.shape[2] // grid[0], clip.shape[3] // grid[1]
-        (top, bottom), (left, right) = edit.rows, edit.columns
-        clip[:, :, top * height : bottom * height, left * width : right * width] = colour
+    height, width = clip.shape[2] // grid[0], clip.shape[3] // grid[1]
+    (top, bottom), (left, right) = edit.rows, edit.columns
+    clip[:, :, top * height : bottom * height, left * width : right * width] = colour
     return dataclasses.replace(look, clip=clip, seconds=seconds)
 
 

@@ -68,11 +68,12 @@ def plot_overlay(axes: tuple[Axes, Axes], frames: np.ndarray, found: PatchMap, s
     return axes
 
 
-def write_film(path: Path, frames: np.ndarray, found: PatchMap) -> None:
-    """Write an MP4 of the frames beside the same frames under the map, a few frames per second; see overlay for the arguments."""
+def write_film(path: Path, frames: np.ndarray, found: PatchMap | None = None) -> None:
+    """Write an enlarged MP4 of the frames, a few per second; with a map, also of the same frames under it, beside them (see overlay)."""
     times = max(1, round(FILM_SIDE / frames.shape[1]))
-    large = frames.repeat(times, axis=1).repeat(times, axis=2)
-    film = np.concatenate([large, overlay(large, found.values)], axis=2)
+    film = frames.repeat(times, axis=1).repeat(times, axis=2)
+    if found is not None:
+        film = np.concatenate([film, overlay(film, found.values)], axis=2)
     film = film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]  # 4:2:0 needs even sides
     write_video(path, film, fps=FILM_FPS)
 
@@ -95,8 +96,7 @@ def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_f
     films = []
     with tempfile.TemporaryDirectory() as folder:
         for row in wrong[:most]:
-            clip, file = views[row].clip[0].permute(0, 2, 3, 1).numpy(), Path(folder) / f"{row}.mp4"  # (t, s, s, 3)
-            times = max(1, round(FILM_SIDE / clip.shape[1]))
-            write_video(file, clip.repeat(times, axis=1).repeat(times, axis=2), fps=FILM_FPS)
+            file = Path(folder) / f"{row}.mp4"
+            write_film(file, views[row].clip[0].permute(0, 2, 3, 1).numpy())
             films.append((file.read_bytes(), Path(views.table.path[row]).name))
     display(HTML(CARDS.films(films)))

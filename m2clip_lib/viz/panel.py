@@ -132,10 +132,9 @@ class ExplorerPanel:
 
     def edit(self) -> Edit:
         """Return the edit that the controls describe."""
-        rows = columns = None
-        if self.hide_patches.value:
-            rows, columns = ((control.value[0] - 1, control.value[1]) for control in (self.hidden_rows, self.hidden_columns))
-        return Edit(self.backwards.value, tuple(self.hidden_frames.value), rows, columns)
+        patches = (self.hidden_rows, self.hidden_columns) if self.hide_patches.value else ()
+        ranges = [(control.value[0] - 1, control.value[1]) for control in patches]
+        return Edit(self.backwards.value, tuple(self.hidden_frames.value), *ranges)
 
     def _map_choice(self, table: pd.DataFrame, names: list[str], model: M2CLIP) -> MapChoice:
         known = names or self.explorer.manifest.class_names
@@ -168,8 +167,8 @@ def describe_look(look: Look, edit: Edit) -> str:
         parts.append("played backwards")
     if edit.frames:
         parts.append(f"frames {', '.join(str(i + 1) for i in edit.frames)} hidden")
-    if edit.rows is not None and edit.columns is not None:
-        (top, bottom), (left, right) = edit.rows, edit.columns
+    (top, bottom), (left, right) = edit.rows, edit.columns
+    if bottom and right:
         parts.append(f"patches of rows {top + 1} to {bottom} and columns {left + 1} to {right} hidden")
     return ", ".join(parts) + "."
 

@@ -127,15 +127,10 @@ def png_bytes(figure: Figure, dpi: int = SCREEN_DPI) -> bytes:
     return buffer.getvalue()
 
 
-def image_html(png: bytes, alt: str) -> str:
-    """Return an <img> that holds its own data, as wide as the page but no wider than the picture. alt: what it shows, in words."""
-    return CARDS.image(png, alt, "width:100%;max-width:max-content")
-
-
 def figure_html(figure: Figure, context: str = "") -> str:
-    """Return a figure as HTML, and close it. Its alternative text is context and the figure's titles."""
+    """Return a figure as an <img> that holds its own data, and close it. Its alternative text is context and the figure's titles."""
     alt = f"{context} {finding(figure)}".strip()
-    return image_html(png_bytes(figure), alt)
+    return CARDS.image(png_bytes(figure), alt, "width:100%;max-width:max-content")  # no wider than the picture
 
 
 def literal(name: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from m2clip_lib.evaluate.predict import Timeline
 from m2clip_lib.viz import style
 from m2clip_lib.viz.plots.attention import save_timeline
-from m2clip_lib.viz.style import figure_html, image_html, literal, name_rows, new_figure, png_bytes
+from m2clip_lib.viz.style import CARDS, figure_html, literal, name_rows, new_figure, png_bytes
 
 
 def test_a_figure_becomes_a_picture_and_is_closed():
@@ -33,7 +33,7 @@ def test_a_figure_takes_nothing_from_a_matplotlibrc(monkeypatch):
 
 
 def test_words_in_a_picture_are_never_markup():
-    assert image_html(b"", 'a "<b>quoted</b>" name').startswith('<img alt="a &#34;&lt;b&gt;quoted&lt;/b&gt;&#34; name"')
+    assert CARDS.image(b"", 'a "<b>quoted</b>" name').startswith('<img alt="a &#34;&lt;b&gt;quoted&lt;/b&gt;&#34; name"')
 
 
 def test_the_size_of_a_picture_follows_its_resolution():
