@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
@@ -193,11 +195,10 @@ def _parse_parameters(given: Sequence[str], declared: dict[Path, dict[str, str]]
         if not equals or name not in names:
             raise UserError(f"-p {text}: no notebook of this run declares {name!r}; declared: {', '.join(names)}")
         kind = next(parameters[name] for parameters in declared.values() if name in parameters)
-        value = parse_value(raw, TYPES.get(kind, str))
-        fits = isinstance(value, (TYPES.get(kind, object), int) if kind == "float" else TYPES.get(kind, object))
-        if not fits or (kind in {"int", "float"} and isinstance(value, bool)):
-            raise UserError(f"-p {text}: {name} is of type {kind}")
-        values[name] = value
+        try:
+            values[name] = TypeAdapter(TYPES.get(kind, str)).validate_python(parse_value(raw, TYPES.get(kind, str)), strict=True)
+        except ValidationError:
+            raise UserError(f"-p {text}: {name} is of type {kind}") from None
     return values
 
 

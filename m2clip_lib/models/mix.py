@@ -18,18 +18,16 @@ def mixed_with_frozen(model: M2CLIP, ratio: float) -> Iterator[M2CLIP]:
     text adapter starts from random weights, so that only scaling leads back to CLIP. CLIP's own weights, where they are trained, are
     mixed with the frozen ones. The classifier keeps its weights, and reads what the mixed tower gives it.
     """
-    starts = {id(parameter): start for parameter, start in _frozen(model)}
-    trained = {parameter: parameter.detach().clone() for parameter in model.parameters() if id(parameter) in starts}
+    mixed = [(parameter, parameter.detach().clone(), start) for parameter, start in _frozen(model)]
     try:
         with torch.no_grad():
-            for parameter in trained:
-                start = starts[id(parameter)]
+            for parameter, _, start in mixed:
                 parameter.mul_(ratio) if start is None else parameter.lerp_(start.to(parameter.device), 1 - ratio)
         yield model
     finally:
         with torch.no_grad():
-            for parameter, kept in trained.items():
-                parameter.copy_(kept)
+            for parameter, trained, _ in mixed:
+                parameter.copy_(trained)
 
 
 def _frozen(model: M2CLIP) -> Iterator[tuple[nn.Parameter, Tensor | None]]:

@@ -96,8 +96,3 @@ def idle_warning(names: Sequence[str], has_gradient: Sequence[bool]) -> str:
         f"warning: the gradients of {', '.join(idle)} were exactly zero for a whole epoch: no loss depends on them; "
         "check where the model section places adapters"
     )
-
-
-def gpu_memory(device: torch.device) -> str:
-    """The peak memory so far, as the progress bar shows it."""
-    return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else "-"

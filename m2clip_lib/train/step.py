@@ -24,7 +24,7 @@ from m2clip_lib.models import M2CLIP, Backbone, multi_task_loss
 from m2clip_lib.models.losses import PartOfUpdate
 from m2clip_lib.models.text import NOT_A_TARGET, TrainingTexts, mask_batch, unit
 from m2clip_lib.train.optim import FiniteCheck, live_parameters, lr_factor, parameter_groups
-from m2clip_lib.train.record import TERMS, Tally, gpu_memory
+from m2clip_lib.train.record import TERMS, Tally
 
 LEAST_SCALE = 1.0  # of the loss scaling of fp16, which starts at 65,536 and is halved at every overflow
 CHECK_EVERY = 20  # updates between checks of the GPU's results, each of which waits for the GPU
@@ -246,5 +246,8 @@ class TrainingSteps:
         if bar is None or not tally.clips:
             return
         rate, seconds = max(group["lr"] for group in self.optimizer.param_groups), tally.seconds
-        speed = {"clips_per_s": f"{tally.clips / seconds:.0f}", "waiting": f"{100 * tally.waited / seconds:.0f} %"}
-        bar.set_postfix(loss=f"{tally.means()['total']:.3f}", lr=f"{rate:.1e}", **speed, gpu=gpu_memory(self.device), refresh=False)
+        shown = {"loss": f"{tally.means()['total']:.3f}", "lr": f"{rate:.1e}"}
+        shown |= {"clips_per_s": f"{tally.clips / seconds:.0f}", "waiting": f"{100 * tally.waited / seconds:.0f} %"}
+        if self.device.type == "cuda":
+            shown["peak"] = f"{torch.cuda.max_memory_allocated(self.device) / 2**30:.1f} GiB"
+        bar.set_postfix(shown, refresh=False)

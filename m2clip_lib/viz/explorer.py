@@ -215,15 +215,11 @@ class Explorer:
             columns[readout] = [f"{self.predictions.class_names[i]}  {100 * scores[i]:.1f} %" for i in ids]
         return pd.DataFrame(columns, index=pd.RangeIndex(1, len(ids) + 1, name="rank"))
 
-    def surest_mistake(self) -> int:
-        """Row of the misclassified video with the highest score in the best read-out; without mistakes, of the hit with the lowest."""
-        return self._surest(right=False)
+    def surest(self, right: bool) -> int:
+        """Row of the video with the highest score in the best read-out, of those classified right (or wrong).
 
-    def surest_hit(self) -> int:
-        """Row of the correctly classified video with the highest score in the best read-out; without hits, the mistake with the lowest."""
-        return self._surest(right=True)
-
-    def _surest(self, right: bool) -> int:
+        Where there is none, of the others the one with the lowest.
+        """
         scores = self.predictions.best
         sure = scores.max(axis=1)
         wanted = (scores.argmax(axis=1) == self.predictions.labels) == right

@@ -78,6 +78,13 @@ def write_film(path: Path, frames: np.ndarray, found: PatchMap | None = None) ->
     write_video(path, film, fps=FILM_FPS)
 
 
+def film_bytes(frames: np.ndarray, found: PatchMap | None = None) -> bytes:
+    """The content of the file that write_film makes, to put into a page."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_film(file := Path(folder) / "film.mp4", frames, found)
+        return file.read_bytes()
+
+
 def _times(seconds: Sequence[float]) -> list[str]:
     """Write times with as many decimals as it takes to tell one frame from the next, three at most."""
     steps = [abs(b - a) for a, b in pairwise(seconds) if a != b]
@@ -93,10 +100,5 @@ def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_f
     wrong = [
         row for row, label, scores in zip(found.rows, found.labels, found.best, strict=True) if (label, scores.argmax()) == (true, said)
     ]
-    films = []
-    with tempfile.TemporaryDirectory() as folder:
-        for row in wrong[:most]:
-            file = Path(folder) / f"{row}.mp4"
-            write_film(file, views[row].clip[0].permute(0, 2, 3, 1).numpy())
-            films.append((file.read_bytes(), Path(views.table.path[row]).name))
+    films = [(film_bytes(views[row].clip[0].permute(0, 2, 3, 1).numpy()), Path(views.table.path[row]).name) for row in wrong[:most]]
     display(HTML(CARDS.films(films)))

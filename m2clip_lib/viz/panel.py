@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ipywidgets as w
-import numpy as np
 import pandas as pd
 from IPython.display import display
 from markupsafe import Markup
 
-from m2clip_lib.attention.maps import METHODS, MapChoice, PatchMap, blocks_with_branch
+from m2clip_lib.attention.maps import METHODS, MapChoice, blocks_with_branch
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.viz.explorer import Edit, Explorer, Look, edit_clip, parse_names
-from m2clip_lib.viz.overlay import write_film
+from m2clip_lib.viz.overlay import film_bytes
 from m2clip_lib.viz.plots import plot_losses, plot_validation
 from m2clip_lib.viz.plots.attention import timeline_figure
 from m2clip_lib.viz.style import CARDS, figure_html, new_figure
@@ -128,7 +127,8 @@ class ExplorerPanel:
         context = describe_look(shown, edit)
         self.picture.value = figure_html(explorer.figure(shown, maps), context)
         self.ranking.value = CARDS.rankings(context, tables)
-        self.player.value = film(shown.frames, maps[0]) if self.play.value else ""
+        label = "Film: the clip, and beside it " + " ".join(maps[0].title.split())
+        self.player.value = CARDS.film(film_bytes(shown.frames, maps[0]), label) if self.play.value else ""
 
     def edit(self) -> Edit:
         """Return the edit that the controls describe."""
@@ -184,14 +184,6 @@ def ranking(table: pd.DataFrame, before: pd.DataFrame | None = None, title: str 
         change = table.iloc[:, -1] - before.iloc[:, -1].loc[table.index]
     places = [place for place, name in enumerate(table.index) if place < RANKED or name == first]
     return CARDS.ranking(table, places, change, title)
-
-
-def film(frames: np.ndarray, found: PatchMap) -> str:
-    """Return a film of the clip beside its map as HTML that holds its own data; see write_film."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "film.mp4"
-        write_film(file, frames, found)
-        return CARDS.film(file.read_bytes(), "Film: the clip, and beside it " + " ".join(found.title.split()))
 
 
 def live_curves(chance: float, show: Callable[[w.Widget], object] = display) -> Callable[[pd.DataFrame], None]:

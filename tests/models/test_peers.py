@@ -196,7 +196,10 @@ def test_lora_merged_equals_lora_beside_the_weights(backbone, video):
     plain.classifier.load_state_dict(model.classifier.state_dict())
     for adapters, block in zip(model.visual_adapters, plain.clip.visual.transformer.resblocks, strict=True):
         assert isinstance(adapters["weights"], LoRA)
-        adapters["weights"].merge_into(block)
+        with torch.no_grad():
+            in_proj, out_proj = adapters["weights"].weights(block.attn)
+            block.attn.in_proj_weight.copy_(in_proj)
+            block.attn.out_proj.weight.copy_(out_proj)
     with torch.no_grad():
         for name in ("frame_features", "fc_logits"):
             found, expected = (getattr(each.encode_video(video), name) for each in (plain, model))

@@ -69,11 +69,11 @@ def test_surest_mistake_and_hit_have_the_highest_scores(explorer):
     scores, labels = explorer.predictions.readout("ensemble"), explorer.predictions.labels
     sure, wrong = scores.max(axis=1), scores.argmax(axis=1) != labels
     assert wrong.any()  # one epoch on random weights
-    mistake = explorer.surest_mistake()
+    mistake = explorer.surest(right=False)
     assert wrong[mistake]
     assert sure[mistake] == sure[wrong].max()
     if not wrong.all():
-        hit = explorer.surest_hit()
+        hit = explorer.surest(right=True)
         assert not wrong[hit]
         assert sure[hit] == sure[~wrong].max()
 
@@ -83,7 +83,7 @@ def test_rows_are_counted_in_the_table_where_videos_failed(explorer):
     before = explorer.ranking(5)
     keep = [0, 2, 5]
     explorer.predictions = type(whole)(whole.similarity[keep], whole.classifier[keep], whole.labels[keep], keep, whole.class_names)
-    assert explorer.surest_mistake() in keep
+    assert explorer.surest(right=False) in keep
     assert explorer.ranking(5).equals(before)
 
 
@@ -104,8 +104,8 @@ def test_the_surest_hit_and_mistake_of_a_zero_shot_evaluation(zero_shot):
     found = zero_shot.predictions
     sure, wrong = found.similarity.max(axis=1), found.similarity.argmax(axis=1) != found.labels
     assert wrong.any()
-    assert sure[zero_shot.surest_mistake()] == sure[wrong].max()
-    assert wrong.all() or sure[zero_shot.surest_hit()] == sure[~wrong].max()
+    assert sure[zero_shot.surest(right=False)] == sure[wrong].max()
+    assert wrong.all() or sure[zero_shot.surest(right=True)] == sure[~wrong].max()
 
 
 def test_live_scores_and_maps_of_a_zero_shot_evaluation_are_those_of_its_prompts(zero_shot):

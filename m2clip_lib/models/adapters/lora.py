@@ -35,10 +35,3 @@ class LoRA(nn.Module):
         )
         changed.out_proj = partial(F.linear, weight=out_proj, bias=attn.out_proj.bias)
         return SimpleNamespace(attn=changed, **{name: getattr(block, name) for name in ("ln_1", "ls_1", "ln_2", "ls_2", "mlp")})
-
-    @torch.no_grad()
-    def merge_into(self, block: nn.Module) -> None:
-        """Write the changed weights into a block: it then needs no LoRA."""
-        in_proj, out_proj = self.weights(block.attn)
-        block.attn.in_proj_weight.copy_(in_proj)
-        block.attn.out_proj.weight.copy_(out_proj)

@@ -52,10 +52,9 @@ def _extremes(values: pd.Series) -> pd.Series:
 def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Axes:
     """One dot per model; the last row is the model of the run, the others its controls (columns model, top1 or direction); percent."""
     values, last = rows[measure].to_numpy(), len(rows) - 1
-    for y, value in enumerate(values):
-        colour = BLUE if y == last else GREY
-        ax.plot([0, value], [y, y], color=colour, linewidth=3, solid_capstyle="butt")
-        ax.scatter(value, y, s=130, color=colour, zorder=3)
+    colours = [GREY] * last + [BLUE]
+    ax.hlines(range(len(rows)), 0, values, colors=colours, linewidth=3)
+    ax.scatter(values, range(len(rows)), s=130, color=colours, zorder=3)
     chance_line(ax, chance)
     name_rows(ax, rows.model, [(value + 4, f"{value:.1f}") for value in values])
     finding = f"{MEASURES[measure]}: {values[-1]:.1f} %, best control without time {values[:-1].max():.1f} %"
