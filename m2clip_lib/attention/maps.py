@@ -3,7 +3,6 @@
 The maps of adapter branches and of attention rollout are defined here; those of attention and relevance in record and relevance.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,14 +122,12 @@ def branch_norms(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, b
     return torch.stack(added).sum(0).unflatten(-1, tuple(grid))
 
 
-def rollout(attention: Sequence[Float[Tensor, "b t heads rows n"]]) -> Float[Tensor, "b t n"]:
-    """CLS's row of the product of (A + I) / 2 over blocks, first block first; A is the mean over heads. Rows sum to 1."""
-    return propagate([weights.mean(dim=2) for weights in attention]) / 2 ** len(attention)
-
-
 @torch.inference_mode()
 def attention_rollout(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int) -> Float[Tensor, "b t r c"]:
-    """Rollout from the first block to `block` (counted from 0), as shares of each frame's sum over patches."""
+    """CLS's row of the product of A + I from the first block to `block` (counted from 0), as shares of each frame's sum over patches.
+
+    A is the mean over heads. The rollout's factors of 1/2 cancel in the shares.
+    """
     check_block(model, block)
-    recorded = record_attention(model, video, range(block + 1))
-    return to_shares(rollout([recorded[i] for i in range(block + 1)])[..., 1:], model.clip.visual.grid_size)
+    attention = record_attention(model, video, range(block + 1), lambda found: found.mean(dim=2))
+    return to_shares(propagate(attention)[..., 1:], model.clip.visual.grid_size)

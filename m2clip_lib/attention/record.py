@@ -1,6 +1,6 @@
 """Attention of visual blocks, and of a caption's words over frames, recorded while the model runs; its output stays bit-identical."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -13,8 +13,6 @@ from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.blocks import listen, project_heads
 from m2clip_lib.models.text import MASK_WORD, tokenize
 
-LIMIT_MB = 512  # of attention kept by one recording; all blocks of a B/16 clip of 8 frames need 172 MB
-
 
 def check_block(model: M2CLIP, block: int) -> None:
     """Raises: ValueError when the backbone has no such visual block."""
@@ -25,29 +23,25 @@ def check_block(model: M2CLIP, block: int) -> None:
 
 @torch.inference_mode()
 def record_attention(
-    model: M2CLIP, video: Float[Tensor, "b 3 t h w"], blocks: Sequence[int], *, only_cls: bool = False, limit_mb: float = LIMIT_MB
-) -> dict[int, Float[Tensor, "b t heads rows n"]]:
-    """Run encode_video and return the attention probabilities of these blocks (counted from 0), float32 on the CPU.
+    model: M2CLIP, video: Float[Tensor, "b 3 t h w"], blocks: Sequence[int], keep: Callable[[Tensor], Tensor] = lambda attention: attention
+) -> list[Tensor]:
+    """Run encode_video and return what `keep` takes of each block's attention probabilities, float32 on the CPU.
 
     The model's fused attention never forms them, so they are computed again from the output of each block's first LayerNorm.
-    Row and column 0 are CLS. rows is n, or 1 (CLS alone) with only_cls, and in the last block of a model with shortcuts.
 
-    Raises: ValueError for a block that is not there; UserError when more than limit_mb megabytes would have to be kept.
+    Args:
+        blocks: counted from 0, ascending.
+        keep: reads (b, t, heads, rows, n); row and column 0 are CLS. rows is n; in the last block of a model with shortcuts it is 1.
+    Raises: ValueError for a block that is not there.
     """
     for block in blocks:
         check_block(model, block)
-    kept: dict[int, Tensor] = {}
+    kept: list[Tensor] = []
 
     def hear(block: int, _: Tensor, normed: Tensor) -> None:
         attn, last = model.visual_block(block)[0].attn, block == len(model.visual_adapters) - 1
-        queries = normed[..., :1, :] if only_cls or (last and model.shortcuts) else normed
-        numbers = normed.shape[:2].numel() * attn.num_heads * queries.shape[-2] * normed.shape[-2]
-        if 4e-6 * (numbers + sum(attention.numel() for attention in kept.values())) > limit_mb:
-            raise UserError(
-                f"attention: recording blocks {[i + 1 for i in blocks]} needs more than {limit_mb:g} MB; "
-                "record fewer blocks, fewer clips at a time, or the rows of CLS only"
-            )
-        kept[block] = attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float().cpu()
+        queries = normed[..., :1, :] if last and model.shortcuts else normed
+        kept.append(keep(attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float()).cpu())
 
     with listen((model.clip.visual.transformer.resblocks[i].ln_1, partial(hear, i)) for i in blocks):
         model.encode_video(video)
@@ -68,7 +62,7 @@ def cls_attention(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, 
 
     head: counted from 0; None: the mean over heads.
     """
-    attention = record_attention(model, video, [block], only_cls=True)[block][:, :, :, 0, 1:]  # (b, t, heads, patches)
+    (attention,) = record_attention(model, video, [block], lambda found: found[..., 0, 1:])  # (b, t, heads, patches)
     if head is not None and not 0 <= head < attention.shape[2]:
         raise ValueError(f"head = {head}, this block has heads 0 to {attention.shape[2] - 1}")
     return to_shares(attention.mean(dim=2) if head is None else attention[:, :, head], model.clip.visual.grid_size)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from m2clip_lib.attention.record import cls_attention, record_attention
-from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 BLOCKS = range(4)
@@ -44,8 +43,8 @@ def attention_by_hand(attn: torch.nn.MultiheadAttention, x: torch.Tensor) -> tor
     return torch.stack([(q[:, h * d : (h + 1) * d] @ k[:, h * d : (h + 1) * d].T / d**0.5).softmax(-1) for h in range(heads)])
 
 
-def record(model, blocks, **options) -> dict[int, torch.Tensor]:
-    return record_attention(model, VIDEO, blocks, **options)
+def record(model, blocks) -> dict[int, torch.Tensor]:
+    return dict(zip(blocks, record_attention(model, VIDEO, blocks), strict=True))
 
 
 def test_attention_is_softmax_of_queries_and_keys(model):
@@ -67,11 +66,10 @@ def test_every_recorded_row_sums_to_one(model):
         assert (attention >= 0).all()
 
 
-def test_rows_of_cls_alone_are_the_first_rows_of_all(model):
-    everything, rows = record(model, BLOCKS), record(model, BLOCKS, only_cls=True)
-    for block in BLOCKS:
-        assert rows[block].shape[3] == 1
-        torch.testing.assert_close(rows[block], everything[block][..., :1, :])
+def test_only_what_is_asked_for_is_kept(model):
+    everything = record(model, BLOCKS)
+    for block, rows in zip(BLOCKS, record_attention(model, VIDEO, BLOCKS, lambda found: found[..., :1, :]), strict=True):
+        assert torch.equal(rows, everything[block][..., :1, :])
 
 
 def test_without_shortcuts_the_last_block_has_all_rows(model):
@@ -108,15 +106,6 @@ def test_no_hook_stays_in_the_model_even_after_an_error(model, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         record(model, [1])
     assert hooks(model) == 0
-
-
-def test_a_recording_that_would_grow_too_large_stops_and_leaves_nothing(model):
-    numbers = 2 * 3 * 3 * 17 * 17  # one block of all rows: 20.8 kB
-    with pytest.raises(UserError, match=r"blocks \[1, 2\] needs more than 0.03 MB"):
-        record(model, [0, 1], limit_mb=0.03)
-    assert hooks(model) == 0
-    assert record(model, [0], limit_mb=4e-6 * numbers)[0].numel() == numbers  # exactly the limit is allowed
-    assert len(record(model, BLOCKS, limit_mb=0.03, only_cls=True)) == 4
 
 
 @pytest.mark.parametrize("block", [-1, 4])

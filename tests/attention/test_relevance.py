@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from m2clip_lib import models
-from m2clip_lib.attention.maps import attention_rollout, rollout
+from m2clip_lib.attention.maps import attention_rollout
 from m2clip_lib.attention.relevance import log_odds, propagate, relevance
 from m2clip_lib.models import M2CLIP, M2CLIPConfig, load_backbone
 
@@ -108,14 +108,12 @@ def test_log_odds_by_hand_and_where_the_score_rounds_to_one():
     assert log_odds(Seen, texts, classes, "ensemble").tolist() == pytest.approx([0, torch.log(torch.tensor(3.0)).item()])  # 0.75 : 0.25
 
 
-def test_propagation_and_rollout_by_hand():
+def test_propagation_by_hand():
     first = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
     last = torch.tensor([[0.2, 0.0, 0.8]])  # CLS's row alone
     one = [first[None, None], last[None, None]]
     # (e + last) (I + first) = [1.2, 0, 0.8] (I + first)
     torch.testing.assert_close(propagate(one)[0, 0], torch.tensor([1.8, 1.0, 1.2]))
-    # ((e + last) / 2) ((I + first) / 2): a quarter of it
-    torch.testing.assert_close(rollout([a[:, :, None] for a in one])[0, 0], torch.tensor([0.45, 0.25, 0.3]))
 
 
 def test_rollout_equals_the_two_blocks_written_out(model):
