@@ -170,11 +170,6 @@ def _trained(run: str) -> str:
     return max((steps[step]["end"] or steps[step]["start"] for step in TRAINING if step in steps), default="")
 
 
-def last_run_checkpoint(experiment: str) -> Path:
-    """The best checkpoint of the experiment's last run."""
-    return paths.CHECKPOINTS / last_run(experiment) / "best.safetensors"
-
-
 def backbone_of(info: CheckpointInfo) -> Backbone:
     """Load the backbone that a checkpoint was trained on. Raises: UserError when it is not on this machine."""
     backbone = load_backbone(_local(info.backbone_source))

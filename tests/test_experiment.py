@@ -15,7 +15,6 @@ from m2clip_lib.experiment import (
     backbone_of,
     build_model,
     last_run,
-    last_run_checkpoint,
     out_of_memory_explained,
     set_threads,
 )
@@ -45,7 +44,6 @@ def test_last_run_is_the_newest_of_the_experiment(save):
     save("a_second/ablations/full-seed0", "folder", 400)  # part of a run, not a run itself
     assert last_run("folder") == "a_second"
     assert last_run("tiny") == "other"
-    assert last_run_checkpoint("folder") == paths.CHECKPOINTS / "a_second" / "best.safetensors"
 
 
 def test_a_run_of_an_older_version_was_trained_when_its_run_json_says(save):
@@ -93,12 +91,12 @@ def test_without_a_run_the_error_names_the_command_that_trains_one(save):
 
 def test_a_checkpoint_finds_the_backbone_it_was_trained_on(save, backbone):
     save("mine", "folder", 100)
-    assert backbone_of(read_checkpoint_info(last_run_checkpoint("folder"))).sha256 == backbone.sha256
+    assert backbone_of(read_checkpoint_info(paths.CHECKPOINTS / last_run("folder") / "best.safetensors")).sha256 == backbone.sha256
 
 
 def test_a_small_clip_that_is_gone_is_named_by_its_digest(save):
     save("mine", "folder", 100)
-    info = read_checkpoint_info(last_run_checkpoint("folder"))
+    info = read_checkpoint_info(paths.CHECKPOINTS / last_run("folder") / "best.safetensors")
     object.__setattr__(info, "backbone_source", "demo")
     with pytest.raises(UserError, match=rf"sha256 {info.backbone_sha256[:12]}\) is not in .*; make one with: m2clip prepare"):
         backbone_of(info)

@@ -93,15 +93,16 @@ def predict(
     picture: Annotated[Path | None, typer.Option("--picture", metavar="PNG", help="Also draw the timeline.")] = None,
 ) -> None:
     """Predict what is happening in videos, or when it happens in a long one."""
+    from m2clip_lib import paths
     from m2clip_lib.config import load_experiment
     from m2clip_lib.evaluate.predict import parse_labels, predict_videos
-    from m2clip_lib.experiment import last_run_checkpoint
+    from m2clip_lib.experiment import last_run
 
     if not timeline and (window or every or picture):
         raise UserError("--window, --every and --picture belong to --timeline: add it")
     names = parse_labels(labels)
     if checkpoint is None:
-        checkpoint = last_run_checkpoint(load_experiment().name)
+        checkpoint = paths.CHECKPOINTS / last_run(load_experiment().name) / "best.safetensors"
         print(f"checkpoint: {checkpoint}", file=sys.stderr)
     if timeline:
         _timeline(videos, checkpoint, names, top, as_json, window, every, picture)

@@ -3,4 +3,3 @@
 from m2clip_lib.models.backbone import Backbone, M2CLIPConfig, load_backbone
 from m2clip_lib.models.losses import LossWeights, MultiTaskLoss, multi_task_loss
 from m2clip_lib.models.m2clip import M2CLIP, is_trainable
-from m2clip_lib.models.peers import load_peer

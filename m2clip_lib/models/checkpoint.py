@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
@@ -72,22 +73,18 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
     if header.get("format") not in (FORMAT, UNSEALED):
         raise UserError(f"{path}: not a checkpoint of this workbook (no {FORMAT!r} in its header); give another file")
     try:
-        config = M2CLIPConfig(**{key: _as_tuple(value) for key, value in header["config"].items()})
+        config = TypeAdapter(M2CLIPConfig).validate_python(header["config"])
         backbone = [header["backbone"][key] for key in ("source", "sha256")]
         return CheckpointInfo(header["format"], config, header["prompts"], *backbone, header["preprocessing"], header["extra"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged (missing or invalid in its header: {error}); copy it again, or train again") from error
-
-
-def _as_tuple(value: object) -> object:
-    """Turn JSON lists back into tuples."""
-    return tuple(_as_tuple(entry) for entry in value) if isinstance(value, list) else value
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged (missing or invalid in its header: {reason}); copy it again, or train again") from error
 
 
 def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num_frames: int | None = None):
-    """Rebuild a model on its backbone: from our .safetensors, the official adapter-only .pth, or the replicate's full .pt.
+    """Rebuild a model on its backbone: from our .safetensors, or from a third-party file (see models/foreign.py).
 
-    num_frames: clip length, instead of the one the file was trained with; third-party files do not record theirs (default 8).
+    num_frames: clip length, instead of the one the file was trained with; most third-party files do not record theirs (default 8).
     Raises: UserError when the file is none of these, is damaged, holds a value that is not finite, or was trained on another backbone
         (it names the first such, or the first differing, tensor).
     """

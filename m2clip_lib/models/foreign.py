@@ -1,7 +1,8 @@
-"""Third-party files: the authors' adapter-only .pth and the replicate's full .pt, read into our model and written for their code.
+"""Third-party files, read into our model: M2-CLIP's adapter-only .pth, the replicate's full .pt, ST-Adapter's and AIM's files.
 
-Example of their names: visual.transformer.resblocks.0.adapter_pre_mlp.offset_adapter.fc1.weight; the masked-word block is numbered
-after CLIP's last text block. Kind, placement, widths, class count and vocabulary size are inferred from the tensors.
+Examples of their names: visual.transformer.resblocks.0.adapter_pre_mlp.offset_adapter.fc1.weight (M2-CLIP; the masked-word block is
+numbered after CLIP's last text block), transformer.resblocks.0.adapter_pre_mlp.fc1.weight (ST-Adapter),
+backbone.transformer.resblocks.0.T_Adapter.D_fc1.weight (AIM). Kind, placement, widths and counts are inferred from the tensors.
 """
 
 import logging
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 DEFAULT_FRAMES = 8  # of the published recipes; the files do not record it
 RIGHT_ONE = "load the backbone this file was trained on"
 PLACES = ("pre_attn", "pre_mlp")
+NO_TEXT = {"vocabulary": ("word",), "text_side": "frozen", "text_adapter_layers": 0}  # of the peers
 M2_CLIP = (  # (ours, published): the first match is applied; {last} is the number of CLIP's text blocks
     (r"^visual_adapters\.(\d+)\.(\w+)\.difference\.", r"visual.transformer.resblocks.\1.adapter_\2.offset_adapter."),
     (r"^visual_adapters\.(\d+)\.(\w+)\.enhancement\.", r"visual.transformer.resblocks.\1.adapter_\2."),
@@ -36,6 +38,21 @@ M2_CLIP = (  # (ours, published): the first match is applied; {last} is the numb
     (r"^clip\.", ""),
     (r"^mlm_project\.", "mlm_project."),  # their code has no such layer: it is missing in every file
 )
+ST_ADAPTER = (
+    (r"^visual_adapters\.(\d+)\.(\w+)\.", r"transformer.resblocks.\1.adapter_\2."),
+    (r"^classifier\.", "fc."),
+    (r"^clip\.visual\.", ""),
+)
+AIM = (
+    (r"^visual_adapters\.(\d+)\.time\.outer\.", r"backbone.transformer.resblocks.\1.T_Adapter.D_"),
+    (r"^visual_adapters\.(\d+)\.time\.inner\.", r"backbone.transformer.resblocks.\1.T_Adapter_in.D_"),
+    (r"^visual_adapters\.(\d+)\.post_attn\.", r"backbone.transformer.resblocks.\1.S_Adapter.D_"),
+    (r"^visual_adapters\.(\d+)\.beside_mlp\.", r"backbone.transformer.resblocks.\1.MLP_Adapter.D_"),
+    (r"^time_embedding$", "backbone.temporal_embedding"),
+    (r"^video_norm\.", "backbone.ln_post."),
+    (r"^classifier\.", "cls_head.fc_cls."),
+    (r"^clip\.visual\.(?!ln_post)", "backbone."),  # AIM trains its ln_post
+)
 Renames = Sequence[tuple[str, str]]
 
 
@@ -49,22 +66,27 @@ def published_name(name: str, text_blocks: int, renames: Renames = M2_CLIP) -> s
 
 
 def load_published(model_class: type, path: Path, backbone: Backbone, num_frames: int | None):
-    """Build the model that an official .pth or the replicate's .pt describes, on a backbone.
+    """Build the model that a published file describes, on a backbone.
 
-    The masked-word block comes from the file if it is a full one, otherwise it is a copy of the backbone's last text block.
+    M2-CLIP's masked-word block comes from the file if it is a full one, otherwise it is a copy of the backbone's last text block.
+    Of a peer only the classifier answers (fc_logits); its text side is CLIP's.
     Class names and vocabulary words are placeholders ("class 0", "word 0"), as such files do not contain them.
     Raises: UserError for another file, and naming the first tensor that is not finite, or does not fit.
     """
     state = load_weights_only(path)
-    if "visual.adapter_fc.weight" not in state or "mlm_adapter.decoder.weight" not in state:
+    if "visual.adapter_fc.weight" in state and "mlm_adapter.decoder.weight" in state:
+        renames, read_config = M2_CLIP, _m2_clip
+    elif "fc.weight" in state and any(".adapter_pre_" in name for name in state):
+        renames, read_config = ST_ADAPTER, _st_adapter
+    elif "cls_head.fc_cls.weight" in state:
+        renames, read_config = AIM, _aim
+    else:
         raise UserError(
-            f"{path}: not a checkpoint of this workbook, the official .pth or the replicate's .pt "
-            "(no tensor 'visual.adapter_fc.weight' or 'mlm_adapter.decoder.weight'); give one of these"
+            f"{path}: neither a checkpoint of this workbook nor of M2-CLIP, the replicate, ST-Adapter or AIM; give one of these"
         )
     refuse_not_finite(path, state)
-    num_frames = frames_of(path, num_frames)
     log.warning("%s: contains no class names and no vocabulary: using 'class 0', ..., 'word 0', ...", path)
-    return fill(model_class(backbone, read_config(path, state, backbone, num_frames)), path, state, M2_CLIP)
+    return fill(model_class(backbone, read_config(path, state, backbone, num_frames)), path, state, renames)
 
 
 def frames_of(path: Path, num_frames: int | None) -> int:
@@ -100,20 +122,43 @@ def fill(model, path: Path, state: dict[str, Tensor], renames: Renames):
     return model.eval()
 
 
-def read_config(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int) -> M2CLIPConfig:
-    """Infer placement and sizes from the names and shapes."""
+def _m2_clip(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
     vision_blocks, text_blocks = len(backbone.clip.visual.transformer.resblocks), len(backbone.clip.transformer.resblocks)
     copied = backbone.clip.transformer.resblocks[-1].state_dict()
     block = [(state.get(f"transformer.resblocks.{text_blocks}.{name}"), value) for name, value in copied.items()]
     is_full = all(own is not None and own.shape == value.shape for own, value in block)
     return M2CLIPConfig(
-        class_names=tuple(f"class {i}" for i in range(len(state["visual.adapter_fc.weight"]))),
-        vocabulary=tuple(f"word {i}" for i in range(len(state["mlm_adapter.decoder.weight"]))),
+        class_names=_numbered("class", state["visual.adapter_fc.weight"]),
+        vocabulary=_numbered("word", state["mlm_adapter.decoder.weight"]),
         **placement(path, state, "vision", "visual.transformer.resblocks", "fc1.weight", vision_blocks),
         **placement(path, state, "text", "transformer.resblocks", "textad_fc1.weight", text_blocks + 1),
-        num_frames=num_frames,
+        num_frames=frames_of(path, num_frames),
         own_mlm_block=is_full and any(not torch.equal(own.float(), value.cpu().float()) for own, value in block),
     )
+
+
+def _st_adapter(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
+    blocks = len(backbone.clip.visual.transformer.resblocks)
+    fields = placement(path, state, "vision", "transformer.resblocks", "fc1.weight", blocks) | {"visual_adapter": "st_adapter"}
+    return M2CLIPConfig(_numbered("class", state["fc.weight"]), **fields, num_frames=frames_of(path, num_frames), **NO_TEXT)
+
+
+def _aim(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
+    block = "backbone.transformer.resblocks.0"
+    frames, inner = state["backbone.temporal_embedding"].shape[1], f"{block}.T_Adapter_in.D_fc1.weight" in state
+    if num_frames not in (None, frames):
+        raise UserError(f"{path}: made for clips of {frames} frames, not of {num_frames}; leave num_frames out")
+    scale = 1.0 if inner else 0.5
+    log.warning("%s: does not record the scale of its MLP adapter: taking %g, as published with this number of adapters", path, scale)
+    width, blocks = state[f"{block}.S_Adapter.D_fc1.weight"].shape[0], len(backbone.clip.visual.transformer.resblocks)
+    fields = {"vision_adapter_layers": blocks, "vision_adapter_width": width, "aim_inner": inner, "aim_scale": scale}
+    names = _numbered("class", state["cls_head.fc_cls.weight"])
+    return M2CLIPConfig(names, visual_adapter="aim", num_frames=frames, **fields, **NO_TEXT)
+
+
+def _numbered(word: str, head: Tensor) -> tuple[str, ...]:
+    """A placeholder for every row of a head."""
+    return tuple(f"{word} {i}" for i in range(len(head)))
 
 
 def placement(path: Path, state: dict[str, Tensor], kind: str, tower: str, probe: str, blocks: int) -> dict[str, int | bool]:

@@ -178,9 +178,8 @@ class M2CLIP(nn.Module):
         """Embedding and frozen blocks of the first `length` positions."""
         clip = self.clip
         x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
-        mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
         for block in clip.transformer.resblocks[: self.frozen_text_blocks]:
-            x = clip_block(block, x, mask=mask)
+            x = clip_block(block, x, mask=clip.attn_mask[:length, :length])
         return x
 
     def encode_text(self, tokens: Int[Tensor, "n l"], length: int | None = None, fixed: bool = False) -> TextOutput:
@@ -197,14 +196,11 @@ class M2CLIP(nn.Module):
         else:
             length = length or (text_length(tokens) if self.shortcuts else tokens.shape[1])
             x, eot = self.text_prefix(tokens, length), tokens.argmax(dim=1)
-        mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
         blocks = list(zip(clip.transformer.resblocks, self.text_adapters, strict=False))  # the last adapters belong to the MLM block
         for block, adapters in blocks[self.frozen_text_blocks :]:
-            x = clip_block(block, x, mask=mask, **adapters)
+            x = clip_block(block, x, mask=clip.attn_mask[:length, :length], **adapters)
         pooled = clip.ln_final(x[torch.arange(len(x), device=x.device), eot])
-        projection = clip.text_projection
-        features = projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
-        return TextOutput(features, x)
+        return TextOutput(pooled @ clip.text_projection, x)
 
     def mlm_logits(self, text_hidden: Float[Tensor, "b l w"], frame_features: Float[Tensor, "b t e"]) -> Float[Tensor, "b l v"]:
         """Score the vocabulary at every text position: words attend to the frames through a frozen copy of the last text block."""

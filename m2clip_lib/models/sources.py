@@ -85,8 +85,8 @@ def refuse_unfit(config: dict, name: str) -> None:
         reason = f"a custom text tower ({text.get('hf_model_name') or text.get('hf_tokenizer_name') or 'CustomTextCLIP'})"
     elif vision.get("attentional_pool") or vision.get("final_ln_after_pool") or vision.get("pool_type", "tok") != "tok":
         reason = "a vision tower that does not pool like CLIP's (class token)"
-    elif text.get("pool_type", "argmax") != "argmax":
-        reason = "a text tower that does not pool like CLIP's (end of text)"
+    elif text.get("pool_type", "argmax") != "argmax" or text.get("no_causal_mask") or text.get("proj_bias"):
+        reason = "a text tower that does not pool like CLIP's (causal, end of text, projection without bias)"
     else:
         return
     raise UserError(f"backbone {name!r} has {reason}; the adapters need a plain ViT and CLIP's text tower (ViT-B-16, ViT-L-14, ...)")

@@ -20,6 +20,7 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
 from m2clip_lib.models.demo_clip import MODEL_CONFIG
+from m2clip_lib.models.sources import refuse_unfit
 
 ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches: a guess until `m2clip bench train` has measured it on that card
 ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
@@ -180,4 +181,5 @@ def _architecture(experiment: Experiment) -> torch.nn.Module:
     sizes = get_model_config(name)
     if sizes is None:
         raise UserError(f"plan: open_clip has no architecture {name!r}; set backbone.model_name")
+    refuse_unfit(sizes, name)
     return CLIP(**sizes)

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from m2clip_lib.errors import UserError
-from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_peer
+from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
 from m2clip_lib.models.adapters import LoRA
+from m2clip_lib.models.foreign import AIM, ST_ADAPTER, published_name
 from m2clip_lib.models.mix import mixed_with_frozen
-from m2clip_lib.models.peers import AIM, ST_ADAPTER
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "peers"
 CASES = {"st_adapter_12": (ST_ADAPTER, ""), "aim_1t": (AIM, "backbone.")}
@@ -56,7 +56,7 @@ def case(request) -> str:
 
 @pytest.mark.parametrize("shortcuts", [True, False])
 def test_scores_and_gradients_equal_those_of_the_authors(case, shortcuts, tmp_path):
-    model, io = load_peer(write(case, tmp_path), small_backbone(case), 4), load_file(GOLDEN / f"{case}.io.safetensors")
+    model, io = M2CLIP.from_checkpoint(write(case, tmp_path), small_backbone(case), 4), load_file(GOLDEN / f"{case}.io.safetensors")
     about, grads = json.loads((GOLDEN / f"{case}.json").read_text()), load_file(GOLDEN / f"{case}.grads.safetensors")
     model.shortcuts = shortcuts
     logits = model.encode_video(io["in.video"]).fc_logits
@@ -79,33 +79,32 @@ def test_scores_and_gradients_equal_those_of_the_authors(case, shortcuts, tmp_pa
 
 
 def _names(model: M2CLIP, case: str) -> dict[str, str]:
-    import re
-
-    renames = CASES[case][0]
-    pairs = {name: [re.sub(ours, theirs, name) for ours, theirs in renames if re.match(ours, name)] for name, _ in model.named_parameters()}
-    return {name: found[0] for name, found in pairs.items() if found}
+    pairs = {name: published_name(name, 1, CASES[case][0]) for name, _ in model.named_parameters()}
+    return {name: theirs for name, theirs in pairs.items() if theirs}
 
 
 def test_a_tensor_that_is_missing_foreign_or_of_another_size_is_named(case, tmp_path):
     head = "fc.weight" if case.startswith("st") else "cls_head.fc_cls.weight"
     backbone = small_backbone(case)
-    with pytest.raises(UserError, match=r"neither of ST-Adapter nor of AIM"):
-        load_peer(write(case, tmp_path, **{head: None}), backbone, 4)
+    with pytest.raises(UserError, match=r"neither a checkpoint of this workbook nor of M2-CLIP, the replicate, ST-Adapter or AIM"):
+        M2CLIP.from_checkpoint(write(case, tmp_path, **{head: None}), backbone, 4)
     with pytest.raises(UserError, match=r"is missing; the file is incomplete"):
-        load_peer(write(case, tmp_path, **{head.replace("weight", "bias"): None}), backbone, 4)
+        M2CLIP.from_checkpoint(write(case, tmp_path, **{head.replace("weight", "bias"): None}), backbone, 4)
     with pytest.raises(UserError, match=r"tensor adapter\.new does not exist on backbone"):
-        load_peer(write(case, tmp_path, **{"adapter.new": torch.ones(1)}), backbone, 4)
+        M2CLIP.from_checkpoint(write(case, tmp_path, **{"adapter.new": torch.ones(1)}), backbone, 4)
     with pytest.raises(UserError, match=r"is \(5, 99\) in the file and \(5, 128\) on backbone"):
-        load_peer(write(case, tmp_path, **{head: torch.ones(5, 99)}), backbone, 4)
+        M2CLIP.from_checkpoint(write(case, tmp_path, **{head: torch.ones(5, 99)}), backbone, 4)
     with pytest.raises(UserError, match="not finite"):
-        load_peer(write(case, tmp_path, **{head: torch.full((5, 128), float("nan"))}), backbone, 4)
+        M2CLIP.from_checkpoint(write(case, tmp_path, **{head: torch.full((5, 128), float("nan"))}), backbone, 4)
 
 
 def test_a_file_of_another_clip_or_clip_length_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"backbone\.conv1\.weight \(128, 3, 16, 16\) differs in its values from backbone 'aim_1t'"):
-        load_peer(write("aim_1t", tmp_path, **{"backbone.conv1.weight": torch.zeros(128, 3, 16, 16)}), small_backbone("aim_1t"))
+        M2CLIP.from_checkpoint(
+            write("aim_1t", tmp_path, **{"backbone.conv1.weight": torch.zeros(128, 3, 16, 16)}), small_backbone("aim_1t")
+        )
     with pytest.raises(UserError, match="made for clips of 4 frames, not of 8"):
-        load_peer(write("aim_1t", tmp_path), small_backbone("aim_1t"), 8)
+        M2CLIP.from_checkpoint(write("aim_1t", tmp_path), small_backbone("aim_1t"), 8)
 
 
 PUBLISHED = [  # trainable parameters on ViT-B/16, by their authors
