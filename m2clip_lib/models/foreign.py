@@ -163,20 +163,16 @@ def _numbered(word: str, head: Tensor) -> tuple[str, ...]:
 
 def placement(path: Path, state: dict[str, Tensor], kind: str, tower: str, probe: str, blocks: int) -> dict[str, int | bool]:
     """Infer the config's <kind>_adapter_* fields: places, bottleneck width, and the number of adapted blocks (always the last ones)."""
-    counts, width = {}, 1
-    for place in PLACES:
-        names = [f"{tower}.{i}.adapter_{place}.{probe}" for i in range(blocks)]
-        adapted = [i for i, name in enumerate(names) if name in state]
-        if adapted != list(range(blocks - len(adapted), blocks)):
-            raise UserError(f"{path}: {place} adapters are in blocks {adapted} of {tower}, not in the last ones; {RIGHT_ONE}")
-        counts[place] = len(adapted)
-        width = state[names[adapted[0]]].shape[0] if adapted else width
-    layers = max(counts.values())
-    if not set(counts.values()) <= {0, layers}:
-        where = f"{counts['pre_attn']} blocks before attention and in {counts['pre_mlp']} before the MLP"
-        raise UserError(f"{path}: {kind} adapters in {where}: different numbers are not supported; give another file")
-    places = {f"{kind}_adapter_{place}": count > 0 for place, count in counts.items()}
-    return {f"{kind}_adapter_layers": layers, f"{kind}_adapter_width": width} | places
+    names = {place: [f"{tower}.{i}.adapter_{place}.{probe}" for i in range(blocks)] for place in PLACES}
+    found = {place: [name for name in of_place if name in state] for place, of_place in names.items()}
+    layers = max(map(len, found.values()))
+    for place, adapted in found.items():
+        if adapted and adapted != names[place][blocks - layers :]:
+            where = f"{place} adapters are in {len(adapted)} blocks of {tower}, not in the last {layers}"
+            raise UserError(f"{path}: {where}; {RIGHT_ONE}, or give another file")
+    widths = [state[adapted[0]].shape[0] for adapted in found.values() if adapted]
+    places = {f"{kind}_adapter_{place}": bool(adapted) for place, adapted in found.items()}
+    return {f"{kind}_adapter_layers": layers, f"{kind}_adapter_width": widths[-1] if widths else 1} | places
 
 
 def export_published(model, path: str | Path) -> None:
@@ -185,10 +181,10 @@ def export_published(model, path: str | Path) -> None:
     Raises: UserError for a model that their format cannot represent.
     """
     config = model.config
-    if config.visual_adapter != "ted" or config.unfreeze != "nothing":
-        raise UserError("export_official: the published format holds TED-Adapters on a frozen CLIP only")
-    if not (config.enhancement and config.difference and config.frame_adapter and config.temporal_kernel == 3 and not config.static):
-        raise UserError("export_official: the published format holds full TED-Adapters only (both branches, frame adapter, kernel 3)")
+    full = config.enhancement and config.difference and config.frame_adapter and config.temporal_kernel == 3 and not config.static
+    if config.visual_adapter != "ted" or config.unfreeze != "nothing" or not full:
+        kept = "full TED-Adapters only (both branches, frame adapter, kernel 3), on a frozen CLIP"
+        raise UserError(f"export_official: the published format holds {kept}")
     if config.own_mlm_block:
         raise UserError("export_official: this model has a masked-word block of its own, but the published format rebuilds it from CLIP")
     text_blocks = len(model.clip.transformer.resblocks)

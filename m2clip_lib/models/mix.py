@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from m2clip_lib.models.adapters import Bottleneck, LoRA, STAdapter, TemporalDifference, TemporalEnhancement, TextAdapter
+from m2clip_lib.models.adapters import Bottleneck, LoRA, TemporalDifference, TemporalEnhancement, TextAdapter
 from m2clip_lib.models.m2clip import M2CLIP
 
 
@@ -33,7 +33,7 @@ def mixed_with_frozen(model: M2CLIP, ratio: float) -> Iterator[M2CLIP]:
 def _frozen(model: M2CLIP) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
     """The parameters that make the model differ from frozen CLIP, with the values at which they do not; None: zeros."""
     for module in model.modules():
-        if isinstance(module, TemporalEnhancement | TemporalDifference | TextAdapter | STAdapter | Bottleneck):
+        if isinstance(module, TemporalEnhancement | TemporalDifference | TextAdapter | Bottleneck):
             yield from ((parameter, None) for parameter in module.fc2.parameters())
         elif isinstance(module, LoRA):
             yield module.up, None
