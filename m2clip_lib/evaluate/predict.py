@@ -103,7 +103,7 @@ def parse_labels(text: str) -> list[str]:
     is_file = os.path.isfile(file)  # noqa: PTH113 (Path.is_file raises when the text is too long for a file name)
     names = read_names(file) if is_file else [class_key(name.strip()) for name in text.split(",") if name.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"--labels {text!r}: needs two or more different names, as a,b,c or as a file with one name per line")
+        raise UserError(f"labels {text!r}: needs two or more different names, as a,b,c or as a file with one name per line")
     return names
 
 

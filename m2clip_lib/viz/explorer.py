@@ -224,11 +224,3 @@ class Explorer:
         sure = scores.max(axis=1)
         wanted = (scores.argmax(axis=1) == self.predictions.labels) == right
         return self.predictions.rows[int(np.where(wanted, sure, -sure).argmax())]
-
-
-def parse_names(text: str) -> list[str]:
-    """ "a, b, c" as typed -> names without duplicates, in order. Raises: UserError for a single name: it has no competitor."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if len(names) == 1:
-        raise UserError(f"labels: “{names[0]}” alone cannot be ranked; type two or more, separated by commas")
-    return names

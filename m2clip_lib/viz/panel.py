@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 from m2clip_lib.attention.maps import METHODS, MapChoice, blocks_with_branch
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.predict import parse_labels
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.viz.explorer import Edit, Explorer, Look, edit_clip, parse_names
+from m2clip_lib.viz.explorer import Edit, Explorer, Look, edit_clip
 from m2clip_lib.viz.overlay import film_bytes
 from m2clip_lib.viz.plots import plot_losses, plot_validation
 from m2clip_lib.viz.plots.attention import timeline_figure
@@ -108,7 +109,7 @@ class ExplorerPanel:
     def redraw(self, *_: object) -> None:
         """Compute and show everything again; an error goes into the message line, and the last picture stays."""
         with self._errors_shown():
-            self._draw(parse_names(self.labels.value), self.edit())
+            self._draw(parse_labels(self.labels.value), self.edit())
 
     def _draw(self, names: list[str], edit: Edit) -> None:
         explorer = self.explorer
@@ -148,7 +149,7 @@ class ExplorerPanel:
 
     def _draw_timeline(self, *_: object) -> None:
         with self._errors_shown():
-            found = self.explorer.timeline(self.look.path, parse_names(self.labels.value))
+            found = self.explorer.timeline(self.look.path, parse_labels(self.labels.value))
             picture = figure_html(timeline_figure(found), "Timeline of the whole video, forwards and unmasked.")
             table = found.table(3).round(1).rename(columns=lambda name: name.replace("_", " "))
             self.timeline.value = picture + Markup(table.to_html(index=False, na_rep="", border=0))

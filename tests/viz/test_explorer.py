@@ -15,7 +15,7 @@ from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.text import text_features
 from m2clip_lib.runs import Run
-from m2clip_lib.viz.explorer import Edit, Explorer, Look, _cached_texts, edit_clip, model_video, parse_names, read_clip, score_table
+from m2clip_lib.viz.explorer import Edit, Explorer, Look, _cached_texts, edit_clip, model_video, read_clip, score_table
 from m2clip_lib.viz.panel import ExplorerPanel
 
 pytestmark = pytest.mark.xdist_group("trained")
@@ -147,13 +147,6 @@ def test_exploring_before_evaluating_says_what_is_missing(run, workspace, monkey
     monkeypatch.setattr(paths, "CHECKPOINTS", workspace / "checkpoints")
     with pytest.raises(UserError, match=r"checkpoint: no such file: .*best.safetensors"):
         Explorer.open(run, manifest)
-
-
-def test_typed_names_are_cleaned_and_a_single_name_is_refused():
-    assert parse_names("") == parse_names(" , ,") == []
-    assert parse_names(" run ,walk,run, ") == ["run", "walk"]
-    with pytest.raises(UserError, match="“run” alone cannot be ranked"):
-        parse_names("run, run")
 
 
 MEAN = (0.5, 0.2, 1.0)

@@ -136,7 +136,7 @@ def test_typed_labels_are_ranked_at_once_and_taken_back(panel):
 def test_a_single_label_is_a_message_and_the_picture_stays(panel):
     before = picture(panel)
     panel.labels.value = "running"
-    assert "type two or more" in panel.message.value
+    assert "needs two or more different names" in panel.message.value
     assert picture(panel) == before
     panel.labels.value = "running, walking"
     assert panel.message.value == ""
