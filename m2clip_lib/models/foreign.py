@@ -53,6 +53,8 @@ AIM = (
     (r"^classifier\.", "cls_head.fc_cls."),
     (r"^clip\.visual\.(?!ln_post)", "backbone."),  # AIM trains its ln_post
 )
+AIM_BLOCK = "backbone.transformer.resblocks.0"
+AIM_SIZES = {"cls_head.fc_cls.weight", "backbone.temporal_embedding", f"{AIM_BLOCK}.S_Adapter.D_fc1.weight"}  # tensors that tell the sizes
 Renames = Sequence[tuple[str, str]]
 
 
@@ -78,7 +80,7 @@ def load_published(model_class: type, path: Path, backbone: Backbone, num_frames
         renames, read_config = M2_CLIP, _m2_clip
     elif "fc.weight" in state and any(".adapter_pre_" in name for name in state):
         renames, read_config = ST_ADAPTER, _st_adapter
-    elif "cls_head.fc_cls.weight" in state:
+    elif state.keys() >= AIM_SIZES:
         renames, read_config = AIM, _aim
     else:
         raise UserError(
@@ -144,13 +146,12 @@ def _st_adapter(path: Path, state: dict[str, Tensor], backbone: Backbone, num_fr
 
 
 def _aim(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
-    block = "backbone.transformer.resblocks.0"
-    frames, inner = state["backbone.temporal_embedding"].shape[1], f"{block}.T_Adapter_in.D_fc1.weight" in state
+    frames, inner = state["backbone.temporal_embedding"].shape[1], f"{AIM_BLOCK}.T_Adapter_in.D_fc1.weight" in state
     if num_frames not in (None, frames):
         raise UserError(f"{path}: made for clips of {frames} frames, not of {num_frames}; leave num_frames out")
     scale = 1.0 if inner else 0.5
     log.warning("%s: does not record the scale of its MLP adapter: taking %g, as published with this number of adapters", path, scale)
-    width, blocks = state[f"{block}.S_Adapter.D_fc1.weight"].shape[0], len(backbone.clip.visual.transformer.resblocks)
+    width, blocks = state[f"{AIM_BLOCK}.S_Adapter.D_fc1.weight"].shape[0], len(backbone.clip.visual.transformer.resblocks)
     fields = {"vision_adapter_layers": blocks, "vision_adapter_width": width, "aim_inner": inner, "aim_scale": scale}
     names = _numbered("class", state["cls_head.fc_cls.weight"])
     return M2CLIPConfig(names, visual_adapter="aim", num_frames=frames, **fields, **NO_TEXT)
