@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from m2clip_lib.errors import UserError
-from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
+from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_peer
 from m2clip_lib.models.adapters import LoRA
 from m2clip_lib.models.foreign import AIM, ST_ADAPTER, published_name
 from m2clip_lib.models.mix import mixed_with_frozen
@@ -56,7 +56,7 @@ def case(request) -> str:
 
 @pytest.mark.parametrize("shortcuts", [True, False])
 def test_scores_and_gradients_equal_those_of_the_authors(case, shortcuts, tmp_path):
-    model, io = M2CLIP.from_checkpoint(write(case, tmp_path), small_backbone(case), 4), load_file(GOLDEN / f"{case}.io.safetensors")
+    model, io = load_peer(write(case, tmp_path), small_backbone(case), 4), load_file(GOLDEN / f"{case}.io.safetensors")
     about, grads = json.loads((GOLDEN / f"{case}.json").read_text()), load_file(GOLDEN / f"{case}.grads.safetensors")
     model.shortcuts = shortcuts
     logits = model.encode_video(io["in.video"]).fc_logits
