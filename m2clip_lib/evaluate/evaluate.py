@@ -2,12 +2,13 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 
+from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest, made_from
@@ -79,46 +80,57 @@ def predict_checkpoint(
         other, find = manifest.class_names, class_finder(trained)
         about["nameless"] = not is_ours(checkpoint)
         about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
+    names = []
     with own_run(run.name, run.step) if processes.is_main else nullcontext():
-        return _score_splits(run, manifest, model, protocol, mixes, processes, other, about)
+        for split in splits_to_score(manifest, protocol.split):
+            for mix in dict.fromkeys([1.0, *mixes]):
+                orders = frame_orders(experiment) if split == protocol.split and mix == 1 else ("forwards",)
+                asked = dataclasses.replace(protocol, split=split, mix=mix)
+                own = {order: prediction_name(dataclasses.replace(asked, order=order)) for order in orders}
+                score_once(experiment, manifest, model, asked, run.predictions, own, about | {"split": split}, other, processes)
+                names += own.values()
+        if processes.is_main:
+            forget_other_checkpoints(run.predictions, about["checkpoint_sha256"])
+    return names
 
 
-def _score_splits(
-    run: Run,
+def score_once(
+    experiment: Experiment,
     manifest: Manifest,
     model: M2CLIP,
     protocol: Protocol,
-    mixes: Sequence[float],
-    processes: Processes,
-    class_names: list[str] | None,
+    folder: Path,
+    names: Mapping[Order, str],
     about: dict[str, object],
-) -> list[str]:
-    names = []
-    for split in splits_to_score(manifest, protocol.split):
-        for mix in dict.fromkeys([1.0, *mixes]):
-            orders = frame_orders(run.experiment) if split == protocol.split and mix == 1 else ("forwards",)
-            asked = dataclasses.replace(protocol, split=split, mix=mix)
-            own = {order: prediction_name(dataclasses.replace(asked, order=order)) for order in orders}
-            names += own.values()
-            weight, chosen_on = ensemble_weight(run.experiment, run.predictions)
-            facts = [about["checkpoint_sha256"], manifest.sha256, made_from(manifest.folder), code_digest(core=True)]
-            key, sides = hash_texts(*facts, repr((asked, weight))), [run.predictions / f"{name}.json" for name in own.values()]
-            done = processes.is_main and all(side.is_file() and read_json(side).get("key") == key for side in sides)
-            if processes.from_main(done):
-                continue
-            parts = run.predictions / f"{own['forwards']}.parts" / key[:16]
-            options = {"class_names": class_names, "orders": orders, "parts": parts, "processes": processes}
-            with mixed_with_frozen(model, mix):
-                found = predict_orders(run.experiment, manifest, model, asked, **options)
-            for order, predictions in found.items() if processes.is_main else ():
-                opposites = opposite_labels(predictions.class_names, run.experiment.eval.opposites)
-                weighted = dataclasses.replace(predictions, weight=weight, weight_chosen_on=chosen_on, opposites=opposites)
-                save_predictions(weighted, manifest, run.predictions, own[order], key=key, **about | {"split": split})
-            if processes.is_main:
-                shutil.rmtree(parts.parent, ignore_errors=True)
-    if processes.is_main:
-        forget_other_checkpoints(run.predictions, about["checkpoint_sha256"])
-    return names
+    class_names: list[str] | None = None,
+    processes: Processes | None = None,
+) -> None:
+    """Score the protocol's split and save it, unless that was done with the same checkpoint, list, protocol, texts and code.
+
+    Args:
+        names: order of the frames -> name of its predictions in the folder. class_names: see Scorer.
+        about: what is stored beside the scores; checkpoint_facts at least.
+    """
+    processes = processes or Processes()
+    weight, chosen_on = ensemble_weight(experiment, folder)
+    texts = file_sha256(paths.resolve(protocol.prompts_file)) if class_names and protocol.prompts_file else ""
+    facts = [about["checkpoint_sha256"], manifest.sha256, made_from(manifest.folder), code_digest(core=True), texts]
+    key = hash_texts(*facts, repr((protocol, weight, class_names is None)))
+    sides = [folder / f"{name}.json" for name in names.values()]  # each is written after its scores
+    done = processes.is_main and all(side.is_file() and read_json(side).get("key") == key for side in sides)
+    if processes.from_main(done):
+        return
+    parts = folder / f"{next(iter(names.values()))}.parts" / key[:16]
+    options = {"class_names": class_names, "orders": tuple(names), "parts": parts, "processes": processes}
+    with mixed_with_frozen(model, protocol.mix):
+        found = predict_orders(experiment, manifest, model, protocol, **options)
+    if not processes.is_main:
+        return
+    for order, predictions in found.items():
+        opposites = opposite_labels(predictions.class_names, experiment.eval.opposites)
+        weighted = dataclasses.replace(predictions, weight=weight, weight_chosen_on=chosen_on, opposites=opposites)
+        save_predictions(weighted, manifest, folder, names[order], key=key, **about)
+    shutil.rmtree(parts.parent, ignore_errors=True)
 
 
 def forget_other_checkpoints(folder: Path, digest: str) -> None:

@@ -26,16 +26,15 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.cost import video_gflops
-from m2clip_lib.evaluate.evaluate import checkpoint_facts
-from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
+from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
+from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.scoring import predict_orders
 from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
 from m2clip_lib.files import code_digest, read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.studies.studies import Study
-from m2clip_lib.train.loop import has_trained, train
+from m2clip_lib.train.loop import TrainResult, has_trained, train
 
 FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # file names of a job's predictions
 CLUSTERS = ("slurm", "local", "debug")  # of submitit: a cluster, processes of this machine, this process
@@ -60,7 +59,12 @@ class Job:
     @property
     def folder(self) -> Path:
         """The folder of this training's predictions, log and result."""
-        return paths.RESULTS / self.run / "ablations" / self.name
+        return paths.RESULTS / self.output
+
+    @property
+    def output(self) -> str:
+        """What it is called as a run: its folder in results/ and in checkpoints/."""
+        return f"{self.run}/ablations/{self.name}"
 
     def is_done(self) -> bool:
         """Whether this training has finished before, with the same key."""
@@ -175,32 +179,35 @@ def run_job(job: Job) -> float:
         manifest = load_manifest(experiment)
         backbone = open_backbone(experiment)
         taken = take_over(job, experiment, manifest, backbone)
-        name, resume = f"{job.run}/ablations/{job.name}", "auto" if taken else "replace"
-        result = train(experiment, manifest, name, report=lambda line: print(line, file=log, flush=True), resume=resume)
+        result = trained(experiment, manifest, job.output, lambda line: print(line, file=log, flush=True))
         checkpoint = getattr(result, experiment.eval.checkpoint)
         model = M2CLIP.from_checkpoint(checkpoint, backbone).to(pick_device())
         precision = evaluation_precision(experiment.eval.precision, backbone, pick_device())
-        protocol, orders = Protocol.of_experiment(experiment, precision=precision), ("forwards", *["backwards"] * experiment.eval.honesty)
-        found = predict_orders(experiment, manifest, model, protocol, orders=orders)
-        for order, file in zip(orders, (FORWARDS, BACKWARDS), strict=False):
-            save_predictions(found[order], manifest, job.folder, file, key=job.key, **checkpoint_facts(checkpoint))
+        protocol = Protocol.of_experiment(experiment, precision=precision)
+        names = {"forwards": FORWARDS} | ({"backwards": BACKWARDS} if experiment.eval.honesty else {})
+        score_once(experiment, manifest, model, protocol, job.folder, names, checkpoint_facts(checkpoint))
     top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
-    metrics = read_csv(paths.RESULTS / job.run / "ablations" / job.name / "metrics.csv")
-    peak = (
-        torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    )
+    metrics = read_csv(job.folder / "metrics.csv")
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     about = {
         "top1": top1,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
         "epochs": experiment.train.epochs,
         "taken_over": taken,
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "gflops": protocol.num_views * video_gflops(model, protocol.frames),
+        "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else kilobytes / 1e3,
+        "clips_per_s": float(metrics.clips.sum() / metrics.seconds.sum()),
     }
-    about |= {"trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)}
-    about |= {"gflops": protocol.num_views * video_gflops(model, protocol.frames), "peak_mb": peak}
-    about |= {"clips_per_s": float(metrics.clips.sum() / metrics.seconds.sum())}
     write_json(job.folder / "result.json", asdict(job) | about)
     return top1
+
+
+def trained(experiment: Experiment, manifest: Manifest, name: str, report: Callable[[str], None]) -> TrainResult:
+    """Train, unless the training of this name has ended with the same inputs, settings and code."""
+    done = has_trained(name, experiment, manifest, open_backbone(experiment))
+    return train(experiment, manifest, name, report=report, resume="auto" if done else "replace")
 
 
 def take_over(job: Job, experiment: Experiment, manifest: Manifest, backbone: Backbone) -> bool:
@@ -209,7 +216,7 @@ def take_over(job: Job, experiment: Experiment, manifest: Manifest, backbone: Ba
     threads = read_json(provenance)["config"]["train"]["threads"] if provenance.is_file() else 0
     if threads != experiment.train.threads or not has_trained(job.run, experiment, manifest, backbone):
         return False
-    folder = paths.CHECKPOINTS / job.run / "ablations" / job.name
+    folder = paths.CHECKPOINTS / job.output
     folder.mkdir(parents=True, exist_ok=True)
     for file in (paths.CHECKPOINTS / job.run).iterdir():
         if file.is_file() and not file.name.startswith("."):  # such as its lock

@@ -12,25 +12,22 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
-from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.csvfiles import read_csv, write_csv
-from m2clip_lib.data.manifest import Manifest, made_from, read_side_file
+from m2clip_lib.data.manifest import Manifest, read_side_file
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.evaluate import checkpoint_facts
+from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
 from m2clip_lib.evaluate.metrics import is_hit, percent
 from m2clip_lib.evaluate.opposites import opposite_labels
-from m2clip_lib.evaluate.predictions import Predictions, load_predictions, save_predictions
+from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.scoring import predict_split
 from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
-from m2clip_lib.files import code_digest, file_sha256, hash_texts
+from m2clip_lib.files import hash_texts
 from m2clip_lib.models import M2CLIP
-from m2clip_lib.models.mix import mixed_with_frozen
 from m2clip_lib.runs import Run
-from m2clip_lib.train.loop import has_trained, train
+from m2clip_lib.studies.jobs import trained
 
 
 def zero_shot_transfer(
@@ -87,7 +84,7 @@ def few_shot(
             epochs = -(-updates // -(-len(table) // (run.experiment.train.batch_size * run.experiment.train.accumulate)))
             experiment = _with_training(run.experiment, seed=seed, epochs=max(epochs, run.experiment.train.epochs))
             part = part_of(manifest, table, manifest.class_names)
-            found.append(score(run, experiment, manifest, trained(run, experiment, part, file.stem)))
+            found.append(score(run, experiment, manifest, checkpoint_of(run, experiment, part, file.stem)))
         for readout in found[0].readouts:
             values = [percent(hits_among(each, range(len(each.class_names)), readout)) for each in found]
             about = {"shots": number, "readout": readout, "seeds": len(seeds), "draw": "official" if given else "seeded"}
@@ -138,7 +135,14 @@ def base_training(run: Run, manifest: Manifest, seed: int, share: float, compose
     table = table.assign(label=np.searchsorted(base, table.label))
     part = part_of(manifest, table, [manifest.class_names[label] for label in base])
     experiment = _with_training(run.experiment, seed=seed)
-    return base, novel, trained(run, experiment, part, f"base-seed{seed}-{part.sha256[:12]}")
+    return base, novel, checkpoint_of(run, experiment, part, f"base-seed{seed}-{part.sha256[:12]}")
+
+
+def checkpoint_of(run: Run, experiment: Experiment, manifest: Manifest, name: str) -> Path:
+    """The reported checkpoint of one training of these studies; it is trained unless that has been done."""
+    print(f"{name}: {len(manifest.split('train'))} videos of {len(manifest.class_names)} classes", flush=True)
+    found = trained(experiment, manifest, f"{run.name}/transfer/{name}", lambda line: None)  # metrics.csv says the same
+    return getattr(found, experiment.eval.checkpoint)
 
 
 def draw_classes(
@@ -191,15 +195,6 @@ def part_of(manifest: Manifest, table: pd.DataFrame, class_names: Sequence[str])
     return Manifest(table, list(class_names), manifest.folder, digest)
 
 
-def trained(run: Run, experiment: Experiment, manifest: Manifest, name: str) -> Path:
-    """The checkpoint of a training of this study; it is trained unless that has been done."""
-    name = f"{run.name}/transfer/{name}"
-    if not has_trained(name, experiment, manifest, open_backbone(experiment)):
-        print(f"training {name}: {len(manifest.split('train'))} videos of {len(manifest.class_names)} classes", flush=True)
-        train(experiment, manifest, name, report=lambda line: None)  # metrics.csv says the same
-    return paths.CHECKPOINTS / name / f"{experiment.eval.checkpoint}.safetensors"
-
-
 def score(
     run: Run, experiment: Experiment, manifest: Manifest, checkpoint: Path, mix: float = 1.0, split: str = "", own: bool = True
 ) -> Predictions:
@@ -210,14 +205,10 @@ def score(
     backbone, device = open_backbone(experiment), pick_device()
     precision = evaluation_precision(experiment.eval.precision, backbone, device)
     protocol = Protocol.of_experiment(experiment, precision=precision, mix=mix, split=split or experiment.eval.split)
-    texts = file_sha256(paths.resolve(protocol.prompts_file)) if protocol.prompts_file else ""
-    facts = [file_sha256(checkpoint), manifest.sha256, made_from(manifest.folder), code_digest(core=True), texts, repr((protocol, own))]
-    folder, name = run.folder / "transfer" / "predictions", f"{experiment.name}-{hash_texts(*facts)[:16]}"
-    if not (folder / f"{name}.json").is_file():  # written last
-        model = M2CLIP.from_checkpoint(checkpoint, backbone).to(device)
-        with mixed_with_frozen(model, mix):
-            found = predict_split(experiment, manifest, model, protocol, class_names=None if own else manifest.class_names)
-        save_predictions(found, manifest, folder, name, **checkpoint_facts(checkpoint))
+    model, facts = M2CLIP.from_checkpoint(checkpoint, backbone).to(device), checkpoint_facts(checkpoint)
+    digest = hash_texts(facts["checkpoint_sha256"], manifest.sha256, repr((protocol, own)))
+    folder, name = run.folder / "transfer" / "predictions", f"{experiment.name}-{digest[:16]}"
+    score_once(experiment, manifest, model, protocol, folder, {"forwards": name}, facts, None if own else manifest.class_names)
     return load_predictions(folder, name)
 
 

@@ -11,6 +11,7 @@ from m2clip_lib import paths
 from m2clip_lib.data.demo.videos import class_names
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate import evaluate
 from m2clip_lib.evaluate.controls import zero_shot
 from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import Predictions
@@ -18,6 +19,7 @@ from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.runs import Run
 from m2clip_lib.studies import transfer
 from m2clip_lib.studies.transfer import base_to_novel, draw_classes, draw_videos, few_shot, hits_among, spread, zero_shot_transfer
+from m2clip_lib.train.loop import Training
 
 COMBINATIONS = class_names(("red", "green", "blue", "yellow"))
 
@@ -87,8 +89,8 @@ def test_few_shots_are_drawn_saved_and_trained_once(run, monkeypatch):
     lists = [pd.read_csv(run.folder / "transfer" / f"few_shot-1-seed{seed}.csv") for seed in (0, 1)]
     assert all(sorted(each.label) == list(range(12)) for each in lists)
     assert not lists[0].equals(lists[1])
-    monkeypatch.setattr(transfer, "train", None)
-    monkeypatch.setattr(transfer, "predict_split", None)
+    monkeypatch.setattr(Training, "run_epoch", None)
+    monkeypatch.setattr(evaluate, "predict_orders", None)
     assert few_shot(run, [1], [0, 1], updates=2).equals(table)
     assert (run.tables / "transfer_few_shot.csv").is_file()
     monkeypatch.undo()
@@ -106,7 +108,7 @@ def test_base_to_novel_the_dial_and_zero_shot_share_their_trainings(run, monkeyp
     table = base_to_novel(run, [0]).set_index("measure").top1
     assert table.harmonic_mean == pytest.approx(2 * table.base * table.novel / max(table.base + table.novel, 1e-9))
     assert table.novel_among_all <= table.novel
-    monkeypatch.setattr(transfer, "train", None)
+    monkeypatch.setattr(Training, "run_epoch", None)
     dial = base_to_novel(run, [0], mixes=(0, 1))
     assert dial[dial.mix == 1].set_index("measure").top1.equals(table)
     assert dial.groupby("mix").validation.nunique().tolist() == [1, 1]
