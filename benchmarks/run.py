@@ -43,7 +43,7 @@ def bench_eval(_: Path | None) -> dict[str, list[dict]]:
 
     def score(cached: bool) -> None:
         changed = load_experiment("demo", [f"data.cache_frames={str(cached).lower()}"])
-        predict(model, evaluation_views(changed, manifest, backbone, Protocol.of_experiment(changed, split="val")), 32, 0, device)
+        predict(model, evaluation_views(changed, manifest, backbone, Protocol.of_experiment(changed, split="val")), 32, 0)
 
     contestants = {"from the files": lambda: score(False), "from the frame cache": lambda: score(True)}
     cached = table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")

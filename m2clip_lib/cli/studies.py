@@ -89,12 +89,12 @@ def probe(
     overrides = override or []
     loaded = load_experiment(experiment, overrides)
     from m2clip_lib.data.prepare import load_manifest
-    from m2clip_lib.experiment import open_backbone, pick_device
+    from m2clip_lib.experiment import open_backbone
     from m2clip_lib.probes.table import Probes, probe_table
     from m2clip_lib.runs import Run
 
     opened = Run.open(experiment, run, overrides, step="probe")
-    table = probe_table(Probes(loaded, load_manifest(loaded), open_backbone(loaded), pick_device(), say), seeds)
+    table = probe_table(Probes(loaded, load_manifest(loaded), open_backbone(loaded), say), seeds)
     opened.save(table, "probes")
     shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "direction"]
     say(table.filter(shown).to_string(index=False, float_format="%.4g"))

@@ -9,24 +9,23 @@ from itertools import cycle, islice
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.dataset import batches, in_order, make_loader
+from m2clip_lib.data.dataset import Batch, in_order, make_loader
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.seeds import Purpose, torch_seed
 from m2clip_lib.evaluate.predictions import Predictions
-from m2clip_lib.evaluate.protocol import Protocol, TestViews, evaluation_views
-from m2clip_lib.evaluate.scoring import predict_split, refuse_infinite_scores, with_list
-from m2clip_lib.experiment import EVALUATION_ADVICE, build_model, model_config, out_of_memory_explained
+from m2clip_lib.evaluate.protocol import Protocol, TestViews
+from m2clip_lib.evaluate.scoring import Found, predict_split, refuse_infinite_scores, score_all
+from m2clip_lib.experiment import build_model, model_config
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import state_sha256
+from m2clip_lib.models.m2clip import VideoOutput
 from m2clip_lib.models.text import unit
 
 UNRELATED_NAMES = 300  # at least; twice as many as there are classes
-PROBE_STEPS, PROBE_LR = 300, 1e-2
-PROBE_WEIGHT_DECAYS = (1e-4, 1e-2, 1.0)  # the best on validation is used, unless validation is missing or reported: then the middle one
 
 
 def frozen_clip(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
@@ -55,75 +54,27 @@ def unrelated_names(class_names: Sequence[str], tokenizer: Callable[..., Tensor]
     return [" ".join(rng.choice(words, length)) for length in islice(cycle(lengths), count)]
 
 
-def frame_mean_probe(experiment: Experiment, manifest: Manifest, backbone: Backbone, device: torch.device) -> Predictions:
-    """A linear classifier on the mean of frozen frame features, trained on one view of every training video.
+def encoded(model: M2CLIP, views: TestViews, experiment: Experiment, device: torch.device, read: Callable[[VideoOutput], Tensor]) -> Found:
+    """What `read` takes from the model's output, as scores["encoded"] (n, v, ...): of all views v of each readable video."""
 
-    Like the model, which reads one clip per step in training, it is scored on all views: the mean of their softmax scores.
-    """
-    protocol = Protocol.of_experiment(experiment)
-    model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
-    has_val = (manifest.table.split == "val").any()
-    features = {}
-    for split in sorted({"train", *(["val"] if has_val else []), protocol.split}):
-        asked = protocol.one_view() if split == "train" else protocol
-        views = evaluation_views(experiment, manifest, backbone, dataclasses.replace(asked, split=split))
-        features[split] = view_features(model, views, experiment, device)
-    seen, labels = features["train"][0][:, 0], features["train"][1]
-    mean, std = seen.mean(0), seen.std(0) + 1e-6
-    scaled = {split: ((x - mean) / std, *rest) for split, (x, *rest) in features.items()}
-    classes, seed = len(manifest.class_names), experiment.train.seed
-    probes = [_fit((seen - mean) / std, labels, classes, decay, seed) for decay in PROBE_WEIGHT_DECAYS]
-    best = probes[len(probes) // 2]
-    if has_val and protocol.split != "val":  # the reported split chooses nothing
-        x, y, *_ = scaled["val"]
-        best = max(probes, key=lambda probe: (_scores(probe, x).argmax(1) == y).sum().item())
-    x, y, rows, failed = scaled[protocol.split]
-    found = Predictions(_scores(best, x).numpy(), None, y.numpy(), rows, manifest.class_names, failed, protocol=protocol)
-    return with_list(found, experiment, manifest)
+    def encode(batch: Batch, _: bool) -> Found:
+        parts = {}
+        if batch.indices:
+            seen = read(model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device)))
+            parts["encoded"] = seen.unflatten(0, batch.clips.shape[:2]).cpu().numpy()
+            refuse_infinite_scores(parts["encoded"], batch.indices, views, model)
+        return Found(np.array(batch.indices, np.int64), batch.labels.numpy(), parts, batch.failed, batch.decoders)
 
-
-@torch.inference_mode()
-def view_features(
-    model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
-) -> tuple[Float[Tensor, "n v e"], Int[Tensor, "n"], list[int], list[tuple[int, str]]]:
-    """Image features (length 1) of all views of each readable video, the labels, the rows, and (row, reason) of unreadable videos."""
-    features, labels, rows, failed = [], [], [], []
-    batch_size = experiment.eval.batch_size
-    with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
-        for batch in batches(make_loader(dataset, in_order(len(dataset), batch_size), experiment.data.workers)):
-            failed += batch.failed
-            if batch.indices:
-                seen = model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device))
-                features.append(unit(seen.image_features).unflatten(0, batch.clips.shape[:2]).cpu())
-                refuse_infinite_scores(features[-1].numpy(), batch.indices, dataset, model)
-                labels.append(batch.labels)
-                rows += batch.indices
-    return torch.cat(features), torch.cat(labels), rows, failed
+    size = experiment.eval.batch_size
+    return score_all(encode, make_loader(views, in_order(len(views), size), experiment.data.workers), size)
 
 
 def clip_features(
-    model: M2CLIP, dataset: TestViews, experiment: Experiment, device: torch.device
-) -> tuple[Float[Tensor, "n e"], Int[Tensor, "n"], list[int], list[tuple[int, str]]]:
-    """As view_features, with the mean over each video's views (of length 1 where there is one view)."""
-    features, *rest = view_features(model, dataset, experiment, device)
-    return features.mean(dim=1), *rest
-
-
-@torch.inference_mode()
-def _scores(probe: nn.Linear, x: Float[Tensor, "n v e"]) -> Float[Tensor, "n k"]:
-    return probe(x).softmax(-1).mean(1)
-
-
-def _fit(x: Tensor, y: Tensor, classes: int, weight_decay: float, seed: int) -> nn.Linear:
-    torch.manual_seed(torch_seed(seed, Purpose.WEIGHTS))
-    x, y = x.clone(), y.clone()  # made under inference_mode: training needs plain tensors
-    probe = nn.Linear(x.shape[1], classes)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=PROBE_LR, weight_decay=weight_decay)
-    for _ in range(PROBE_STEPS):
-        optimizer.zero_grad()
-        F.cross_entropy(probe(x), y).backward()
-        optimizer.step()
-    return probe
+    model: M2CLIP, views: TestViews, experiment: Experiment, device: torch.device
+) -> tuple[Float[ndarray, "n e"], Int[ndarray, "n"]]:
+    """Image features (length 1) of the readable videos, mean over each one's views; and their labels."""
+    found = encoded(model, views, experiment, device, lambda seen: unit(seen.image_features))
+    return found.scores["encoded"].mean(axis=1), found.labels
 
 
 def untrained(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:

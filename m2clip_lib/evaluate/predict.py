@@ -129,7 +129,7 @@ def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[st
     results = [VideoPrediction(str(path), "similarity" if labels else "ensemble") for path in videos]
     table, dataset, failed = views_of_files(videos, protocol, model.backbone.image_size)
     if dataset is not None:
-        scored = predict(model, dataset, 1, 0, pick_device(), class_names=list(labels) or None)
+        scored = predict(model, dataset, 1, 0, class_names=list(labels) or None)
         for row, best in zip(scored.rows, _best(scored.best, scored.class_names, top), strict=True):
             results[table.place[row]].top = best
         failed |= {int(table.place[row]): reason for row, reason in scored.failed}
@@ -197,7 +197,7 @@ def video_timeline(
         video.protocol,
         video.side,
     )
-    scored = predict(model, views, BATCH_SIZE, 0, pick_device(), class_names=list(labels) or None)
+    scored = predict(model, views, BATCH_SIZE, 0, class_names=list(labels) or None)
     scores = np.full((len(spans), len(scored.class_names)), np.nan, np.float32)
     scores[scored.rows] = scored.best
     return Timeline(str(path), starts, ends, scores, scored.class_names, scored.readouts[-1], scored.failed)

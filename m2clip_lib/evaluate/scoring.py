@@ -1,9 +1,10 @@
 """What makes Predictions: scores of every view of every video, in one process or several, in parts that an interrupted run keeps."""
 
+import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -52,24 +53,19 @@ class Found:
     def joined(cls, parts: Sequence["Found"]) -> "Found":
         """All videos of some parts, in the order of their rows."""
         full = [part for part in parts if len(part.rows)]
-        rows = np.concatenate([part.rows for part in full]) if full else np.zeros(0, np.int64)
+        rows, labels = (np.concatenate([np.zeros(0, np.int64), *(getattr(part, name) for part in full)]) for name in ("rows", "labels"))
         order = np.argsort(rows)
-        labels = np.concatenate([part.labels for part in full])[order] if full else rows
         scores = {name: np.concatenate([part.scores[name] for part in full])[order] for name in (full[0].scores if full else ())}
         same, compared = (sum(part.agreement[i] for part in parts) for i in (0, 1))
         failed = sorted(chain.from_iterable(part.failed for part in parts))
-        return cls(rows[order], labels, scores, failed, sum((part.decoders for part in parts), Counter()), (same, compared))
+        return cls(rows[order], labels[order], scores, failed, sum((part.decoders for part in parts), Counter()), (same, compared))
 
     def save(self, file: Path) -> None:
-        """Write the part as one file."""
-        about = json.dumps([self.failed, self.decoders, self.agreement])
-        arrays = {"rows": self.rows, "labels": self.labels, "about": np.array(about)} | {f"scores/{n}": x for n, x in self.scores.items()}
-
-        def write(place: Path) -> None:
-            with place.open("wb") as stream:
-                np.savez(stream, **arrays)
-
-        write_atomically(file, write)
+        """Write the part as one file, in a folder that need not exist."""
+        about, content = json.dumps([self.failed, self.decoders, self.agreement]), io.BytesIO()
+        np.savez(content, rows=self.rows, labels=self.labels, about=about, **{f"scores/{name}": x for name, x in self.scores.items()})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda place: place.write_bytes(content.getbuffer()))
 
     @classmethod
     def load(cls, file: Path) -> "Found":
@@ -118,7 +114,7 @@ class Scorer:
         self.others = class_features(model, class_prompts(unrelated, protocol.prompts), self.device) if unrelated else None
         self.half = protocol.precision == "bf16"
 
-    def score(self, batch: Batch, compare: bool) -> Found:
+    def __call__(self, batch: Batch, compare: bool = False) -> Found:
         """The scores of a batch: means over views of softmax scores. compare: also score in fp32, and count equal answers."""
         scores: dict[str, np.ndarray] = {}
         for order in self.orders if batch.indices else ():
@@ -168,13 +164,13 @@ class Scorer:
 
 
 @torch.inference_mode()
-def score_all(scorer: Scorer, loader: Iterable[Batch], batch_size: int, processes: Processes | None = None) -> Found:
-    """Score the batches of this process' loader, and join them with those of the others."""
+def score_all(score: Callable[[Batch, bool], Found], loader: Iterable[Batch], batch_size: int, processes: Processes | None = None) -> Found:
+    """Score the batches of this process' loader, and join them with those of the others. score: a Scorer, or what is like it."""
     rank = processes.rank if processes else 0
     found: list[Found] = []
     with out_of_memory_explained(EVALUATION_ADVICE.format(batch_size)):
         for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", leave=False, disable=rank > 0 or not sys.stderr.isatty()):
-            found.append(scorer.score(batch, compare=not found))
+            found.append(score(batch, not found))
     own = Found.joined(found)
     return Found.joined(processes.gather(own)) if processes else own
 
@@ -185,22 +181,20 @@ def predict(
     dataset: TestViews,
     batch_size: int,
     workers: int,
-    device: torch.device,
     class_names: Sequence[str] | None = None,
     processes: Processes | None = None,
     loader: DataLoader | None = None,
-    unrelated: Sequence[str] = (),
 ) -> Predictions:
     """Score every video of a dataset; unreadable videos are listed in `failed`, and no substitute is scored.
 
     Args:
-        class_names, unrelated: see Scorer.
+        class_names: see Scorer.
         processes: processes that share the batches; each returns all predictions, bit-identical to those of a single process with the
             same number of threads.
         loader: this process' part of the dataset, for a caller that keeps one.
     """
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
-    scorer = Scorer(model, dataset.protocol, class_names, unrelated)
+    scorer = Scorer(model, dataset.protocol, class_names)
     loader = loader or make_loader(dataset, in_order(len(dataset), batch_size, rank, count), workers)
     return scorer.predictions(score_all(scorer, loader, batch_size, processes), dataset)["forwards"]
 
@@ -256,7 +250,6 @@ def predict_orders(
         loader = make_loader(some, in_order(len(some), size, rank, count), workers)
         found.append(score_all(scorer, loader, size, processes))
         if file and rank == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
             found[-1].save(file)
     made = scorer.predictions(Found.joined(found), views)
     return {order: with_list(of_order, experiment, manifest, chosen=rows is not None) for order, of_order in made.items()}

@@ -12,33 +12,34 @@ KINDS = {  # name -> whether it can see the order of frames
     "attentive": True,  # a learned query attends to frames with learned positions; a linear classifier on what it sees
     "temporal convolution": True,  # depthwise over three frames, GELU, mean over time, linear classifier
 }
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
 
-def start(kind: str, grid: int, frames: int, width: int, classes: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Parameters of a grid of heads, each with the same random start."""
-    parameters = {"weight": torch.randn(1, classes, width, generator=generator) * width**-0.5, "bias": torch.zeros(1, classes)}
+def start(kind: str, frames: int, width: int, classes: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random parameters of one head."""
+    parameters = {"weight": torch.randn(classes, width, generator=generator) * width**-0.5, "bias": torch.zeros(classes)}
     if kind == "attentive":
-        parameters |= {"query": torch.randn(1, width, generator=generator) * width**-0.5, "position": torch.zeros(1, frames, width)}
+        parameters |= {"query": torch.randn(width, generator=generator) * width**-0.5, "position": torch.zeros(frames, width)}
     if kind == "temporal convolution":
-        parameters["kernel"] = torch.tensor([0.0, 1.0, 0.0])[None, :, None].repeat(1, 1, width)  # each frame as it is
-        parameters["kernel"] += 0.02 * torch.randn(1, 3, width, generator=generator)
-    return {name: value.repeat(grid, *[1] * (value.dim() - 1)).requires_grad_() for name, value in parameters.items()}
+        own = torch.tensor([0.0, 1.0, 0.0])[:, None]  # each frame as it is
+        parameters["kernel"] = own + 0.02 * torch.randn(3, width, generator=generator)
+    return parameters
 
 
 def scores(kind: str, parameters: dict[str, Tensor], x: Float[Tensor, "n t e"]) -> Float[Tensor, "g n k"]:
     """Logits of every head of the grid."""
-    if kind == "attentive":
-        seen = x[None] + parameters["position"][:, None]  # (g, n, t, e)
-        weights = (torch.einsum("gnte,ge->gnt", seen, parameters["query"])).softmax(-1)
-        pooled = torch.einsum("gnt,gnte->gne", weights, seen)
-    elif kind == "temporal convolution":
+    weight = parameters["weight"]
+    if kind == "linear":
+        return F.linear(x.mean(1), weight.flatten(0, 1), parameters["bias"].flatten()).unflatten(1, weight.shape[:2]).transpose(0, 1)
+    if kind == "attentive":  # on x + position, which would be a copy of x for every head
+        query, position = parameters["query"], parameters["position"]
+        asked = x @ query.T + (position @ query[..., None])[..., 0].T  # (n, t, g)
+        weights = asked.softmax(1)
+        pooled = (weights.transpose(1, 2) @ x).transpose(0, 1) + weights.permute(2, 0, 1) @ position
+    else:
         kernel, around = parameters["kernel"], F.pad(x, (0, 0, 1, 1))  # (g, 3, e), (n, t + 2, e)
         mixed = sum(around[None, :, i : i + x.shape[1]] * kernel[:, None, i, None] for i in range(3))
         pooled = F.gelu(mixed).mean(2)
-    else:
-        pooled = x.mean(1)[None].expand(len(parameters["weight"]), -1, -1)
-    return pooled @ parameters["weight"].transpose(1, 2) + parameters["bias"][:, None]
+    return torch.baddbmm(parameters["bias"][:, None], pooled, weight.transpose(1, 2))
 
 
 def fit(
@@ -51,26 +52,31 @@ def fit(
     batch: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Train a grid of heads by AdamW, all on the same batches.
+    """Train a grid of heads by AdamW, all from one start and on the same batches.
 
     Args:
         grid: (learning rate, weight decay) of each; biases have no decay. batch: clips per step, drawn without replacement per pass.
     """
     generator = torch.Generator().manual_seed(seed)
-    parameters = start(kind, len(grid), x.shape[1], x.shape[2], classes, generator)
-    rates, decays = (torch.tensor(values) for values in zip(*grid, strict=True))
-    first, second = ({name: torch.zeros_like(value) for name, value in parameters.items()} for _ in range(2))
+    begin = start(kind, x.shape[1], x.shape[2], classes, generator)
+    heads = [{name: value.clone().requires_grad_() for name, value in begin.items()} for _ in grid]
+    groups = []
+    for head, (rate, decay) in zip(heads, grid, strict=True):
+        groups.append({"params": [value for name, value in head.items() if name != "bias"], "lr": rate, "weight_decay": decay})
+        groups.append({"params": [head["bias"]], "lr": rate, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups)
+    if kind == "linear":
+        x = x.mean(1, keepdim=True)  # once
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(-(-steps * batch // len(x)))])
-    for step, rows in enumerate(order.split(min(batch, len(x)))[:steps], 1):
-        of_heads = scores(kind, parameters, x[rows]).flatten(0, 1)
+    for rows in order.split(min(batch, len(x)))[:steps]:
+        of_heads = scores(kind, stacked(heads), x[rows]).flatten(0, 1)
         loss = F.cross_entropy(of_heads, y[rows].repeat(len(grid)), reduction="sum") / len(rows)  # a sum over heads: none sees another
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        with torch.no_grad():
-            for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
-                shape = (-1, *[1] * (value.dim() - 1))
-                rate, decay = rates.view(shape), decays.view(shape) * (name != "bias")
-                first[name].lerp_(gradient, 1 - BETAS[0])
-                second[name].lerp_(gradient.square(), 1 - BETAS[1])
-                spread = (second[name] / (1 - BETAS[1] ** step)).sqrt() + EPSILON
-                value.mul_(1 - rate * decay).sub_(rate * (first[name] / (1 - BETAS[0] ** step)) / spread)
-    return {name: value.detach() for name, value in parameters.items()}
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: value.detach() for name, value in stacked(heads).items()}
+
+
+def stacked(heads: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The parameters of several heads, each with a leading axis."""
+    return {name: torch.stack([head[name] for head in heads]) for name in heads[0]}

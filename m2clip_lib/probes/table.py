@@ -12,6 +12,7 @@ from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.scoring import with_list
 from m2clip_lib.evaluate.tables import accuracy_rows
+from m2clip_lib.experiment import keep_freed_memory
 from m2clip_lib.models import Backbone
 from m2clip_lib.probes.features import split_features
 from m2clip_lib.probes.heads import KINDS, fit, scores
@@ -29,11 +30,11 @@ class Probes:
         experiment: Experiment,
         manifest: Manifest,
         backbone: Backbone,
-        device: torch.device,
         report: Callable[[str], None] = lambda line: None,
     ):
         """Like the model, which reads one clip per step in training, probes are trained on one view and scored on all."""
-        self.experiment, self.manifest, self.device = experiment, manifest, device
+        keep_freed_memory()
+        self.experiment, self.manifest = experiment, manifest
         self.protocol = Protocol.of_experiment(experiment)
         self.classes, self.features = len(manifest.class_names), {}
         self.may_choose = self.protocol.split != "val" and bool((manifest.table.split == "val").any())
@@ -41,7 +42,7 @@ class Probes:
             asked = Protocol.of_experiment(experiment, split=split)
             asked = asked.one_view() if split == "train" else asked
             self.features[split] = split_features(experiment, manifest, backbone, asked, report=report)
-        seen = torch.from_numpy(self.features["train"].frames[:, 0]).float()
+        seen = torch.from_numpy(self.features["train"].scores["encoded"][:, 0]).float()
         seen = seen / seen.mean(1, keepdim=True).norm(dim=-1, keepdim=True)  # image features have length 1
         self.mean, self.std = seen.mean((0, 1)), seen.mean(1).std(0) + 1e-6
 
@@ -56,12 +57,12 @@ class Probes:
         chosen = {name: value[best : best + 1] for name, value in parameters.items()}
         own = self.features[self.protocol.split]
         answers = self._scored(kind, chosen, self.protocol.split)[0]
-        found = Predictions(answers, None, own.labels, own.rows, self.manifest.class_names, own.failed, protocol=self.protocol)
+        found = Predictions(answers, None, own.labels, own.rows.tolist(), self.manifest.class_names, own.failed, protocol=self.protocol)
         return with_list(found, self.experiment, self.manifest), GRID[best]
 
     def _views(self, split: str) -> torch.Tensor:
         """Frames (n, v, t, e), each view's mean of length 1 before both are scaled as those of the training split."""
-        x = torch.from_numpy(self.features[split].frames).float()
+        x = torch.from_numpy(self.features[split].scores["encoded"]).float()
         return (x / x.mean(2, keepdim=True).norm(dim=-1, keepdim=True) - self.mean) / self.std
 
     @torch.inference_mode()

@@ -182,10 +182,10 @@ class Training:
         """Top-1 of every read-out on the validation split in percent; NaN without such a split."""
         if self.validation is None:
             return {f"val_top1_{name}": float("nan") for name in READOUTS}
-        batch_size, workers, device = self.experiment.eval.batch_size, self.experiment.data.workers, self.steps.device
+        batch_size, workers = self.experiment.eval.batch_size, self.experiment.data.workers
         try:
             with signals.at_once():
-                scores = predict(self.model, self.validation, batch_size, workers, device, processes=self.processes, loader=self.views)
+                scores = predict(self.model, self.validation, batch_size, workers, processes=self.processes, loader=self.views)
         except Stopped:
             raise self._stopped() from None
         return {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}

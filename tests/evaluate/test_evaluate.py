@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from m2clip_lib import experiment as build
 from m2clip_lib import paths
@@ -133,7 +132,7 @@ def test_other_classes_are_scored_zero_shot_with_their_own_names_and_prompts(sco
     backbone = build.open_backbone(run.experiment)
     model = M2CLIP.from_checkpoint(checkpoint, backbone)
     dataset = evaluation_views(run.experiment, manifest, backbone, Protocol("test", 4, 0, prompts=("see {}", "{} here")))
-    expected = predict(model, dataset, 4, 0, torch.device("cpu"), class_names=names)
+    expected = predict(model, dataset, 4, 0, class_names=names)
     np.testing.assert_allclose(load_predictions(run.predictions, "test").similarity, expected.similarity, atol=1e-5)
 
 

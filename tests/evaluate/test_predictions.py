@@ -18,7 +18,6 @@ from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 
 NAMES = ("moving left", "moving right", "growing")
-CPU = torch.device("cpu")
 PROTOCOL = Protocol("test", 2, 1, 2, 3)
 TABLE = pd.DataFrame({"num_frames": [6, 6, 6], "label": [2, 0, 1], "path": ["a.mp4", "b.mp4", "c.mp4"]})
 TABLE["class_name"] = [NAMES[label] for label in TABLE.label]
@@ -77,7 +76,7 @@ def scores_by_hand(model, row: int, names) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_scores_are_the_mean_over_views_of_softmaxes(model):
-    found = predict(model, views(), batch_size=2, workers=0, device=CPU)
+    found = predict(model, views(), batch_size=2, workers=0)
     for row in range(3):
         similarity, classifier = scores_by_hand(model, row, NAMES)
         np.testing.assert_allclose(found.similarity[row], similarity, atol=2e-5)
@@ -90,20 +89,20 @@ def test_scores_are_the_mean_over_views_of_softmaxes(model):
 
 
 def test_batch_size_does_not_change_the_scores(model):
-    one, three = (predict(model, views(), batch_size, 0, CPU) for batch_size in (1, 3))
+    one, three = (predict(model, views(), batch_size, 0) for batch_size in (1, 3))
     np.testing.assert_allclose(one.similarity, three.similarity, atol=2e-5)
     np.testing.assert_allclose(one.classifier, three.classifier, atol=2e-6)
 
 
 def test_prediction_switches_dropout_off(model):
     model.train()
-    first, second = (predict(model, views(), 3, 0, CPU) for _ in range(2))
+    first, second = (predict(model, views(), 3, 0) for _ in range(2))
     assert np.array_equal(first.classifier, second.classifier)
     assert not model.training
 
 
 def test_an_unreadable_video_is_listed_and_no_substitute_is_scored(model):
-    whole, found = predict(model, views(), 2, 0, CPU), predict(model, views(noise_but_row_1), 2, 0, CPU)
+    whole, found = predict(model, views(), 2, 0), predict(model, views(noise_but_row_1), 2, 0)
     assert found.failed == [(1, "broken on purpose")]
     assert found.rows == [0, 2]
     assert (whole.decoders, found.decoders) == ({"noise": 3}, {"noise": 2})
@@ -116,12 +115,12 @@ def test_no_readable_video_at_all_is_an_error_with_the_first_reason(model):
         raise VideoError("the disk is gone")
 
     with pytest.raises(UserError, match="none of 3 videos could be read; first reason: the disk is gone"):
-        predict(model, views(broken), 2, 0, CPU)
+        predict(model, views(broken), 2, 0)
 
 
 def test_another_label_set_is_scored_by_similarity_alone(model):
     names = ["shrinking", "moving up", "circling", "fading"]
-    found = predict(model, views(), 2, 0, CPU, class_names=names)
+    found = predict(model, views(), 2, 0, class_names=names)
     assert found.classifier is None
     assert found.readouts == ("similarity",)
     assert found.class_names == names
@@ -129,7 +128,7 @@ def test_another_label_set_is_scored_by_similarity_alone(model):
 
 
 def test_saved_predictions_are_loaded_unchanged(model, tmp_path):
-    saved = predict(model, views(noise_but_row_1), 2, 0, CPU)
+    saved = predict(model, views(noise_but_row_1), 2, 0)
     save_predictions(saved, manifest(tmp_path), tmp_path, "test", checkpoint="best")
     loaded = load_predictions(tmp_path, "test")
     for readout in saved.readouts:
@@ -224,5 +223,5 @@ def test_scores_that_are_not_finite_name_checkpoint_and_video_and_give_no_table(
     torch.nn.init.constant_(large.classifier.weight, 3e38)  # finite, but a product is not
     large.source = "best.safetensors"
     with pytest.raises(UserError, match=r"best\.safetensors: the scores of 3 of 3 videos are not finite, .* \(first: a\.mp4\)"):
-        predict(large, views(), 2, 0, CPU)
-    assert predict(large, views(), 2, 0, CPU, class_names=["a", "b"]).similarity.shape == (3, 2)  # the classifier is not asked
+        predict(large, views(), 2, 0)
+    assert predict(large, views(), 2, 0, class_names=["a", "b"]).similarity.shape == (3, 2)  # the classifier is not asked

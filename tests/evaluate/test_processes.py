@@ -186,8 +186,7 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
     backbone = open_backbone(experiment)
     model = build_model(experiment, backbone, manifest.class_names)
     views = evaluation_views(experiment, few, backbone, Protocol.of_experiment(experiment, split="val"))
-    device = torch.device("cpu")
-    expected = predict(model, views, 2, 0, device)
+    expected = predict(model, views, 2, 0)
     shared: list = []
 
     class Turn:
@@ -202,7 +201,7 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
 
     for rank in range(count):
         try:
-            found = predict(model, views, 2, 0, device, processes=Turn(rank))
+            found = predict(model, views, 2, 0, processes=Turn(rank))
         except UserError:  # the first of them may have had no video
             continue
     assert found.rows == expected.rows == list(range(videos))

@@ -24,7 +24,6 @@ from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.mix import mixed_with_frozen
 
 NAMES = ("moving left", "moving right", "growing")
-CPU = torch.device("cpu")
 PROTOCOL = Protocol("test", 4, 1, 2, 3)
 
 
@@ -68,7 +67,7 @@ def test_orders_scored_in_one_pass_are_those_scored_alone(model):
     """Alone, the dataset reads the frames in that order; together, the clips that were decoded once are rearranged."""
     together = scored(model, PROTOCOL, ("forwards", *WITHOUT_TIME))
     for order in WITHOUT_TIME:
-        alone = predict(model, TestViews(table(5), noise, replace(PROTOCOL, order=order), 64), 2, 0, CPU)
+        alone = predict(model, TestViews(table(5), noise, replace(PROTOCOL, order=order), 64), 2, 0)
         close(together[order], alone)
         assert together[order].protocol.order == order
         assert abs(together[order].similarity - together["forwards"].similarity).max() > 1e-4

@@ -24,11 +24,11 @@ def test_a_head_does_not_depend_on_the_others_of_its_grid(kind):
 def test_the_update_is_that_of_adamw():
     x, y = clips(), torch.arange(60) % 3
     found = fit("linear", x, y, 3, [(1e-2, 0.1)], 25, 60, seed=4)
-    begin = start("linear", 1, 4, 6, 3, torch.Generator().manual_seed(4))
+    begin = start("linear", 4, 6, 3, torch.Generator().manual_seed(4))
     layer = torch.nn.Linear(6, 3)
     with torch.no_grad():
-        layer.weight.copy_(begin["weight"][0])
-        layer.bias.copy_(begin["bias"][0])
+        layer.weight.copy_(begin["weight"])
+        layer.bias.copy_(begin["bias"])
     groups = [{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2)
     for _ in range(25):
