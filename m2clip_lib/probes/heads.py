@@ -36,9 +36,9 @@ def scores(kind: str, parameters: dict[str, Tensor], x: Float[Tensor, "n t e"]) 
         weights = asked.softmax(1)
         pooled = (weights.transpose(1, 2) @ x).transpose(0, 1) + weights.permute(2, 0, 1) @ position
     else:
-        kernel, around = parameters["kernel"], F.pad(x, (0, 0, 1, 1))  # (g, 3, e), (n, t + 2, e)
-        mixed = sum(around[None, :, i : i + x.shape[1]] * kernel[:, None, i, None] for i in range(3))
-        pooled = F.gelu(mixed).mean(2)
+        windows = F.pad(x, (0, 0, 1, 1)).unfold(1, 3, 1).permute(2, 3, 0, 1)  # (e, 3, n, t)
+        mixed = parameters["kernel"].permute(2, 0, 1) @ windows.flatten(2)  # (e, g, n * t): one product for all heads
+        pooled = F.gelu(mixed).unflatten(2, windows.shape[2:]).mean(3).permute(1, 2, 0)
     return torch.baddbmm(parameters["bias"][:, None], pooled, weight.transpose(1, 2))
 
 

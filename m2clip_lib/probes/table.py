@@ -1,5 +1,6 @@
 """Every kind of probe, a grid of each trained at once, the best chosen on validation: their scores and their table."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,7 @@ from m2clip_lib.probes.heads import KINDS, fit, scores
 
 GRID = [(rate, decay) for rate in (1e-3, 3e-3, 1e-2, 3e-2) for decay in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
 MIDDLE = GRID.index((1e-2, 1e-2))  # used where no validation split may choose
-STEPS, BATCH = 300, 512
+STEPS, BATCH = 300, 64  # clips
 
 
 class Probes:
@@ -36,40 +37,37 @@ class Probes:
         keep_freed_memory()
         self.experiment, self.manifest = experiment, manifest
         self.protocol = Protocol.of_experiment(experiment)
-        self.classes, self.features = len(manifest.class_names), {}
-        self.may_choose = self.protocol.split != "val" and bool((manifest.table.split == "val").any())
-        for split in ("train", *(["val"] if self.may_choose else []), self.protocol.split):
-            asked = Protocol.of_experiment(experiment, split=split)
-            asked = asked.one_view() if split == "train" else asked
-            self.features[split] = split_features(experiment, manifest, backbone, asked, report=report)
-        seen = torch.from_numpy(self.features["train"].scores["encoded"][:, 0]).float()
-        seen = seen / seen.mean(1, keepdim=True).norm(dim=-1, keepdim=True)  # image features have length 1
-        self.mean, self.std = seen.mean((0, 1)), seen.mean(1).std(0) + 1e-6
+        self.found, self.clips = {}, {}
+        self.may_choose = self.protocol.split != "val" and manifest.has("val")
+        for split in ("train", *["val"] * self.may_choose, self.protocol.split):
+            asked = dataclasses.replace(self.protocol.one_view() if split == "train" else self.protocol, split=split)
+            self.found[split] = split_features(experiment, manifest, backbone, asked, report=report)
+            x = torch.from_numpy(self.found[split].scores["encoded"]).float()  # (n, v, t, e)
+            self.clips[split] = x / x.mean(2, keepdim=True).norm(dim=-1, keepdim=True)  # image features have length 1
+        seen = self.clips["train"].mean(2)[:, 0]
+        mean, std = seen.mean(0), seen.std(0) + 1e-6
+        self.clips = {split: (x - mean) / std for split, x in self.clips.items()}
 
     def __call__(self, kind: str, seed: int = 0) -> tuple[Predictions, tuple[float, float]]:
         """Train a grid of one kind. Returns: the best one's scores of the reported split, its learning rate and weight decay."""
-        y = torch.from_numpy(self.features["train"].labels)
-        parameters = fit(kind, self._views("train")[:, 0], y, self.classes, GRID, STEPS, BATCH, seed)
+        x, y = self.clips["train"][:, 0], torch.from_numpy(self.found["train"].labels)
+        batch = BATCH * x.shape[1] if kind == "linear" else BATCH  # a linear head reads one mean for every clip
+        parameters = fit(kind, x, y, len(self.manifest.class_names), GRID, STEPS, batch, seed)
         best = MIDDLE
         if self.may_choose:  # of equals, the first
-            right = self._scored(kind, parameters, "val").argmax(-1) == self.features["val"].labels
+            right = self._scored(kind, parameters, "val").argmax(-1) == self.found["val"].labels
             best = int(right.mean(1).argmax())
         chosen = {name: value[best : best + 1] for name, value in parameters.items()}
-        own = self.features[self.protocol.split]
+        own = self.found[self.protocol.split]
         answers = self._scored(kind, chosen, self.protocol.split)[0]
         found = Predictions(answers, None, own.labels, own.rows.tolist(), self.manifest.class_names, own.failed, protocol=self.protocol)
         return with_list(found, self.experiment, self.manifest), GRID[best]
-
-    def _views(self, split: str) -> torch.Tensor:
-        """Frames (n, v, t, e), each view's mean of length 1 before both are scaled as those of the training split."""
-        x = torch.from_numpy(self.features[split].scores["encoded"]).float()
-        return (x / x.mean(2, keepdim=True).norm(dim=-1, keepdim=True) - self.mean) / self.std
 
     @torch.inference_mode()
     def _scored(self, kind: str, parameters: dict[str, torch.Tensor], split: str) -> np.ndarray:
         """Mean over views of the softmax of every head of the grid (g, n, k)."""
         parts = []
-        for x in self._views(split).split(BATCH):
+        for x in self.clips[split].split(BATCH):
             logits = scores(kind, parameters, x.flatten(0, 1)).unflatten(1, x.shape[:2])
             parts.append(logits.softmax(-1).mean(2))
         return torch.cat(parts, 1).numpy()
