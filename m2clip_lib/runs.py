@@ -123,10 +123,8 @@ class Run:
         }
         trained = max((name for name in TRAINING if name in steps), key=lambda name: steps[name]["start"], default=self.step)
         shown = {key: value for key, value in steps[trained].items() if key not in ("outputs", "start", "end")}
-        inputs = {
-            name: digest for name, digest in shown.get("sha256", {}).items() if name != "checkpoint"
-        }  # older entries have times alone
-        shown["sha256"] = inputs or old.get("sha256", {})
+        own = shown.get("sha256", {})  # older entries have times alone
+        shown["sha256"] = {name: digest for name, digest in own.items() if name != "checkpoint"} or old.get("sha256", {})
         times = {"start": old.get("start", start), "end": end or old.get("end", "")}
         write_json(file, old | {"run": self.name, "experiment": self.experiment.name} | shown | times | {"steps": steps})
 
@@ -194,23 +192,14 @@ def _git_commit() -> str:
         return ""
     # A hook sets variables that name the repository it runs for.
     environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
-    found = []
-    for arguments in (("rev-parse", "--show-toplevel"), ("rev-parse", "HEAD"), ("status", "--porcelain")):
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=paths.ROOT,
-                env=environment | {"LC_ALL": "C"},
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-            )
-        except OSError as error:
-            return f"unreadable: git: {error.strerror}"
-        if done.returncode:
-            return f"unreadable: {(done.stderr.splitlines() or ['git failed'])[0].removeprefix('fatal: ')}"
-        found.append(done.stdout.strip())
-    top, commit, changed = found
+    options = {"cwd": paths.ROOT, "env": environment | {"LC_ALL": "C"}, "capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    asked = (("rev-parse", "--show-toplevel"), ("rev-parse", "HEAD"), ("status", "--porcelain"))
+    try:
+        top, commit, changed = (subprocess.run(["git", *each], check=True, **options).stdout.strip() for each in asked)
+    except OSError as error:
+        return f"unreadable: git: {error.strerror}"
+    except subprocess.CalledProcessError as error:
+        return f"unreadable: {(error.stderr.splitlines() or ['git failed'])[0].removeprefix('fatal: ')}"
     return commit + ("+changes" if changed else "") if Path(top).resolve() == paths.ROOT.resolve() else ""
 
 

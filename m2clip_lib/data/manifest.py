@@ -30,6 +30,10 @@ class Manifest:
     folder: Path
     sha256: str
 
+    def has(self, name: str) -> bool:
+        """Whether a split has usable videos."""
+        return bool(((self.table.split == name) & (self.table.status == "ok")).any())
+
     def split(self, name: str) -> pd.DataFrame:
         """Return the usable videos of one split, in a fixed order. Raises: UserError if there are none, or no such split."""
         if name not in (splits := set(self.table.split)):

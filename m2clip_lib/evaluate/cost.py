@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -59,15 +60,12 @@ def comparison_table(found: Predictions, model: M2CLIP, dataset: str, about: dic
     weight = f", {found.weight:g} similarity" if row["readout"] == "ensemble" else ""
     parameters = {trained: sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) / 1e6 for trained in (False, True)}
     own = {"method": model_name(found), "backbone": model.backbone.source, "frames": protocol.frames, "views": protocol.views}
-    own |= {"head": row["readout"] + weight, "prompts": protocol.prompts_file or " | ".join(protocol.prompts), "mix": protocol.mix}
+    own |= {"head": row["readout"] + weight, "prompts": protocol.columns("")["prompt"], "mix": protocol.mix}
     own |= {"checkpoint_rule": found.epoch_chosen_on, "seeds": 1}
     own |= {name: row[name] for name in ("top1", "top1_low", "top1_high", "top5")}
-    own |= {
-        "gflops": protocol.num_views * video_gflops(model, protocol.frames),
-        "params_m": parameters[False],
-        "tunable_m": parameters[True],
-    }
-    own |= {"source": "this run", "note": "", "list_sha256": found.list_sha256[:12], "checkpoint_sha256": found.checkpoint_sha256[:12]}
+    own |= {"gflops": protocol.num_views * video_gflops(model, protocol.frames)}
+    own |= {"params_m": parameters[False], "tunable_m": parameters[True], "source": "this run", "note": ""}
+    own |= {"list_sha256": found.list_sha256[:12], "checkpoint_sha256": found.checkpoint_sha256[:12]}
     others = published_costs(dataset).drop(columns=["views", "model"]).rename(columns={"views_as_printed": "views"})
     table = pd.concat([pd.DataFrame([own | about]), others.sort_values("top1", ascending=False)], ignore_index=True)
     return table.astype({"frames": "Int64", "seeds": "Int64"})
@@ -76,19 +74,13 @@ def comparison_table(found: Predictions, model: M2CLIP, dataset: str, about: dic
 def save_comparison(run: Run, table: pd.DataFrame) -> None:
     """Write tables/comparison.csv, and the same for reading (.md) and for a paper (.tex)."""
     run.save(table, "comparison")
-    styled = table.style.format(precision=1, na_rep="–", escape="latex").hide(axis="index")
-    write_atomically(run.tables / "comparison.tex", lambda file: file.write_text(styled.to_latex(hrules=True), encoding="utf-8"))
-    cells = [table.columns, ["---"] * len(table.columns), *(map(_cell, row) for row in table.itertuples(index=False))]
-    text = "".join("| " + " | ".join(row) + " |\n" for row in cells)
-    write_atomically(run.tables / "comparison.md", lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def _cell(value: object) -> str:
-    if pd.isna(value):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    return str(value).replace("|", "\\|")
+    latex = table.style.format(precision=1, na_rep="–", escape="latex").hide(axis="index").to_latex(hrules=True)
+    plain = table.replace(r"\|", r"\\|", regex=True).style.format(precision=1, na_rep="–").hide(axis="index")
+    head, *rows = plain.to_string(delimiter=" | ").splitlines()
+    lines = [head, " | ".join(["---"] * len(table.columns)), *rows]
+    markdown = "".join(f"| {line} |\n" for line in lines)
+    for ending, text in (("tex", latex), ("md", markdown)):
+        write_atomically(run.tables / f"comparison.{ending}", partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def video_gflops(model: M2CLIP, frames: int) -> float:

@@ -82,11 +82,12 @@ def predict_checkpoint(
         about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
     names = []
     with own_run(run.name, run.step) if processes.is_main else nullcontext():
-        for split in splits_to_score(manifest, protocol.split):
+        for split in dict.fromkeys([*["val"] * manifest.has("val"), protocol.split]):  # "val" first: it may choose the weight
             for mix in dict.fromkeys([1.0, *mixes]):
-                orders = frame_orders(experiment) if split == protocol.split and mix == 1 else ("forwards",)
                 asked = dataclasses.replace(protocol, split=split, mix=mix)
-                own = {order: prediction_name(dataclasses.replace(asked, order=order)) for order in orders}
+                others = WITHOUT_TIME if experiment.eval.honesty and split == protocol.split and mix == 1 else ()
+                name = split + f"_mix{mix:g}" * (mix != 1)
+                own = {"forwards": name} | {order: f"{name}_{order}" for order in others}
                 score_once(experiment, manifest, model, asked, run.predictions, own, about | {"split": split}, other, processes)
                 names += own.values()
         if processes.is_main:
@@ -141,12 +142,6 @@ def forget_other_checkpoints(folder: Path, digest: str) -> None:
                 side.with_suffix(ending).unlink(missing_ok=True)
 
 
-def splits_to_score(manifest: Manifest, split: str) -> list[str]:
-    """The validation split, where it is not the reported one, then the reported one: something may be chosen on the former alone."""
-    has_val = ((manifest.table.split == "val") & (manifest.table.status == "ok")).any()
-    return [*(["val"] if has_val and split != "val" else []), split]
-
-
 def ensemble_weight(experiment: Experiment, folder: Path) -> tuple[float, str]:
     """The weight of the similarity in the ensemble, and the split that chose it ("": given).
 
@@ -161,16 +156,6 @@ def ensemble_weight(experiment: Experiment, folder: Path) -> tuple[float, str]:
         return 0.5, ""
     found = load_predictions(folder, "val")
     return (best_weight(found.similarity, found.classifier, found.labels), "val") if found.classifier is not None else (0.5, "")
-
-
-def frame_orders(experiment: Experiment) -> tuple[Order, ...]:
-    """The orders of frames in which an experiment is evaluated."""
-    return ("forwards", *(WITHOUT_TIME if experiment.eval.honesty else ()))
-
-
-def prediction_name(protocol: Protocol) -> str:
-    """The file name of predictions: the split, the order of the frames and the mix, where they are not the plain ones."""
-    return protocol.split + f"_{protocol.order}" * (protocol.order != "forwards") + f"_mix{protocol.mix:g}" * (protocol.mix != 1)
 
 
 def checkpoint_facts(checkpoint: Path) -> dict[str, str]:

@@ -53,20 +53,14 @@ def named_subsets(class_names: Sequence[str], file: str = "") -> dict[str, list[
     Args:
         class_names: of the dataset; it gets the subsets of which it has all classes. file: CSV subset,class_name of your own instead.
     """
-    table = read_csv(SUBSETS)
-    if file:
-        table = read_csv(_existing(file))
-        if not {"subset", "class_name"} <= set(table.columns):
-            raise UserError(f"eval.subsets: {file}: expected the columns subset and class_name, found {', '.join(table.columns)}")
-    subsets = {str(name): rows.class_name.tolist() for name, rows in table.groupby("subset", sort=False)}
-    return subsets if file else {name: members for name, members in subsets.items() if set(members) <= set(class_names)}
-
-
-def _existing(file: str) -> Path:
-    path = paths.resolve(file)
+    path = paths.resolve(file) if file else SUBSETS
     if not path.is_file():
         raise UserError(f"eval.subsets: no such file: {path}")
-    return path
+    table = read_csv(path)
+    if not {"subset", "class_name"} <= set(table.columns):
+        raise UserError(f"eval.subsets: {file}: expected the columns subset and class_name, found {', '.join(table.columns)}")
+    subsets = {str(name): rows.class_name.tolist() for name, rows in table.groupby("subset", sort=False)}
+    return subsets if file else {name: members for name, members in subsets.items() if set(members) <= set(class_names)}
 
 
 def subset_table(found: Predictions, subsets: dict[str, list[str]]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from scipy.stats import binomtest
 
 READOUTS = ("similarity", "classifier", "ensemble")
@@ -33,37 +34,46 @@ def topk_accuracy(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], k: i
     return percent(is_hit(scores, labels, k)) if scores.shape[1] > k else float("nan")
 
 
-def direction_hits(
-    scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], opposites: Int[ndarray, "k"] | None = None
-) -> Bool[ndarray, "m"]:
+def direction_hits(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], opposites: Int[ndarray, "k"]) -> Bool[ndarray, "m"]:
     """Whether the true class beats its time-reversed partner, whatever the other classes score; a tie is a miss.
 
-    opposites: the partner of each class, -1 where it has none, so that its videos are left out (m <= n); None: class i ^ 1.
+    opposites: the partner of each class, -1 where it has none, so that its videos are left out (m <= n).
     """
-    partners = labels ^ 1 if opposites is None else opposites[labels]
+    partners = opposites[labels]
     rows = np.flatnonzero(partners >= 0)
     return scores[rows, labels[rows]] > scores[rows, partners[rows]]
 
 
-def accuracy_interval(
-    hits: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float, str]:
+def numbered(recordings: Shaped[ndarray, "n"] | None, videos: int) -> Int[ndarray, "n"]:
+    """A number from 0 for the recording of each video; None: every video is its own recording."""
+    return np.arange(videos) if recordings is None else np.unique(recordings, return_inverse=True)[1]
+
+
+def resampled(values: Shaped[ndarray, "n"], groups: Int[ndarray, "n"], resamples: int = 10_000) -> Float[ndarray, "resamples"]:
+    """Means of values, times 100, over recordings drawn with replacement. groups: see numbered.
+
+    Recordings with equal numbers of videos and equal sums are interchangeable: how often each kind occurs is drawn, not the recordings.
+    """
+    kinds, frequency = np.unique(np.stack([np.bincount(groups), np.bincount(groups, values)]), axis=1, return_counts=True)
+    count = int(frequency.sum())
+    videos, sums = kinds @ np.random.default_rng(0).multinomial(count, frequency / count, size=resamples).T
+    return 100 * sums / videos
+
+
+def accuracy_interval(hits: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None) -> tuple[float, float, str]:
     """95 % interval of the share of hits, percent, and its name; NaN without rows.
 
     Args:
-        recordings: what each video was cut from; None: every video is its own recording.
+        recordings: what each video was cut from, see numbered.
     Returns: low, high, "wilson"; or, where videos share recordings, whose hits are not independent, "bootstrap over N recordings"
         ("wilson over N recordings" if all of these have the same share of hits: drawing from them would give no width).
     """
     if not len(hits):
         return float("nan"), float("nan"), ""
-    groups = np.arange(len(hits)) if recordings is None else np.unique(recordings, return_inverse=True)[1]
-    sizes, count, name = np.bincount(groups), int(groups.max()) + 1, "wilson"
+    groups, name = numbered(recordings, len(hits)), "wilson"
+    count = int(groups.max()) + 1
     if count < len(hits):
-        # Recordings with equal numbers of videos and hits are interchangeable: draw how often each kind occurs, not the recordings.
-        kinds, frequency = np.unique(np.stack([sizes, np.bincount(groups, hits)]), axis=1, return_counts=True)
-        videos, right = kinds @ np.random.default_rng(seed).multinomial(count, frequency / count, size=resamples).T
-        low, high = np.percentile(100 * right / videos, [2.5, 97.5])
+        low, high = np.percentile(resampled(hits, groups), [2.5, 97.5])
         if low < high:
             return float(low), float(high), f"bootstrap over {count} recordings"
         name = f"wilson over {count} recordings"
@@ -108,9 +118,7 @@ def calibration_error(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"], 
 
 def tempered(scores: Float[ndarray, "n k"], temperature: float) -> Float[ndarray, "n k"]:
     """Softmax scores as they would be if their logarithms were divided by a temperature; the order of the classes stays."""
-    logits = np.log(np.maximum(scores, np.finfo(np.float64).tiny)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.maximum(scores, np.finfo(np.float64).tiny)) / temperature, axis=1)
 
 
 def best_temperature(scores: Float[ndarray, "n k"], labels: Int[ndarray, "n"]) -> float:

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Shaped
 from numpy import ndarray
 from scipy.stats import t as student
 
+from m2clip_lib.evaluate.metrics import numbered, resampled
+
 LEVEL = 0.05
 
 
@@ -23,35 +25,19 @@ class Difference:
     p_value: float
 
 
-def paired_bootstrap(
-    first: Bool[ndarray, "n"], second: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None, resamples: int = 10_000
-) -> Difference:
+def paired_bootstrap(first: Bool[ndarray, "n"], second: Bool[ndarray, "n"], recordings: Shaped[ndarray, "n"] | None = None) -> Difference:
     """Compare hits of two evaluations of the same n videos: a percentile bootstrap over recordings, and a p-value from the same draws.
 
     It speaks of these two trained models, not of others: for that, train with several seeds and use paired_difference.
-    recordings: what each video was cut from; None: every video is its own recording.
+    recordings: what each video was cut from, see numbered.
     """
     gain = first.astype(int) - second.astype(int)
     if not len(gain):
         return Difference(*[float("nan")] * 4)
-    groups = np.arange(len(gain)) if recordings is None else np.unique(recordings, return_inverse=True)[1]
-    # Recordings with equal numbers of videos and equal gains are interchangeable: draw how often each kind occurs.
-    kinds, frequency = np.unique(np.stack([np.bincount(groups), np.bincount(groups, gain)]), axis=1, return_counts=True)
-    count = int(frequency.sum())
-    videos, gains = kinds @ np.random.default_rng(0).multinomial(count, frequency / count, size=resamples).T
-    drawn = 100 * gains / videos
+    drawn = resampled(gain, numbered(recordings, len(gain)))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    p_value = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + resamples))
+    p_value = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + len(drawn)))
     return Difference(100 * float(gain.mean()), float(low), float(high), float(p_value))
-
-
-def in_words(first: str, second: str, found: Difference) -> str:
-    """A comparison as a sentence that claims no more than its interval."""
-    if not (found.low > 0 or found.high < 0):
-        return f"{first} and {second}: no difference shown ({found.mean:+.1f} points, 95 % interval {found.low:.1f} to {found.high:.1f})."
-    better, other, sign = (first, second, 1) if found.mean > 0 else (second, first, -1)
-    low, high = sorted((sign * found.low, sign * found.high))
-    return f"{better} is better than {other} by {sign * found.mean:.1f} points (95 % interval {low:.1f} to {high:.1f})."
 
 
 def paired_difference(
@@ -61,13 +47,11 @@ def paired_difference(
 
     Both seeds and recordings count as drawn at random: the variance of the mean is that over seeds plus that over recordings, which is
     never too small (Owen 2007, "The pigeonhole bootstrap"), and t has s - 1 degrees of freedom. One seed proves nothing: p is 1.
-
-    Args:
-        recordings: what each video was cut from; None: every video is its own recording.
+    recordings: what each video was cut from, see numbered.
     """
     gain = 100 * (first.astype(float) - second.astype(float))
     seeds, videos = gain.shape
-    groups = np.arange(videos) if recordings is None else np.unique(recordings, return_inverse=True)[1]
+    groups = numbered(recordings, videos)
     count = int(groups.max()) + 1
     mean = float(gain.mean())
     if seeds < 2 or count < 2:

@@ -14,6 +14,8 @@ from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 
 HOW = "(m2clip eval, or notebook 04)"
+ARRAYS = ("labels", "lost", "recordings", "opposites")  # fields that are saved as they are, beside the scores
+ABOUT = ("class_names", "decoders", "missing", "agreement", "weight", "weight_chosen_on")  # and those in the JSON file
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,12 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
     write_atomically(folder / f"{name}.parquet", lambda file: rows.to_parquet(file, index=False))
     arrays = {readout: predictions.readout(readout) for readout in predictions.readouts if readout != "ensemble"}
     content = io.BytesIO()  # given a path, savez would append .npz to the temporary file's name
-    arrays |= {name: getattr(predictions, name) for name in ("labels", "lost", "recordings", "opposites")}
+    arrays |= {name: getattr(predictions, name) for name in ARRAYS}
     np.savez(content, rows=np.asarray(predictions.rows), **arrays)
     write_atomically(folder / f"{name}.npz", lambda file: file.write_bytes(content.getbuffer()))
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
-    about = {"class_names": predictions.class_names, "failed": failed, "decoders": predictions.decoders}
-    about |= {"protocol": asdict(predictions.protocol), "list_sha256": manifest.sha256, "missing": predictions.missing}
-    about |= {"agreement": predictions.agreement, "weight": predictions.weight, "weight_chosen_on": predictions.weight_chosen_on}
-    write_json(folder / f"{name}.json", about | provenance)
+    about = {name: getattr(predictions, name) for name in ABOUT} | {"failed": failed, "list_sha256": manifest.sha256}
+    write_json(folder / f"{name}.json", about | {"protocol": asdict(predictions.protocol)} | provenance)
 
 
 def load_predictions(folder: Path, name: str) -> Predictions:
@@ -135,10 +135,8 @@ def load_predictions(folder: Path, name: str) -> Predictions:
         raise UserError(f"predictions: {side} was written by an older version; evaluate again {HOW}")
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
-    scores, rows = (arrays["similarity"], arrays.get("classifier")), arrays["rows"].tolist()
-    failed = [(entry["row"], entry["reason"]) for entry in about["failed"]]
-    rest = {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
-    rest |= {"decoders": about["decoders"], "protocol": Protocol(**about["protocol"])}
-    rest |= {"lost": arrays["lost"], "missing": about["missing"], "recordings": arrays["recordings"], "opposites": arrays["opposites"]}
-    rest |= {"agreement": tuple(about["agreement"]), "weight": about["weight"], "weight_chosen_on": about["weight_chosen_on"]}
-    return Predictions(*scores, arrays["labels"], rows, about["class_names"], failed, **rest)
+    rest = {name: arrays[name] for name in ARRAYS} | {name: about[name] for name in ABOUT}
+    rest |= {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
+    rest |= {"failed": [(entry["row"], entry["reason"]) for entry in about["failed"]], "agreement": tuple(about["agreement"])}
+    protocol, rows = Protocol(**about["protocol"]), arrays["rows"].tolist()
+    return Predictions(arrays["similarity"], arrays.get("classifier"), rows=rows, protocol=protocol, **rest)

@@ -35,12 +35,7 @@ class Processes:
 
     def exchange(self, values: Sequence[int]) -> np.ndarray:
         """Integers of this process -> those of all, (processes, n)."""
-        if self.count == 1:
-            return np.array([values], dtype=np.int64)
-        own = torch.tensor(values, dtype=torch.int64)
-        rows = [torch.empty_like(own) for _ in range(self.count)]
-        distributed.all_gather(rows, own, group=self._hosts)
-        return torch.stack(rows).numpy()
+        return np.array(self.gather([int(value) for value in values]), dtype=np.int64)
 
     def gather(self, value: Any) -> list[Any]:
         """An object of this process -> those of all, by rank."""

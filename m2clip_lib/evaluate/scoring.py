@@ -61,10 +61,9 @@ class Found:
         return cls(rows[order], labels[order], scores, failed, sum((part.decoders for part in parts), Counter()), (same, compared))
 
     def save(self, file: Path) -> None:
-        """Write the part as one file, in a folder that need not exist."""
+        """Write the part as one file."""
         about, content = json.dumps([self.failed, self.decoders, self.agreement]), io.BytesIO()
         np.savez(content, rows=self.rows, labels=self.labels, about=about, **{f"scores/{name}": x for name, x in self.scores.items()})
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda place: place.write_bytes(content.getbuffer()))
 
     @classmethod

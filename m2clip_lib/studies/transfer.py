@@ -106,7 +106,7 @@ def base_to_novel(
         seeds: each draws novel classes and is that of a training. share, composed: see draw_classes. mixes: see mixed_with_frozen.
     """
     manifest, rows, validation, several = load_manifest(run.experiment), [], {}, len(mixes) > 1
-    has_val = run.experiment.eval.split != "val" and ((manifest.table.split == "val") & (manifest.table.status == "ok")).any()
+    has_val = run.experiment.eval.split != "val" and manifest.has("val")
     trainings = [base_training(run, manifest, seed, share, composed) for seed in seeds]
     for mix in map(float, mixes):
         found = [score(run, run.experiment, manifest, checkpoint, mix, own=False) for *_, checkpoint in trainings]

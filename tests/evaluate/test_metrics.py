@@ -50,7 +50,7 @@ def test_direction_compares_with_the_partner_alone_and_a_tie_is_a_miss():
             [0.9, 0.0, 0.0, 0.1],  # label 3 beats 2
         ]
     )
-    assert direction_hits(scores, np.array([0, 1, 3, 3])).tolist() == [True, False, False, True]
+    assert direction_hits(scores, np.array([0, 1, 3, 3]), np.array([1, 0, 3, 2])).tolist() == [True, False, False, True]
 
 
 def test_twelve_of_twelve_right_is_no_certainty():
