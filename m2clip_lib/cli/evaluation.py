@@ -108,13 +108,13 @@ def predict(
         _timeline(videos, checkpoint, names, top, as_json, window, every, picture)
         return
     found = predict_videos(videos, checkpoint, names, top)
-    readable = [video for video in found if not video.error]
     if as_json:
         print(json.dumps([video.as_dict() for video in found], indent=2, ensure_ascii=False))
-    for video in [] if as_json else readable:
-        print(f"{video.path}  ({video.readout})")
-        for name, score in video.top:
-            print(f"  {100 * score:5.1f} %  {name}")
+    for video in found:
+        if not (as_json or video.error):
+            print(f"{video.path}  ({video.readout})")
+            for name, score in video.top:
+                print(f"  {100 * score:5.1f} %  {name}")
     _end_with_failures([f"{video.path}: {video.error}" for video in found if video.error])
 
 

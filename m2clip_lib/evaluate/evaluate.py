@@ -80,9 +80,9 @@ def predict_checkpoint(
         other, find = manifest.class_names, class_finder(trained)
         about["nameless"] = not is_ours(checkpoint)
         about["shared_classes"] = [name for name in other if find(name) is not None]  # zero-shot means that there should be none
-    names = []
+    names, splits = [], ["val", protocol.split] if manifest.has("val") else [protocol.split]  # "val" first: it may choose the weight
     with own_run(run.name, run.step) if processes.is_main else nullcontext():
-        for split in dict.fromkeys([*["val"] * manifest.has("val"), protocol.split]):  # "val" first: it may choose the weight
+        for split in dict.fromkeys(splits):
             for mix in dict.fromkeys([1.0, *mixes]):
                 asked = dataclasses.replace(protocol, split=split, mix=mix)
                 others = WITHOUT_TIME if experiment.eval.honesty and split == protocol.split and mix == 1 else ()
@@ -116,7 +116,7 @@ def score_once(
     weight, chosen_on = ensemble_weight(experiment, folder)
     texts = file_sha256(paths.resolve(protocol.prompts_file)) if class_names and protocol.prompts_file else ""
     facts = [about["checkpoint_sha256"], manifest.sha256, made_from(manifest.folder), code_digest(core=True), texts]
-    key = hash_texts(*facts, repr((protocol, weight, class_names is None)))
+    key = hash_texts(*facts, repr((protocol, weight, class_names is None, experiment.eval.opposites)))
     sides = [folder / f"{name}.json" for name in names.values()]  # each is written after its scores
     done = processes.is_main and all(side.is_file() and read_json(side).get("key") == key for side in sides)
     if processes.from_main(done):

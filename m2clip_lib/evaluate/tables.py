@@ -30,13 +30,12 @@ def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
     whose classes have opposites; ece, the expected calibration error in points. listed = missing +
     unreadable + scored; a video that failed while it was decoded is unreadable. videos: those scored; failed: those that failed.
     """
-    scored, lost, missing = len(predictions.labels), len(predictions.lost), predictions.missing
-    counts = {"videos": scored, "failed": len(predictions.failed)}
-    counts |= {"listed": scored + lost, "missing": missing, "unreadable": lost - missing, "scored": scored}
-    counts["count_unreadable_as_wrong"] = predictions.count_unreadable_as_wrong
-    rows = []
+    labels, lost, missing, rows = predictions.labels, len(predictions.lost), predictions.missing, []
+    counts = {"videos": len(labels), "failed": len(predictions.failed), "listed": len(labels) + lost, "missing": missing}
+    counts |= {"unreadable": lost - missing, "scored": len(labels)}
+    counts |= {"count_unreadable_as_wrong": predictions.count_unreadable_as_wrong}
     for readout in predictions.readouts:
-        scores, labels = predictions.readout(readout), predictions.labels
+        scores = predictions.readout(readout)
         row = {"model": model, "readout": readout}
         hits = with_wrong(is_hit(scores, labels, 1), predictions)
         row |= top1_columns(hits, predictions.recordings[: len(hits)])

@@ -39,7 +39,7 @@ class Probes:
         self.protocol = Protocol.of_experiment(experiment)
         self.found, self.clips = {}, {}
         self.may_choose = self.protocol.split != "val" and manifest.has("val")
-        for split in ("train", *["val"] * self.may_choose, self.protocol.split):
+        for split in ("train", *(["val"] if self.may_choose else []), self.protocol.split):
             asked = dataclasses.replace(self.protocol.one_view() if split == "train" else self.protocol, split=split)
             self.found[split] = split_features(experiment, manifest, backbone, asked, report=report)
             x = torch.from_numpy(self.found[split].scores["encoded"]).float()  # (n, v, t, e)
