@@ -105,7 +105,7 @@ class Training:
             self.model.compile_blocks()
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
         self.validation = self.views = None
-        if (manifest.table.split == "val").any():
+        if manifest.has("val"):
             precision = evaluation_precision(experiment.eval.precision, backbone, processes.device)
             protocol = Protocol.of_experiment(experiment, split="val", precision=precision).one_view()
             self.validation = evaluation_views(experiment, manifest, backbone, protocol)
