@@ -47,6 +47,7 @@ _HOMES = {  # module -> the names it lends
     "viz.overlay": ("show_mistakes", "write_film"),
     "viz.panel": ("explore", "live_curves"),
     "viz.style": ("literal", "new_figure", "note"),
+    "viz.versus": ("compare_runs", "comparison_html", "runs_table", "saved_evaluations"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
@@ -142,3 +143,14 @@ def test_papermill_runs_the_attention_explorer(trained, workspace):
     for name in ("hit_relevance.png", "hit_relevance.mp4", "hit_branches.png", "hit_words.png", "mistake.png"):
         assert (workspace / "results" / "tiny" / "figures" / name).is_file()
     assert json.loads((workspace / "results" / "tiny" / "10_attention_explorer.json").read_text())["block"] == 3
+
+
+def test_papermill_compares_two_runs(trained, workspace):
+    """Runs the optional notebook on the trainings of the study, with its widget."""
+    for name in ("results", "checkpoints", "data"):
+        shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
+    (notebook,) = [file for file in NOTEBOOKS if file.stem == "12_compare_runs"]
+    given = {"EXPERIMENT": "tiny", "FIRST": "tiny", "SECOND": "tiny/ablations/none-seed0"}
+    papermill.execute_notebook(notebook, workspace / "out.ipynb", given, kernel_manager_class=OwnKernel, progress_bar=False)
+    runs = pd.read_csv(workspace / "results" / "tiny" / "tables" / "runs.csv").run
+    assert {"tiny", "tiny/ablations/none-seed0", "tiny/ablations/full-seed1"} <= set(runs)

@@ -96,5 +96,5 @@ def probe(
     opened = Run.open(experiment, run, overrides, step="probe")
     table = probe_table(Probes(loaded, load_manifest(loaded), open_backbone(loaded), say), seeds)
     opened.save(table, "probes")
-    shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "direction"]
+    shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "direction", "backwards_true"]
     say(table.filter(shown).to_string(index=False, float_format="%.4g"))

@@ -1,6 +1,6 @@
 """Does the model read time? The same videos played backwards, with shuffled frames, and with one frame throughout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,24 @@ from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order
 from m2clip_lib.evaluate.tables import with_wrong
 
 SUBSETS = Path(__file__).parent / "subsets.csv"
+REVERSED = {"top1": "backwards_true", "opposite": "backwards_opposite"}  # of the videos played backwards: columns of other tables
 
 
 def honesty_table(folder: Path, split: str, orders: Sequence[Order] = WITHOUT_TIME) -> pd.DataFrame:
-    """What is left of each read-out's accuracy without the order of frames: one row per read-out and order, from saved predictions.
+    """What is left of each read-out's accuracy without the order of frames: the honesty_rows of saved predictions."""
+    plain = load_predictions(folder, split)
+    found = {"forwards": plain} | {name: load_predictions(folder, f"{split}_{name}") for name in orders}
+    return pd.DataFrame(honesty_rows(plain, found))
+
+
+def honesty_rows(plain: Predictions, found: Mapping[str, Predictions]) -> list[dict[str, object]]:
+    """One row per read-out and order of the frames. plain: of the videos played forwards. found: of the same videos, by order.
 
     Columns: played (forwards, backwards, shuffled, repeated: one frame throughout), readout, videos, top1 with its 95 % interval,
     same_answer (share of videos whose answer is that of the video played forwards), drop (of top-1, in points) with its 95 % interval,
     and, where classes have opposites, direction (see direction_hits) and opposite (share of videos that become the opposite class).
     """
-    plain = load_predictions(folder, split)
-    found = {"forwards": plain} | {name: load_predictions(folder, f"{split}_{name}") for name in orders}
-    return pd.DataFrame([_row(played, plain, of_order, readout) for played, of_order in found.items() for readout in plain.readouts])
+    return [_row(played, plain, of_order, readout) for played, of_order in found.items() for readout in plain.readouts]
 
 
 def _row(played: str, plain: Predictions, found: Predictions, readout: str) -> dict[str, object]:

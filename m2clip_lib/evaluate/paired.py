@@ -40,6 +40,15 @@ def paired_bootstrap(first: Bool[ndarray, "n"], second: Bool[ndarray, "n"], reco
     return Difference(100 * float(gain.mean()), float(low), float(high), float(p_value))
 
 
+def in_words(first: str, second: str, found: Difference) -> str:
+    """A comparison as a sentence that claims no more than its interval."""
+    if not (found.low > 0 or found.high < 0):
+        return f"{first} and {second}: no difference shown ({found.mean:+.1f} points, 95 % interval {found.low:.1f} to {found.high:.1f})."
+    better, other, sign = (first, second, 1) if found.mean > 0 else (second, first, -1)
+    low, high = sorted((sign * found.low, sign * found.high))
+    return f"{better} is better than {other} by {sign * found.mean:.1f} points (95 % interval {low:.1f} to {high:.1f})."
+
+
 def paired_difference(
     first: Bool[ndarray, "s n"], second: Bool[ndarray, "s n"], recordings: Shaped[ndarray, "n"] | None = None
 ) -> Difference:

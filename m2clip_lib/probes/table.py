@@ -9,6 +9,8 @@ import torch
 
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.honesty import REVERSED, honesty_rows
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.scoring import with_list
@@ -42,43 +44,52 @@ class Probes:
         for split in ("train", *(["val"] if self.may_choose else []), self.protocol.split):
             asked = dataclasses.replace(self.protocol.one_view() if split == "train" else self.protocol, split=split)
             self.found[split] = split_features(experiment, manifest, backbone, asked, report=report)
+            if not len(self.found[split].rows):
+                raise UserError(f"probes: no video of split {split} can be read: {self.found[split].failed[0][1]}")
             x = torch.from_numpy(self.found[split].scores["encoded"]).float()  # (n, v, t, e)
             self.clips[split] = x / x.mean(2, keepdim=True).norm(dim=-1, keepdim=True)  # image features have length 1
         seen = self.clips["train"].mean(2)[:, 0]
         mean, std = seen.mean(0), seen.std(0) + 1e-6
         self.clips = {split: (x - mean) / std for split, x in self.clips.items()}
 
-    def __call__(self, kind: str, seed: int = 0) -> tuple[Predictions, tuple[float, float]]:
-        """Train a grid of one kind. Returns: the best one's scores of the reported split, its learning rate and weight decay."""
+    def __call__(self, kind: str, seed: int = 0) -> tuple[Predictions, Predictions, tuple[float, float]]:
+        """Train a grid of one kind.
+
+        Returns: the best one's scores of the reported split, those of the same clips played backwards, its learning rate and weight decay.
+        """
         x, y = self.clips["train"][:, 0], torch.from_numpy(self.found["train"].labels)
         batch = BATCH * x.shape[1] if kind == "linear" else BATCH  # a linear head reads one mean for every clip
         parameters = fit(kind, x, y, len(self.manifest.class_names), GRID, STEPS, batch, seed)
         best = MIDDLE
         if self.may_choose:  # of equals, the first
-            right = self._scored(kind, parameters, "val").argmax(-1) == self.found["val"].labels
+            right = self._scored(kind, parameters, self.clips["val"]).argmax(-1) == self.found["val"].labels
             best = int(right.mean(1).argmax())
         chosen = {name: value[best : best + 1] for name, value in parameters.items()}
-        own = self.found[self.protocol.split]
-        answers = self._scored(kind, chosen, self.protocol.split)[0]
-        found = Predictions(answers, None, own.labels, own.rows.tolist(), self.manifest.class_names, own.failed, protocol=self.protocol)
-        return with_list(found, self.experiment, self.manifest), GRID[best]
+        own, clips, both = self.found[self.protocol.split], self.clips[self.protocol.split], []
+        for order, frames in (("forwards", clips), ("backwards", clips.flip(2))):  # frozen CLIP sees single frames: in any order the same
+            answers, asked = self._scored(kind, chosen, frames)[0], dataclasses.replace(self.protocol, order=order)
+            found = Predictions(answers, None, own.labels, own.rows.tolist(), self.manifest.class_names, own.failed, protocol=asked)
+            both.append(with_list(found, self.experiment, self.manifest))
+        return *both, GRID[best]
 
     @torch.inference_mode()
-    def _scored(self, kind: str, parameters: dict[str, torch.Tensor], split: str) -> np.ndarray:
-        """Mean over views of the softmax of every head of the grid (g, n, k)."""
+    def _scored(self, kind: str, parameters: dict[str, torch.Tensor], clips: torch.Tensor) -> np.ndarray:
+        """Mean over views of the softmax of every head of the grid (g, n, k). clips: (n, v, t, e)."""
         parts = []
-        for x in self.clips[split].split(BATCH):
+        for x in clips.split(BATCH):
             logits = scores(kind, parameters, x.flatten(0, 1)).unflatten(1, x.shape[:2])
             parts.append(logits.softmax(-1).mean(2))
         return torch.cat(parts, 1).numpy()
 
 
 def probe_table(probes: Probes, seeds: int = 3) -> pd.DataFrame:
-    """One row per kind and seed: kind, sees_order, seed, lr, weight_decay, and the columns of accuracy_rows."""
+    """One row per kind and seed: kind, sees_order, seed, lr, weight_decay, the columns of accuracy_rows, and those of REVERSED."""
     rows = []
     for kind, sees_order in KINDS.items():
         for seed in range(seeds):
-            found, (rate, decay) = probes(kind, seed)
+            found, reversed_, (rate, decay) = probes(kind, seed)
             about = {"kind": kind, "sees_order": sees_order, "seed": seed, "lr": rate, "weight_decay": decay}
+            played = honesty_rows(found, {"backwards": reversed_})[0]
+            about |= {column: played[name] for name, column in REVERSED.items() if name in played}
             rows.append(about | accuracy_rows(found, f"{kind} probe")[0] | found.columns())
     return pd.DataFrame(rows)

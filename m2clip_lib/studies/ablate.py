@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from m2clip_lib.evaluate.honesty import honesty_table
+from m2clip_lib.evaluate.honesty import REVERSED, honesty_table
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit
 from m2clip_lib.evaluate.paired import comparison_table
 from m2clip_lib.evaluate.predictions import load_predictions
@@ -16,7 +16,6 @@ from m2clip_lib.runs import Run
 from m2clip_lib.studies.jobs import BACKWARDS, FORWARDS, Job
 from m2clip_lib.studies.studies import Study
 
-REVERSED = {"top1": "backwards_true", "opposite": "backwards_opposite"}  # of the videos played backwards: columns of two tables
 COSTS = ("trainable", "gflops", "clips_per_s", "peak_mb", "epochs", "seconds")
 
 

@@ -104,10 +104,11 @@ def model_video(model: M2CLIP, look: Look) -> Float[Tensor, "1 3 t s s"]:
 
 
 @torch.inference_mode()
-def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Tensor, "k e"]) -> pd.DataFrame:
+def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Tensor, "k e"], weight: float = 0.5) -> pd.DataFrame:
     """Scores of a clip in percent, best first: one row per name, one column per read-out.
 
-    Names other than the model's own classes have similarity alone. texts: text_features of the names.
+    Names other than the model's own classes have similarity alone. texts: text_features of the names. weight: of the similarity in the
+    ensemble.
     """
     own = list(names) == list(model.config.class_names)
     logits = class_logits(model.encode_video(model_video(model, look)), texts, own)
@@ -115,7 +116,7 @@ def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Te
         {name: scores.softmax(-1)[0].cpu().numpy() for name, scores in logits.items()}, index=pd.Index(names, name="label")
     )
     if own:
-        table["ensemble"] = (table.similarity + table.classifier) / 2
+        table["ensemble"] = weight * table.similarity + (1 - weight) * table.classifier
     return (100 * table).sort_values(table.columns[-1], ascending=False, kind="stable")
 
 
@@ -178,7 +179,7 @@ class Explorer:
     def scores(self, look: Look, names: Sequence[str] = (), model: M2CLIP | None = None) -> pd.DataFrame:
         """Return the score_table of a clip; by default for the run's classes and model."""
         model, names = model or self.model, list(names) or self.manifest.class_names
-        return score_table(model, look, names, self._texts(model, names))
+        return score_table(model, look, names, self._texts(model, names), self.predictions.weight)
 
     def map(self, look: Look, choice: MapChoice, names: Sequence[str] = (), model: M2CLIP | None = None) -> PatchMap:
         """Return the patch_map of a clip; by default for the run's classes and model."""

@@ -92,13 +92,16 @@ def _times(seconds: Sequence[float]) -> list[str]:
     return [f"{s:.{decimals}f} s" for s in seconds]
 
 
-def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_for: str, most: int = 3) -> None:
-    """Show, in a notebook, films of up to `most` videos of one class that were taken for another, each above its file's name."""
+def films_of(views: TestViews, rows: Sequence[int], most: int = 3) -> str:
+    """HTML that plays the first view of up to `most` videos, each above its file's name. rows: of the table of views."""
+    shown = [(film_bytes(views[row].clip[0].permute(0, 2, 3, 1).numpy()), Path(views.table.path[row]).name) for row in rows[:most]]
+    return CARDS.films(shown)
+
+
+def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_for: str) -> None:
+    """Show, in a notebook, films of a few videos of one class that were taken for another."""
     from IPython.display import HTML, display
 
     true, said = map(found.class_names.index, (true_class, taken_for))
-    wrong = [
-        row for row, label, scores in zip(found.rows, found.labels, found.best, strict=True) if (label, scores.argmax()) == (true, said)
-    ]
-    films = [(film_bytes(views[row].clip[0].permute(0, 2, 3, 1).numpy()), Path(views.table.path[row]).name) for row in wrong[:most]]
-    display(HTML(CARDS.films(films)))
+    wrong = (found.labels == true) & (found.best.argmax(axis=1) == said)
+    display(HTML(films_of(views, np.array(found.rows)[wrong].tolist())))

@@ -228,6 +228,8 @@ def test_own_classes_have_three_readouts_best_first(model, look):
     with torch.no_grad():
         expected = 100 * model.encode_video(model_video(model, look)).fc_logits.softmax(-1)[0]
     np.testing.assert_allclose(table.classifier[names], expected, rtol=1e-4)
+    chosen = score_table(model, look, names, text_features(model, names), weight=0.25)
+    np.testing.assert_allclose(chosen.ensemble, 0.25 * chosen.similarity + 0.75 * chosen.classifier, rtol=1e-6)
 
 
 def test_other_labels_have_similarity_alone(model, look):

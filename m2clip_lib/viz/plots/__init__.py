@@ -12,6 +12,6 @@ from m2clip_lib.viz.plots.evaluation import (
     plot_models,
     plot_per_class,
 )
-from m2clip_lib.viz.plots.training import plot_losses, plot_validation
+from m2clip_lib.viz.plots.training import plot_losses, plot_runs, plot_validation
 from m2clip_lib.viz.plots.transfer import plot_dial, plot_few_shot
 from m2clip_lib.viz.plots.trust import plot_abstention, plot_honesty, plot_mix, plot_reliability

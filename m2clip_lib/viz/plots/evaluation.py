@@ -64,10 +64,10 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
     return ax
 
 
-def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str) -> Axes:
+def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str, own_name: str = "M2-CLIP") -> Axes:
     """What each class gains over a control, sorted (two per_class_tables); percentage points, at most the 15 best and 15 worst.
 
-    name: of the control.
+    name: of the control. own_name: of the other model.
     """
     gain = ours.set_index("class_name").top1 - control.set_index("class_name").top1
     shown = _extremes(gain)
@@ -81,7 +81,7 @@ def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str) ->
     better, worse = (gain > 0).sum(), (gain < 0).sum()
     finding = f"{better} of {gain.count()} classes gain, {worse or 'none'} lose{'s' if worse == 1 else ''}"
     ax.set(xlim=(min(0, shown.min()) - 12, max(0, shown.max()) + 12), title=finding)
-    ax.set_xlabel(f"top-1 of M2-CLIP minus {name}, percentage points")
+    ax.set_xlabel(f"top-1 of {own_name} minus {name}, percentage points")
     return ax
 
 

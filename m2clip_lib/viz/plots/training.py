@@ -1,6 +1,6 @@
 """Figures of the training step: the losses and the validation accuracy over epochs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -34,6 +34,19 @@ def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
         return ax
     best = metrics.loc[metrics.val_top1_ensemble[::-1].idxmax()]
     ax.set_title(f"Best epoch {int(best.epoch)}: {best.val_top1_ensemble:.1f} %")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
+    return ax
+
+
+def plot_runs(ax: Axes, metrics: Mapping[str, pd.DataFrame]) -> Axes:
+    """Validation top-1 of the ensemble over epochs, one curve per run (its metrics.csv), percent."""
+    looks = zip((BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":"), strict=True)
+    for (name, table), (colour, line) in zip(metrics.items(), looks, strict=False):
+        ax.plot(table.epoch, table.val_top1_ensemble, color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    best = {name: table.val_top1_ensemble.max() for name, table in metrics.items()}
+    told = ", ".join(f"{name} {value:.1f} %" for name, value in best.items())
+    ax.set(ylim=(0, 100), xlabel="epoch", ylabel="validation top-1, %", title=f"Best epochs: {told}")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
     return ax
 
