@@ -23,7 +23,7 @@ from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.data.prepare import load_manifest
-from m2clip_lib.data.workers import cores
+from m2clip_lib.data.workers import cores, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.cost import video_gflops
 from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
@@ -171,9 +171,13 @@ def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) ->
 
 def run_job(job: Job) -> float:
     """Train, evaluate the experiment's checkpoint, and save its predictions. Returns: top-1 of the best read-out, percent."""
-    if job.is_done():  # by another driver in the meantime
-        return read_json(job.folder / "result.json")["top1"]
     job.folder.mkdir(parents=True, exist_ok=True)
+    # A driver that was killed may have left this job running, or waiting on a cluster: whoever comes second waits, and finds it done.
+    with own(job.folder / ".lock", job.name, wait=True):
+        return read_json(job.folder / "result.json")["top1"] if job.is_done() else _train_and_score(job)
+
+
+def _train_and_score(job: Job) -> float:
     experiment = load_experiment(job.experiment, job.overrides)
     with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
         manifest = load_manifest(experiment)

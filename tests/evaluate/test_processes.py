@@ -209,3 +209,17 @@ def test_predictions_do_not_depend_on_the_number_of_processes(prepared, count, v
     assert np.array_equal(found.classifier, expected.classifier)
     assert np.array_equal(found.labels, expected.labels)
     assert os.environ.get("WORLD_SIZE") is None
+
+
+def test_two_processes_share_the_parts_of_features(prepared, tmp_path, monkeypatch):
+    """The command line of m2clip features, started twice as torchrun does; each encodes its parts, the main one reads all."""
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = ("-m", "m2clip_lib", "features", "tiny", "--split", "train,val")
+    ranks = [world | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    started = [forked.start(*command, cwd=paths.ROOT, log=tmp_path, environment=own) for own in ranks]
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0], (tmp_path / "err.txt").read_text()
+    out = (tmp_path / "out.txt").read_text()
+    assert out.count("features: split train: 24 videos, 0 could not be read") == 1
+    assert out.count("features: split val: 12 videos, 0 could not be read") == 1

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from m2clip_lib import paths
@@ -106,6 +108,21 @@ def test_a_failing_job_is_named_with_its_log(workspace):
     assert len(lines) == 1
     assert lines[0].startswith("full-seed0 failed (manifest: none at ")
     assert not job.is_done()
+
+
+def test_a_job_that_a_killed_driver_left_running_is_waited_for(workspace):
+    """The second finds the result of the first, which holds the job."""
+    (job,) = plan()
+    job.folder.mkdir(parents=True)
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(run_job(job)))
+    with FileLock(job.folder / ".lock"):  # another object of another process would do the same
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        (job.folder / "result.json").write_text(json.dumps({"key": job.key, "top1": 12.5}))
+    waiting.join(30)
+    assert found == [12.5]
 
 
 @pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.slow)])
