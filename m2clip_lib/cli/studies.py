@@ -52,6 +52,7 @@ def ablate(
 def features(
     experiment: ExperimentName = "",
     split: Annotated[str, typer.Option("--split", metavar="SPLIT[,SPLIT]", help="Which splits.")] = "train,val,test",
+    patches: Annotated[bool, typer.Option("--patches", help="Patches after the last block, in place of each frame's embedding.")] = False,
     override: Overrides = None,
 ) -> None:
     """Encode every clip with frozen CLIP, once, and keep the frame features (float16); probes read them. It can be stopped and continued.
@@ -69,7 +70,7 @@ def features(
 
     manifest, backbone, processes = load_manifest(loaded), open_backbone(loaded), Processes()
     for name in split.split(","):
-        found = split_features(loaded, manifest, backbone, Protocol.of_experiment(loaded, split=name), processes, say)
+        found = split_features(loaded, manifest, backbone, Protocol.of_experiment(loaded, split=name), processes, say, patches)
         if processes.is_main:
             say(f"features: split {name}: {len(found.rows)} videos, {len(found.failed)} could not be read")
 
@@ -78,6 +79,7 @@ def probe(
     experiment: ExperimentName = "",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of every kind.")] = 3,
     run: RunName = "",
+    patches: Annotated[bool, typer.Option("--patches", help="Also an attentive probe on patches, whose features are large.")] = False,
     override: Overrides = None,
 ) -> None:
     """Train linear, attentive and temporal probes on features of frozen CLIP: the rivals of an adapter (tables/probes.csv).
@@ -88,13 +90,18 @@ def probe(
 
     overrides = override or []
     loaded = load_experiment(experiment, overrides)
+    import pandas as pd
+
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.experiment import open_backbone
-    from m2clip_lib.probes.table import Probes, probe_table
+    from m2clip_lib.probes.table import ON_PATCHES, Probes, probe_table
     from m2clip_lib.runs import Run
 
     opened = Run.open(experiment, run, overrides, step="probe")
-    table = probe_table(Probes(loaded, load_manifest(loaded), open_backbone(loaded), say), seeds)
+    inputs = (loaded, load_manifest(loaded), open_backbone(loaded), say)
+    tables = [probe_table(Probes(*inputs), seeds)]
+    tables += [probe_table(Probes(*inputs, patches=True), seeds, [ON_PATCHES])] if patches else []
+    table = pd.concat(tables, ignore_index=True)
     opened.save(table, "probes")
     shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "direction", "backwards_true"]
     say(table.filter(shown).to_string(index=False, float_format="%.4g"))

@@ -22,7 +22,6 @@ from m2clip_lib.evaluate.scoring import Found, predict_split, refuse_infinite_sc
 from m2clip_lib.experiment import build_model, model_config
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.backbone import state_sha256
-from m2clip_lib.models.m2clip import VideoOutput
 from m2clip_lib.models.text import unit
 
 UNRELATED_NAMES = 300  # at least; twice as many as there are classes
@@ -54,13 +53,13 @@ def unrelated_names(class_names: Sequence[str], tokenizer: Callable[..., Tensor]
     return [" ".join(rng.choice(words, length)) for length in islice(cycle(lengths), count)]
 
 
-def encoded(model: M2CLIP, views: TestViews, experiment: Experiment, device: torch.device, read: Callable[[VideoOutput], Tensor]) -> Found:
-    """What `read` takes from the model's output, as scores["encoded"] (n, v, ...): of all views v of each readable video."""
+def encoded(model: M2CLIP, views: TestViews, experiment: Experiment, device: torch.device, read: Callable[[Tensor], Tensor]) -> Found:
+    """What `read` makes of clips (b, 3, t, h, w), as scores["encoded"] (n, v, ...): of all views v of each readable video."""
 
     def encode(batch: Batch, _: bool) -> Found:
         parts = {}
         if batch.indices:
-            seen = read(model.encode_video(model.backbone.video(batch.clips.flatten(0, 1), device)))
+            seen = read(model.backbone.video(batch.clips.flatten(0, 1), device))
             parts["encoded"] = seen.unflatten(0, batch.clips.shape[:2]).cpu().numpy()
             refuse_infinite_scores(parts["encoded"], batch.indices, views, model)
         return Found(np.array(batch.indices, np.int64), batch.labels.numpy(), parts, batch.failed, batch.decoders)
@@ -73,7 +72,7 @@ def clip_features(
     model: M2CLIP, views: TestViews, experiment: Experiment, device: torch.device
 ) -> tuple[Float[ndarray, "n e"], Int[ndarray, "n"]]:
     """Image features (length 1) of the readable videos, mean over each one's views; and their labels."""
-    found = encoded(model, views, experiment, device, lambda seen: unit(seen.image_features))
+    found = encoded(model, views, experiment, device, lambda video: unit(model.encode_video(video).image_features))
     return found.scores["encoded"].mean(axis=1), found.labels
 
 

@@ -124,6 +124,15 @@ class M2CLIP(nn.Module):
 
     def encode_video(self, video: Float[Tensor, "b 3 t h w"]) -> VideoOutput:
         """Encode clips. video: RGB, normalised with the backbone's mean and std, h = w = backbone.image_size, any t >= 1."""
+        visual, cls = self.clip.visual, self.visual_tokens(video, self.shortcuts)[:, :, 0]  # (b, t, c)
+        normed = visual.ln_post(cls) if self.video_norm is None else self.video_norm(cls)
+        pooled = visual.ln_post(cls.mean(dim=1)) if self.video_norm is None else normed.mean(dim=1)  # AIM takes the mean last
+        fc_logits = self.classifier(self.dropout(pooled))
+        frame_features = self.frame_adapter(normed @ visual.proj)
+        return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
+
+    def visual_tokens(self, video: Float[Tensor, "b 3 t h w"], first_only: bool = False) -> Float[Tensor, "b t n c"]:
+        """The tokens of every frame after the last block, CLS first. first_only: CLS alone, which is all that the heads read."""
         visual = self.clip.visual
         b, _, t, h, w = video.shape
         if (h, w) != tuple(visual.image_size):
@@ -137,13 +146,8 @@ class M2CLIP(nn.Module):
         if self.activation_checkpointing and torch.is_grad_enabled():
             run_block = partial(checkpoint, self._visual_block, use_reentrant=False, preserve_rng_state=False)  # the blocks have no dropout
         for i in range(len(self.visual_adapters)):
-            x = run_block(i, x)
-        cls = x[:, :, 0]  # (b, t, c)
-        normed = visual.ln_post(cls) if self.video_norm is None else self.video_norm(cls)
-        pooled = visual.ln_post(cls.mean(dim=1)) if self.video_norm is None else normed.mean(dim=1)  # AIM takes the mean last
-        fc_logits = self.classifier(self.dropout(pooled))
-        frame_features = self.frame_adapter(normed @ visual.proj)
-        return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
+            x = run_block(i, x, first_only and i == len(self.visual_adapters) - 1)
+        return x
 
     def _frame_positions(self, frames: int) -> Float[Tensor, "1 t 1 c"]:
         """AIM's embedding of time; of clips of another length than it was made for, interpolated."""
@@ -152,10 +156,9 @@ class M2CLIP(nn.Module):
             own = F.interpolate(own.transpose(1, 2), frames, mode="linear", align_corners=True).transpose(1, 2)
         return own[:, :, None]
 
-    def _visual_block(self, i: int, x: Float[Tensor, "b t n c"]) -> Float[Tensor, "b t n2 c"]:
+    def _visual_block(self, i: int, x: Float[Tensor, "b t n c"], first_only: bool) -> Float[Tensor, "b t n2 c"]:
         """One block of the visual tower with its adapters."""
         block, calls = self.visual_block(i)
-        first_only = self.shortcuts and i == len(self.visual_adapters) - 1  # only CLS is read after the last block
         return self._clip_block(block, x, first_only=first_only, lean=self.shortcuts, **calls)
 
     def visual_block(self, i: int) -> tuple[Any, dict[str, Callable[[Tensor], Tensor]]]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 KINDS = {  # name -> whether it can see the order of frames
     "linear": False,  # on the mean over frames
     "attentive": True,  # a learned query attends to frames with learned positions; a linear classifier on what it sees
+    "attentive on patches": True,  # likewise, to the patches of all frames
     "temporal convolution": True,  # depthwise over three frames, GELU, mean over time, linear classifier
 }
 
@@ -17,7 +18,7 @@ KINDS = {  # name -> whether it can see the order of frames
 def start(kind: str, frames: int, width: int, classes: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Random parameters of one head."""
     parameters = {"weight": torch.randn(classes, width, generator=generator) * width**-0.5, "bias": torch.zeros(classes)}
-    if kind == "attentive":
+    if kind.startswith("attentive"):
         parameters |= {"query": torch.randn(width, generator=generator) * width**-0.5, "position": torch.zeros(frames, width)}
     if kind == "temporal convolution":
         own = torch.tensor([0.0, 1.0, 0.0])[:, None]  # each frame as it is
@@ -30,7 +31,7 @@ def scores(kind: str, parameters: dict[str, Tensor], x: Float[Tensor, "n t e"]) 
     weight = parameters["weight"]
     if kind == "linear":
         return F.linear(x.mean(1), weight.flatten(0, 1), parameters["bias"].flatten()).unflatten(1, weight.shape[:2]).transpose(0, 1)
-    if kind == "attentive":  # on x + position, which would be a copy of x for every head
+    if kind.startswith("attentive"):  # on x + position, which would be a copy of x for every head
         query, position = parameters["query"], parameters["position"]
         asked = x @ query.T + (position @ query[..., None])[..., 0].T  # (n, t, g)
         weights = asked.softmax(1)

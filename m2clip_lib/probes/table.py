@@ -1,7 +1,7 @@
 """Every kind of probe, a grid of each trained at once, the best chosen on validation: their scores and their table."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from m2clip_lib.probes.heads import KINDS, fit, scores
 GRID = [(rate, decay) for rate in (1e-3, 3e-3, 1e-2, 3e-2) for decay in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
 MIDDLE = GRID.index((1e-2, 1e-2))  # used where no validation split may choose
 STEPS, BATCH = 300, 64  # clips
+ON_PATCHES = "attentive on patches"
+FRAME_KINDS = tuple(kind for kind in KINDS if kind != ON_PATCHES)
 
 
 class Probes:
@@ -34,8 +36,12 @@ class Probes:
         manifest: Manifest,
         backbone: Backbone,
         report: Callable[[str], None] = lambda line: None,
+        patches: bool = False,
     ):
-        """Like the model, which reads one clip per step in training, probes are trained on one view and scored on all."""
+        """Like the model, which reads one clip per step in training, probes are trained on one view and scored on all.
+
+        patches: read patches in place of frames, which attentive probes can.
+        """
         keep_freed_memory()
         self.experiment, self.manifest = experiment, manifest
         self.protocol = Protocol.of_experiment(experiment)
@@ -43,12 +49,12 @@ class Probes:
         self.may_choose = self.protocol.split != "val" and manifest.has("val")
         for split in ("train", *(["val"] if self.may_choose else []), self.protocol.split):
             asked = dataclasses.replace(self.protocol.one_view() if split == "train" else self.protocol, split=split)
-            self.found[split] = split_features(experiment, manifest, backbone, asked, report=report)
-            if not len(self.found[split].rows):
-                raise UserError(f"probes: no video of split {split} can be read: {self.found[split].failed[0][1]}")
-            x = torch.from_numpy(self.found[split].scores["encoded"]).float()  # (n, v, t, e)
-            self.clips[split] = x / x.mean(2, keepdim=True).norm(dim=-1, keepdim=True)  # image features have length 1
-        seen = self.clips["train"].mean(2)[:, 0]
+            found = self.found[split] = split_features(experiment, manifest, backbone, asked, report=report, patches=patches)
+            if not len(found.rows):
+                raise UserError(f"probes: no video of split {split} can be read: {found.failed[0][1]}")
+            x = torch.from_numpy(found.scores["encoded"]).float()  # (n, v, t, e), or (n, v, t * p, c)
+            self.clips[split] = x if patches else x / x.mean(2, keepdim=True).norm(dim=-1, keepdim=True)  # image features have length 1
+        seen = self.clips["train"].flatten(0, 2) if patches else self.clips["train"].mean(2)[:, 0]
         mean, std = seen.mean(0), seen.std(0) + 1e-6
         self.clips = {split: (x - mean) / std for split, x in self.clips.items()}
 
@@ -66,7 +72,8 @@ class Probes:
             best = int(right.mean(1).argmax())
         chosen = {name: value[best : best + 1] for name, value in parameters.items()}
         own, clips, both = self.found[self.protocol.split], self.clips[self.protocol.split], []
-        for order, frames in (("forwards", clips), ("backwards", clips.flip(2))):  # frozen CLIP sees single frames: in any order the same
+        reversed_ = clips.unflatten(2, (self.protocol.frames, -1)).flip(2).flatten(2, 3)  # frozen CLIP sees each frame by itself
+        for order, frames in (("forwards", clips), ("backwards", reversed_)):
             answers, asked = self._scored(kind, chosen, frames)[0], dataclasses.replace(self.protocol, order=order)
             found = Predictions(answers, None, own.labels, own.rows.tolist(), self.manifest.class_names, own.failed, protocol=asked)
             both.append(with_list(found, self.experiment, self.manifest))
@@ -82,13 +89,13 @@ class Probes:
         return torch.cat(parts, 1).numpy()
 
 
-def probe_table(probes: Probes, seeds: int = 3) -> pd.DataFrame:
+def probe_table(probes: Probes, seeds: int = 3, kinds: Sequence[str] = FRAME_KINDS) -> pd.DataFrame:
     """One row per kind and seed: kind, sees_order, seed, lr, weight_decay, the columns of accuracy_rows, and those of REVERSED."""
     rows = []
-    for kind, sees_order in KINDS.items():
+    for kind in kinds:
         for seed in range(seeds):
             found, reversed_, (rate, decay) = probes(kind, seed)
-            about = {"kind": kind, "sees_order": sees_order, "seed": seed, "lr": rate, "weight_decay": decay}
+            about = {"kind": kind, "sees_order": KINDS[kind], "seed": seed, "lr": rate, "weight_decay": decay}
             played = honesty_rows(found, {"backwards": reversed_})[0]
             about |= {column: played[name] for name, column in REVERSED.items() if name in played}
             rows.append(about | accuracy_rows(found, f"{kind} probe")[0] | found.columns())

@@ -33,6 +33,7 @@ from m2clip_lib.evaluate.tables import accuracy_rows
 from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
 from m2clip_lib.files import code_digest, read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
+from m2clip_lib.runs import Run
 from m2clip_lib.studies.studies import Study
 from m2clip_lib.train.loop import TrainResult, has_trained, train
 
@@ -181,7 +182,8 @@ def _train_and_score(job: Job) -> float:
     experiment = load_experiment(job.experiment, job.overrides)
     with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
         manifest = load_manifest(experiment)
-        backbone = open_backbone(experiment)
+        backbone, run = open_backbone(experiment), Run(job.output, experiment, "train")
+        run.describe_inputs(manifest, backbone.sha256)
         taken = take_over(job, experiment, manifest, backbone)
         result = trained(experiment, manifest, job.output, lambda line: print(line, file=log, flush=True))
         checkpoint = getattr(result, experiment.eval.checkpoint)
@@ -204,6 +206,7 @@ def _train_and_score(job: Job) -> float:
         "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else kilobytes / 1e3,
         "clips_per_s": float(metrics.clips.sum() / metrics.seconds.sum()),
     }
+    run.record(outputs=[str(checkpoint)], top1=top1)
     write_json(job.folder / "result.json", asdict(job) | about)
     return top1
 

@@ -18,7 +18,7 @@ from m2clip_lib.models.text import unit
 from m2clip_lib.probes import features as module
 from m2clip_lib.probes import table as table_module
 from m2clip_lib.probes.features import feature_folder, split_features
-from m2clip_lib.probes.table import GRID, MIDDLE, Probes, probe_table
+from m2clip_lib.probes.table import GRID, MIDDLE, ON_PATCHES, Probes, probe_table
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_features_are_clips_own_and_computed_once(opened, backbone):
     assert lines[0].startswith("features: 12 videos of split test, 3x1 views: 0.0 MB in ")
     views = evaluation_views(experiment, manifest, backbone, protocol)
     model = frozen_clip(experiment, backbone, manifest.class_names)
-    direct = controls.encoded(model, views, experiment, CPU, lambda seen: unit(seen.image_features))
+    direct = controls.encoded(model, views, experiment, CPU, lambda video: unit(model.encode_video(video).image_features))
     means = torch.nn.functional.normalize(torch.from_numpy(found.scores["encoded"]).float().mean(2), dim=-1)
     torch.testing.assert_close(means, torch.from_numpy(direct.scores["encoded"]), atol=2e-3, rtol=2e-3)  # float16
     assert (found.labels.tolist(), found.rows.tolist()) == (direct.labels.tolist(), direct.rows.tolist())
@@ -143,3 +143,23 @@ def test_the_reported_split_chooses_nothing_for_a_probe(opened, backbone, monkey
     monkeypatch.setattr(table_module, "fit", lambda *_: heads)
     asked = experiment.model_copy(update={"eval": experiment.eval.model_copy(update={"split": split})})
     assert Probes(asked, manifest, backbone)("linear")[-1] == GRID[chosen]
+
+
+def test_patches_are_those_of_the_last_block_and_a_probe_attends_to_them(opened, backbone):
+    """Every clip of the kept patches equals the tower's own tokens; frames that are reversed keep their patches in order."""
+    experiment, manifest, _ = opened
+    protocol = Protocol.of_experiment(experiment)
+    lines = []
+    found = split_features(experiment, manifest, backbone, protocol, report=lines.append, patches=True)
+    assert found.scores["encoded"].shape == (12, 1, 4 * 16, 96)
+    assert "0.1 MB" in lines[0]  # 12 clips x 4 frames x 16 patches x 96 channels x 2 bytes
+    views = evaluation_views(experiment, manifest, backbone, protocol)
+    video = backbone.video(views[0].clip, CPU)
+    with torch.no_grad():
+        tokens = frozen_clip(experiment, backbone, manifest.class_names).visual_tokens(video)[:, :, 1:].flatten(1, 2)
+    np.testing.assert_allclose(found.scores["encoded"][0], tokens, atol=2e-2, rtol=2e-3)  # float16
+    probes = Probes(experiment, manifest, backbone, patches=True)
+    table = probe_table(probes, 1, [ON_PATCHES])
+    assert (table.kind.tolist(), table.videos.tolist()) == ([ON_PATCHES], [12])
+    rows = probes.clips["test"].unflatten(2, (4, 16))
+    assert not torch.equal(rows, rows.flip(2))

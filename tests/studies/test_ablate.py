@@ -82,9 +82,7 @@ def test_a_job_leaves_predictions_log_and_result(trained, workspace):
     (job,) = plan([prepared], ["static adapter"], [1])
     top1 = run_job(job)
     assert {file.name for file in job.folder.iterdir()} == {
-        "log.txt",
-        "metrics.csv",
-        "result.json",
+        *(".lock", "log.txt", "metrics.csv", "result.json", "run.json", "train.json"),
         *(f"predictions{played}.{kind}" for played in ("", "_backwards") for kind in ("json", "npz", "parquet")),
     }
     result = json.loads((job.folder / "result.json").read_text())
@@ -92,6 +90,9 @@ def test_a_job_leaves_predictions_log_and_result(trained, workspace):
     for field in ("variant", "seed", "trainable", "best_epoch", "top1", "epochs"):
         assert result[field] == earlier[field]
     assert result["top1"] == top1
+    about = json.loads((job.folder / "run.json").read_text())
+    assert about["config"]["model"]["static"]
+    assert len(about["sha256"]["manifest"]) == 64
     assert "epoch 1/1" in (job.folder / "log.txt").read_text()
     file = f"checkpoints/tiny/ablations/{job.name}/best.safetensors"
     mine, other = load_file(workspace / file), load_file(trained[0] / file)

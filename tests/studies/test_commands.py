@@ -34,12 +34,13 @@ def test_studies_and_probes_are_run_from_the_command_line_and_not_repeated(works
     status, out, err = call(capsys, "features", "tiny", "--split", "train,val")
     assert status == 0, err
     assert "features: split train: 24 videos, 0 could not be read" in out
-    status, out, err = call(capsys, "probe", "tiny", "--seeds", "1")
+    status, out, err = call(capsys, "probe", "tiny", "--seeds", "1", "--patches")
     assert status == 0, err
     assert pd.read_csv(workspace / "results" / "tiny" / "tables" / "probes.csv").kind.tolist() == [
         "linear",
         "attentive",
         "temporal convolution",
+        "attentive on patches",
     ]
 
 
