@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-kills test-compile test-browser lint lab bench lock clean
+.PHONY: help setup demo test test-slow test-kills test-compile test-open-clip test-browser lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ test-slow: $(READY)  ## what takes too long for make test: torchrun and accelera
 
 test-compile: $(READY)  ## check that torch.compile changes no output and no gradient; needs a C++ compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_compile
+
+test-open-clip: $(READY)  ## run what depends on open_clip with another copy of it: make test-open-clip OPEN_CLIP=/path/to/open_clip/src
+	@test -d "$(OPEN_CLIP)/open_clip" || { echo "make: OPEN_CLIP=$(OPEN_CLIP) holds no open_clip; give the folder above the package" >&2; exit 2; }
+	PYTHONPATH="$(OPEN_CLIP)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/models tests/attention tests/train/test_pretrain.py tests/train/test_plan.py tests/evaluate/test_controls.py tests/test_presets.py tests/test_workbook_end_to_end.py
 
 test-browser: $(READY)  ## drive the notebooks and the report in a headless Chromium
 	@tests/browser/run.sh $(BIN)/python

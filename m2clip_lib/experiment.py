@@ -53,7 +53,7 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def evaluation_precision(asked: str, backbone: Backbone, device: torch.device) -> str:
+def device_precision(asked: str, backbone: Backbone, device: torch.device) -> str:
     """What "auto" means here: bf16 on a GPU that has it, and on a CPU with AMX for backbones that are large enough to gain; else fp32."""
     if asked != "auto":
         return asked
@@ -62,6 +62,12 @@ def evaluation_precision(asked: str, backbone: Backbone, device: torch.device) -
     cpuinfo = Path("/proc/cpuinfo")
     amx = cpuinfo.is_file() and " amx_bf16" in cpuinfo.read_text(encoding="utf-8", errors="replace")
     return "bf16" if amx and backbone.clip.visual.conv1.out_channels >= LARGE else "fp32"
+
+
+def with_precision(experiment: Experiment, backbone: Backbone, device: torch.device) -> Experiment:
+    """The experiment with what train.precision = "auto" means on this device."""
+    precision = device_precision(experiment.train.precision, backbone, device)
+    return experiment.model_copy(update={"train": experiment.train.model_copy(update={"precision": precision})})
 
 
 def set_threads(threads: int) -> None:

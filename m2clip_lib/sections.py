@@ -209,8 +209,9 @@ class TrainSection(Section):
     """Weight of each loss term in the total."""
     clip_grad_norm: NotNegative = 1.0
     """Largest gradient norm; 0 switches clipping off."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16: autocast, for GPUs; on CPU it gains nothing. fp16: the same for GPUs without bf16, with loss scaling."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 autocast where it is faster (GPUs, and CPUs with AMX for real backbones), else fp32. fp16: for GPUs without bf16, with
+    loss scaling. Scores, softmax and losses are fp32 in any case."""
     activation_checkpointing: bool = False
     """Compute the blocks of the visual tower again in the backward pass instead of keeping them: far less memory, about a third slower."""
     compile: bool = False

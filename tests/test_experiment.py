@@ -3,22 +3,27 @@
 import json
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from m2clip_lib import paths
-from m2clip_lib.config import load_experiment
+from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.errors import UserError
 from m2clip_lib.experiment import (
     TRAINING_ADVICE,
     backbone_of,
     build_model,
+    device_precision,
     last_run,
     out_of_memory_explained,
     set_threads,
+    with_precision,
 )
 from m2clip_lib.models.checkpoint import read_checkpoint_info
+from m2clip_lib.train.resume import identity
 
 
 @pytest.fixture
@@ -134,3 +139,30 @@ def test_threads_are_those_asked_for_or_the_jobs_cores(monkeypatch, asked, varia
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+class Gpu:
+    type = "cuda"
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bf16", "cpuinfo", "width", "expected"),
+    [
+        (Gpu(), True, "", 768, "bf16"),
+        (Gpu(), False, "", 768, "fp32"),
+        (torch.device("cpu"), False, "flags : fpu amx_bf16 amx_tile", 768, "bf16"),
+        (torch.device("cpu"), False, "flags : fpu amx_bf16 amx_tile", 96, "fp32"),  # too small to gain
+        (torch.device("cpu"), False, "flags : fpu avx512_bf16", 768, "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_it_is_faster(monkeypatch, device, has_bf16, cpuinfo, width, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: cpuinfo)
+    conv = SimpleNamespace(out_channels=width)
+    backbone = SimpleNamespace(clip=SimpleNamespace(visual=SimpleNamespace(conv1=conv)))
+    assert device_precision("auto", backbone, device) == expected
+    assert device_precision("fp16", backbone, device) == "fp16"
+    asked = Experiment(name="any", train={"precision": "auto"})
+    assert with_precision(asked, backbone, device).train.precision == expected
+    assert identity(asked, {}, 1).keys() < identity(with_precision(asked, backbone, device), {}, 1).keys()

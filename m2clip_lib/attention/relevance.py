@@ -66,7 +66,7 @@ def relevance(
     with torch.no_grad():
         for block, x, gradient in zip(blocks, normed, gradients, strict=True):
             attn = block.attn
-            gradient = gradient.reshape(-1, gradient.shape[-2], attn.embed_dim)
+            gradient = gradient.reshape(-1, *gradient.shape[-2:])
             by_head = gradient.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)  # (b * t, heads, rows, d)
             slope = by_head @ project_heads(x, attn, 2).transpose(-1, -2)  # (b * t, heads, rows, n)
             probabilities = attention_weights(attn, x[..., : gradient.shape[-2], :], x)

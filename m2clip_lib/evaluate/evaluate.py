@@ -21,7 +21,7 @@ from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
 from m2clip_lib.evaluate.scoring import predict_orders
 from m2clip_lib.evaluate.tables import accuracy_rows, calibration_tables, model_name
-from m2clip_lib.experiment import evaluation_precision, keep_freed_memory, model_config, open_backbone, set_threads
+from m2clip_lib.experiment import device_precision, keep_freed_memory, model_config, open_backbone, set_threads
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing, is_ours, read_checkpoint_info
@@ -70,7 +70,7 @@ def predict_checkpoint(
     model = M2CLIP.from_checkpoint(checkpoint, open_backbone(experiment)).to(processes.device)
     if processes.is_main:
         run.describe_inputs(manifest, model.backbone.sha256, checkpoint)
-    precision = evaluation_precision(experiment.eval.precision, model.backbone, processes.device)
+    precision = device_precision(experiment.eval.precision, model.backbone, processes.device)
     protocol = Protocol.of_experiment(experiment, precision=precision)
     about: dict[str, object] = {"split": protocol.split} | checkpoint_facts(checkpoint)
     if take_class_names(model, checkpoint, experiment, manifest.class_names):

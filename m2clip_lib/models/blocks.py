@@ -62,7 +62,7 @@ def lean_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
 
 def project_heads(x: Tensor, attn: Any, part: int) -> Tensor:
     """Query (part 0), key (1) or value (2) of every head: (*batch, n, c) -> (batch, heads, n, c / heads)."""
-    c, heads = attn.embed_dim, attn.num_heads
+    c, heads = x.shape[-1], attn.num_heads
     rows = slice(part * c, (part + 1) * c)
     y = F.linear(x, attn.in_proj_weight[rows], attn.in_proj_bias[rows])
     return y.reshape(-1, x.shape[-2], heads, c // heads).transpose(1, 2)

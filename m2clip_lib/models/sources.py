@@ -33,6 +33,7 @@ OPENAI_TORCHSCRIPT_SHA256 = {  # the digests in the published URLs
 }
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # scalars that only OpenAI's files carry
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which files keep the tensors, if not at the top level
+OTHER_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")  # of open_clip's configs
 Loaded = tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]]  # CLIP, mean, std
 
 
@@ -85,6 +86,10 @@ def refuse_unfit(config: dict, name: str) -> None:
         reason = f"a custom text tower ({text.get('hf_model_name') or text.get('hf_tokenizer_name') or 'CustomTextCLIP'})"
     elif vision.get("attentional_pool") or vision.get("final_ln_after_pool") or vision.get("pool_type", "tok") != "tok":
         reason = "a vision tower that does not pool like CLIP's (class token)"
+    elif own := [field for field in OTHER_BLOCKS if vision.get(field) or text.get(field)]:
+        reason = f"blocks that compute something else than CLIP's ({own[0]})"
+    elif text.get("text_arch", "clip") != "clip" or text.get("embed_cls"):
+        reason = "a text tower of another architecture than CLIP's"
     elif text.get("pool_type", "argmax") != "argmax" or text.get("no_causal_mask") or text.get("proj_bias"):
         reason = "a text tower that does not pool like CLIP's (causal, end of text, projection without bias)"
     else:

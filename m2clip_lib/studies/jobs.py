@@ -30,7 +30,7 @@ from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
 from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import accuracy_rows
-from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
+from m2clip_lib.experiment import device_precision, open_backbone, pick_device
 from m2clip_lib.files import code_digest, read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.runs import Run
@@ -188,7 +188,7 @@ def _train_and_score(job: Job) -> float:
         result = trained(experiment, manifest, job.output, lambda line: print(line, file=log, flush=True))
         checkpoint = getattr(result, experiment.eval.checkpoint)
         model = M2CLIP.from_checkpoint(checkpoint, backbone).to(pick_device())
-        precision = evaluation_precision(experiment.eval.precision, backbone, pick_device())
+        precision = device_precision(experiment.eval.precision, backbone, pick_device())
         protocol = Protocol.of_experiment(experiment, precision=precision)
         names = {"forwards": FORWARDS} | ({"backwards": BACKWARDS} if experiment.eval.honesty else {})
         score_once(experiment, manifest, model, protocol, job.folder, names, checkpoint_facts(checkpoint))

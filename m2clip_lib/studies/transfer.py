@@ -23,7 +23,7 @@ from m2clip_lib.evaluate.metrics import is_hit, percent
 from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.experiment import evaluation_precision, open_backbone, pick_device
+from m2clip_lib.experiment import device_precision, open_backbone, pick_device
 from m2clip_lib.files import hash_texts
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.runs import Run
@@ -203,7 +203,7 @@ def score(
     own: whether the classes are those of the checkpoint, so that it has a classifier for them.
     """
     backbone, device = open_backbone(experiment), pick_device()
-    precision = evaluation_precision(experiment.eval.precision, backbone, device)
+    precision = device_precision(experiment.eval.precision, backbone, device)
     protocol = Protocol.of_experiment(experiment, precision=precision, mix=mix, split=split or experiment.eval.split)
     model, facts = M2CLIP.from_checkpoint(checkpoint, backbone).to(device), checkpoint_facts(checkpoint)
     digest = hash_texts(facts["checkpoint_sha256"], manifest.sha256, repr((protocol, own)))

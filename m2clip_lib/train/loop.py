@@ -24,11 +24,13 @@ from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import (
     TRAINING_ADVICE,
     build_model,
-    evaluation_precision,
+    device_precision,
     keep_freed_memory,
     open_backbone,
     out_of_memory_explained,
+    pick_device,
     set_threads,
+    with_precision,
 )
 from m2clip_lib.files import code_digest
 from m2clip_lib.models import Backbone
@@ -96,9 +98,10 @@ class Training:
     """A run in progress: its model, its optimizer, and how far it has come (`at`)."""
 
     def __init__(self, experiment: Experiment, manifest: Manifest, run: str, processes: Processes, report: Callable[[str], None]):
+        backbone = open_backbone(experiment)
+        experiment = with_precision(experiment, backbone, processes.device)
         self.experiment, self.manifest, self.run, self.processes, self.report = experiment, manifest, run, processes, report
         self.settings = experiment.train
-        backbone = open_backbone(experiment)
         self.model = build_model(experiment, backbone, manifest.class_names).to(processes.device)
         self.model.activation_checkpointing = self.settings.activation_checkpointing
         if self.settings.compile:
@@ -106,7 +109,7 @@ class Training:
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
         self.validation = self.views = None
         if manifest.has("val"):
-            precision = evaluation_precision(experiment.eval.precision, backbone, processes.device)
+            precision = device_precision(experiment.eval.precision, backbone, processes.device)
             protocol = Protocol.of_experiment(experiment, split="val", precision=precision).one_view()
             self.validation = evaluation_views(experiment, manifest, backbone, protocol)
             mine = in_order(len(self.validation), experiment.eval.batch_size, processes.rank, processes.count)
@@ -123,7 +126,8 @@ class Training:
         found = processes.from_main(find_state(self.folder, self.run, self.at, resume, self.report) if processes.is_main else None)
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.report(
-            f"training {self.experiment.name!r} on {steps.device}: {len(steps.dataset)} videos, {len(self.manifest.class_names)} classes, "
+            f"training {self.experiment.name!r} on {steps.device} in {settings.precision}: {len(steps.dataset)} videos, "
+            f"{len(self.manifest.class_names)} classes, "
             f"{trainable:,} trainable parameters, {steps.total} steps"
             + ("; no validation: the last epoch is the best" if self.validation is None else "")
         )
@@ -267,7 +271,7 @@ def first_progress(experiment: Experiment, manifest: Manifest, backbone: Backbon
 
 def has_trained(run: str, experiment: Experiment, manifest: Manifest, backbone: Backbone) -> bool:
     """Whether the run of this name ended with the weights that this training would end with, to the bit if the threads are the same."""
-    wanted = first_progress(experiment, manifest, backbone, 1)
+    wanted = first_progress(with_precision(experiment, backbone, pick_device()), manifest, backbone, 1)
     try:
         found = check_name(paths.CHECKPOINTS / run, run, wanted.identity)
     except UserError:  # taken by another training

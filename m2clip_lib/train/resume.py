@@ -146,6 +146,8 @@ def _read(path: Path) -> State:
 def identity(experiment: Experiment, inputs: dict[str, str], processes: int) -> dict[str, object]:
     """Everything that must stay the same for a run to continue, by name. inputs: digests of manifest, labels and backbone."""
     train, fields = experiment.train, _fields(experiment)
+    if train.precision == "auto":
+        del fields["train.precision"]  # what it means here is known once the backbone is
     fields["clips an update"] = train.batch_size * train.accumulate * processes  # stored in states: these names cannot change
     fields["peak lr of an update"] = train.lr * train.accumulate * processes
     if not train.gather_negatives:

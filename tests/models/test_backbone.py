@@ -116,6 +116,23 @@ def test_towers_the_adapters_do_not_fit_are_refused_by_name_before_any_download(
         load_backbone(tag)
 
 
+@pytest.mark.parametrize(
+    ("vision", "text", "words"),
+    [
+        ({"scale_heads": True}, {}, r"blocks that compute something else than CLIP's \(scale_heads\)"),
+        ({}, {"qk_norm": True}, r"\(qk_norm\)"),
+        ({}, {"text_arch": "modern"}, "a text tower of another architecture"),
+        ({}, {"embed_cls": True}, "a text tower of another architecture"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(vision, text, words):
+    """Our block reads the same tensors and would leave out what such configurations add."""
+    plain = {"vision_cfg": {"layers": 2}, "text_cfg": {"width": 32}}
+    sources.refuse_unfit(plain, "plain")
+    with pytest.raises(UserError, match=words):
+        sources.refuse_unfit({"vision_cfg": plain["vision_cfg"] | vision, "text_cfg": plain["text_cfg"] | text}, "odd")
+
+
 @pytest.fixture
 def zoo(monkeypatch):
     """open_clip's zoo without a network: every tag yields the small model, and the request is recorded."""

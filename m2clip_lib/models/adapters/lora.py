@@ -30,8 +30,6 @@ class LoRA(nn.Module):
         """The block with the changed weights, for clip_block; the block itself stays as it is."""
         attn = block.attn
         in_proj, out_proj = self.weights(attn)
-        changed = SimpleNamespace(
-            embed_dim=attn.embed_dim, num_heads=attn.num_heads, in_proj_weight=in_proj, in_proj_bias=attn.in_proj_bias
-        )
+        changed = SimpleNamespace(num_heads=attn.num_heads, in_proj_weight=in_proj, in_proj_bias=attn.in_proj_bias)
         changed.out_proj = partial(F.linear, weight=out_proj, bias=attn.out_proj.bias)
         return SimpleNamespace(attn=changed, **{name: getattr(block, name) for name in ("ln_1", "ls_1", "ln_2", "ls_2", "mlp")})
