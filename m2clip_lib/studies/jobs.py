@@ -5,6 +5,7 @@ A training that has finished with the same inputs, code and settings is not repe
 
 import importlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -166,7 +167,9 @@ def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) ->
         try:
             report(f"{job.name}: ensemble top-1 {handle.result():.1f} %")
         except Exception as error:  # whatever the job raised there
-            failed[job] = str(error).strip().splitlines()[-1]
+            lines = str(error).splitlines()  # with a traceback in it, and then the places of logs
+            told = [line.partition(": ")[2] for line in lines if re.match(r"[\w.]+: ", line)]
+            failed[job] = [*lines, *told][-1].strip()
     return failed
 
 
