@@ -33,9 +33,9 @@ def input_of_attention(model, block: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def attention_by_hand(attn: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+def attention_by_hand(attn: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """softmax(q k / sqrt(d)), one head after the other: (heads, n, n); x (n, c)."""
-    c, heads = attn.embed_dim, attn.num_heads
+    c, heads = x.shape[-1], attn.num_heads
     d = c // heads
     w_q, w_k, _ = attn.in_proj_weight.double().split(c)
     b_q, b_k, _ = attn.in_proj_bias.double().split(c)

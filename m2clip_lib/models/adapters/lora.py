@@ -21,7 +21,7 @@ class LoRA(nn.Module):
         self.up = nn.Parameter(torch.zeros(4, width, rank))  # B
         nn.init.normal_(self.down, std=width**-0.5)
 
-    def weights(self, attn: nn.MultiheadAttention) -> tuple[Float[Tensor, "c3 c"], Float[Tensor, "c c"]]:
+    def weights(self, attn: nn.Module) -> tuple[Float[Tensor, "c3 c"], Float[Tensor, "c c"]]:
         """The changed in_proj (query, key and value below one another) and out_proj."""
         change = self.up @ self.down  # (4, c, c)
         return attn.in_proj_weight + change[:3].flatten(0, 1), attn.out_proj.weight + change[3]
