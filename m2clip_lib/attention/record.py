@@ -49,7 +49,7 @@ def record_attention(
 
 
 def attention_weights(
-    attn: torch.nn.MultiheadAttention, queries: Float[Tensor, "*batch q c"], keys: Float[Tensor, "*batch n c"]
+    attn: torch.nn.Module, queries: Float[Tensor, "*batch q c"], keys: Float[Tensor, "*batch n c"]
 ) -> Float[Tensor, "batch heads q n"]:
     """softmax(q k / sqrt(d)) of every head; all leading axes are flattened into one."""
     q, k = project_heads(queries, attn, 0), project_heads(keys, attn, 1)
