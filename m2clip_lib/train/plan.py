@@ -143,8 +143,8 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
     lines = [
         f"{experiment.name}: {videos:,} training videos x {settings.epochs} epochs = {clips:,} clips; batch {settings.batch_size}, "
         f"{settings.precision}, activation checkpointing {'on' if settings.activation_checkpointing else 'off'}",
-        f"counted: {flop / 1e9:,.0f} GFLOP per clip, forward and backward ({cost.clip_flop / 1e9:,.0f} in the video tower, "
-        f"{cost.text_flop / 1e9:,.0f} per step for the texts of {classes} classes); 2 per multiply-add, less than a full pass, as the last "
+        f"counted: {giga(flop)} GFLOP per clip, forward and backward ({giga(cost.clip_flop)} in the video tower, "
+        f"{giga(cost.text_flop)} per step for the texts of {classes} classes); 2 per multiply-add, less than a full pass, as the last "
         "block computes the class token alone",
         f"computed, not measured: {memory:.1f} GiB per step ({cost.fixed_bytes / GIB:.1f} for weights, gradients and moments, "
         f"{cost.clip_bytes / 2**20:,.0f} MiB per clip kept for the backward pass); add 1 to 2 GiB for work space",
@@ -155,8 +155,8 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
     if rate:
         lines.append(f"measured: {rate:,.1f} clips/s in one process ({source})")
         for count in gpus:
-            hours = f"{clips / rate / count / 3600:,.1f} h, if {count} scale(s) evenly"
-            lines.append(f"  {count} x this device: {hours}; the loader must give {rate * count:,.0f} clips/s")
+            time = f"{duration(clips / rate / count)}, if {count} scale(s) evenly"
+            lines.append(f"  {count} x this device: {time}; the loader must give {rate * count:,.0f} clips/s")
     else:
         lines.append("measured: nothing yet; give --clips-per-s, or train for one epoch (metrics.csv is read)")
     lines.append(f"on paper, at {100 * ASSUMED_SHARE:.0f} % of the stated peak (a guess), without validation:")
@@ -164,10 +164,21 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
         reached = ASSUMED_SHARE * card.peak * card.count / flop
         fits = "fits" if memory + 2 <= card.memory else "does not fit: activation_checkpointing, or a smaller batch with accumulate"
         lines.append(
-            f"  {card.name} (assumed {card.peak / 1e12:,.0f} TFLOP/s, {card.memory} GB): {clips / reached / 3600:,.1f} h at "
+            f"  {card.name} (assumed {card.peak / 1e12:,.0f} TFLOP/s, {card.memory} GB): {duration(clips / reached)} at "
             f"{reached:,.0f} clips/s, which the loader must give; memory {fits}"
         )
     return lines
+
+
+def giga(number: float) -> str:
+    """A number in thousand millions, small ones with two digits."""
+    return f"{number / 1e9:,.0f}" if number >= 1e10 else f"{number / 1e9:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes or seconds, whichever reads well."""
+    limits = ((3600, "h"), (60, "min"))
+    return next((f"{seconds / unit:,.1f} {name}" for unit, name in limits if seconds >= unit), f"{seconds:.0f} s")
 
 
 def _architecture(experiment: Experiment) -> torch.nn.Module:

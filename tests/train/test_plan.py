@@ -7,7 +7,7 @@ import pytest
 
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
-from m2clip_lib.train.plan import clips_per_second, plan_lines, planned_dataset, step_cost
+from m2clip_lib.train.plan import clips_per_second, duration, giga, plan_lines, planned_dataset, step_cost
 
 DEMO = ["backbone.source=demo"]
 
@@ -17,7 +17,7 @@ def test_hours_are_clips_over_rate_and_devices(workspace):
     text = "\n".join(plan_lines(experiment, 3600, 0, 10.0, "given", [1, 8]))
     assert "3,600 training videos x 10 epochs = 36,000 clips" in text
     assert "1 x this device: 1.0 h" in text
-    assert re.search(r"8 x this device: 0.1 h.* the loader must give 80 clips/s", text)
+    assert re.search(r"8 x this device: 7.5 min.* the loader must give 80 clips/s", text)
     assert text.count("assumed") == 3
     assert "computed, not measured" in text
 
@@ -49,3 +49,10 @@ def test_a_known_dataset_can_be_planned_before_it_is_there(workspace):
 def test_a_weight_file_that_does_not_say_its_architecture_asks_for_it(workspace):
     with pytest.raises(UserError, match=r"add -o backbone\.model_name="):
         step_cost(load_experiment("tiny"), 12)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7200, "2.0 h"), (3599, "60.0 min"), (90, "1.5 min"), (12.4, "12 s")])
+def test_times_are_in_sensible_units(seconds, text):
+    """The demonstration's plan said 0.0 h."""
+    assert duration(seconds) == text
+    assert [giga(number) for number in (5.3e11, 1.04e9, 1.2e8)] == ["530", "1", "0.12"]
