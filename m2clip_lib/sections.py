@@ -216,6 +216,8 @@ class TrainSection(Section):
     """Compute the blocks of the visual tower again in the backward pass instead of keeping them: far less memory, about a third slower."""
     compile: bool = False
     """torch.compile for every block: slow first steps (needs a C++ compiler), faster ones after."""
+    validate_every: Positive = 1
+    """Epochs between two validations; the last epoch has one in any case, and only validated epochs can be the best."""
     threads: Count = 0
     """CPU threads of torch; 0: OMP_NUM_THREADS, or all cores of the job. Results are bit-identical only at the same number."""
     save_minutes: NotNegative = 10.0

@@ -1,5 +1,6 @@
 """The training loop: seeded, one line of report per epoch, and able to continue where it was stopped."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -183,8 +184,9 @@ class Training:
         self._next_epoch()
 
     def _validate(self, signals: StopSignals) -> dict[str, float]:
-        """Top-1 of every read-out on the validation split in percent; NaN without such a split."""
-        if self.validation is None:
+        """Top-1 of every read-out on the validation split in percent; NaN without such a split, and after epochs that are not validated."""
+        left_out = self.at.epoch % self.settings.validate_every and self.at.epoch < self.settings.epochs
+        if self.validation is None or left_out:
             return {f"val_top1_{name}": float("nan") for name in READOUTS}
         batch_size, workers = self.experiment.eval.batch_size, self.experiment.data.workers
         try:
@@ -225,9 +227,10 @@ class Training:
 
     def _report_epoch(self, row: EpochMetrics, validation_s: float) -> None:
         tally, epochs = self.tally, self.settings.epochs
+        readouts = f"similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f}"
+        found = "not validated" if math.isnan(row.val_top1_ensemble) else f"val top-1 {row.val_top1_ensemble:.1f} % ({readouts})"
         self.report(
-            f"epoch {row.epoch}/{epochs}  loss {row.total:.3f}  val top-1 {row.val_top1_ensemble:.1f} % "
-            f"(similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f})  lr {row.lr:.1e}  "
+            f"epoch {row.epoch}/{epochs}  loss {row.total:.3f}  {found}  lr {row.lr:.1e}  "
             f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s + {validation_s:.1f} s for validation"
             + (f"  {row.skipped} videos skipped" if row.skipped else "")
         )

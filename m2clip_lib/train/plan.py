@@ -150,8 +150,10 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
         f"{cost.clip_bytes / 2**20:,.0f} MiB per clip kept for the backward pass); add 1 to 2 GiB for work space",
     ]
     validation = validation_videos(experiment, videos)
-    share = validation * cost.view_flop / (validation * cost.view_flop + videos * flop)
-    lines.append(f"validation after every epoch: {validation:,} videos, one view each: {100 * share:.1f} % of an epoch's operations")
+    every = settings.validate_every
+    share = validation * cost.view_flop / (validation * cost.view_flop + every * videos * flop)
+    when = "every epoch" if every == 1 else f"every {every} epochs"
+    lines.append(f"validation after {when}: {validation:,} videos, one view each: {100 * share:.1f} % of all operations")
     if rate:
         lines.append(f"measured: {rate:,.1f} clips/s in one process ({source})")
         for count in gpus:

@@ -256,6 +256,21 @@ def test_without_validation_the_last_epoch_is_the_best_and_the_log_says_so(prepa
     assert pd.read_csv(result.metrics).val_top1_ensemble.isna().all()
 
 
+def test_only_validated_epochs_can_be_the_best(prepared):
+    """Of three epochs the second and, as the last, the third are validated."""
+    lines: list[str] = []
+    experiment = load_experiment("tiny", ["train.epochs=3", "train.validate_every=2"])
+    result = train(experiment, load_manifest(experiment), "every_second", report=lines.append)
+    measured = pd.read_csv(result.metrics).val_top1_ensemble
+    assert measured.isna().tolist() == [True, False, False]
+    assert result.best_epoch == int(measured[::-1].idxmax()) + 1  # of equals, the latest
+    assert [("not validated" in line, "val top-1" in line) for line in lines if line.startswith("epoch")] == [
+        (True, False),
+        (False, True),
+        (False, True),
+    ]
+
+
 def test_mirror_of_left_and_right_is_refused_when_training_starts(prepared):
     with pytest.raises(UserError, match="'moving left' and 'moving right'"):
         train_tiny("mirror", "data.mirror=true")

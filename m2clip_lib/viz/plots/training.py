@@ -42,7 +42,8 @@ def plot_runs(ax: Axes, metrics: Mapping[str, pd.DataFrame]) -> Axes:
     """Validation top-1 of the ensemble over epochs, one curve per run (its metrics.csv), percent."""
     looks = zip((BLUE, ORANGE, GREEN, RED), ("-", "--", "-.", ":"), strict=True)
     for (name, table), (colour, line) in zip(metrics.items(), looks, strict=False):
-        ax.plot(table.epoch, table.val_top1_ensemble, color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
+        shown = table.dropna(subset=["val_top1_ensemble"])
+        ax.plot(shown.epoch, shown.val_top1_ensemble, color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     best = {name: table.val_top1_ensemble.max() for name, table in metrics.items()}
     told = ", ".join(f"{name} {value:.1f} %" for name, value in best.items())
@@ -53,7 +54,8 @@ def plot_runs(ax: Axes, metrics: Mapping[str, pd.DataFrame]) -> Axes:
 
 def _curves(ax: Axes, metrics: pd.DataFrame, names: dict[str, str], colours: Iterable[str], lines: Iterable[str]) -> None:
     for (column, name), colour, line in zip(names.items(), colours, lines, strict=True):
-        ax.plot(metrics.epoch, metrics[column], color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
+        shown = metrics.dropna(subset=[column])  # not every epoch need be validated
+        ax.plot(shown.epoch, shown[column], color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = ax.get_xlim()
     if high - low < 1:  # one epoch
