@@ -1,6 +1,7 @@
 """The command line: what it does, and that bad input ends with one line that says what is wrong, where, and what to do."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -273,3 +274,33 @@ def test_no_arguments_show_the_help(capsys):
     status, out, _ = call(capsys)
     assert status == 0
     assert "M2CLIP workbook" in out
+
+
+def test_eval_takes_several_checkpoints_and_mixes_each_and_repeats_nothing(trained, workspace, capsys, monkeypatch):
+    """At mix 0 both are frozen CLIP, whatever was trained; each checkpoint has a run of its own."""
+    root = trained[0] / "checkpoints" / "tiny" / "ablations"
+    files = [root / name / "best.safetensors" for name in ("full-seed0", "full-seed1")]
+    chosen = [part for file in files for part in ("--checkpoint", file)]
+    command = ("eval", "tiny", *chosen, "--mix", "0,1", "-o", prepared(trained), "-o", "eval.honesty=false")
+    status, _, err = call(capsys, *command)
+    assert status == 0, err
+    folders = sorted(folder for folder in (workspace / "results").iterdir() if not folder.name.startswith("."))
+    assert len(folders) == 2
+    tables = [pd.read_csv(folder / "tables" / "mix.csv") for folder in folders]
+    frozen = [table[(table.mix == 0) & (table.readout == "similarity")].sort_values("split") for table in tables]
+    assert frozen[0].top1.tolist() == frozen[1].top1.tolist()
+    assert not any((folder / "tables" / "honesty.csv").exists() for folder in folders)
+    monkeypatch.setattr("m2clip_lib.evaluate.evaluate.predict_orders", None)  # would end the command if anything were scored again
+    assert call(capsys, *command)[0] == 0
+
+
+def test_without_honesty_the_evaluation_notebook_runs_and_makes_no_such_table(trained, workspace, capsys):
+    """It was an error once: the notebook read a table that nobody had made."""
+    for name in ("results", "checkpoints", "data"):
+        shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
+    for file in (workspace / "results" / "tiny").glob("*/honesty.*"):
+        file.unlink()
+    status, out, err = call(capsys, "run", "tiny", "--only", "04", "-o", "eval.honesty=false", "-p", "FRAMES=[]", "-p", "STUDY_VIDEOS=1")
+    assert status == 0, out + err
+    assert not (workspace / "results" / "tiny" / "tables" / "honesty.csv").exists()
+    assert (workspace / "results" / "tiny" / "tables" / "calibration.csv").exists()
