@@ -23,7 +23,7 @@ def table(seconds: dict[str, list[float]], items: int, unit: str) -> list[dict]:
     return [
         {
             "what": name,
-            unit: round(items / statistics.median(values), 1),
+            unit: float(f"{items / statistics.median(values):.3g}"),
             "speed_relative_to_first": round(statistics.median(a / b for a, b in zip(first, values, strict=True)), 2),
         }
         for name, values in seconds.items()
