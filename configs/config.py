@@ -118,7 +118,7 @@ EXPERIMENTS = {
         "model": SMALL_ADAPTERS,
         "data": DEMO_VIDEOS
         | {"prepared": "demo_combinations", "colours": ("red", "green", "blue", "yellow"), "cache_frames": True, "workers": 0},
-        "train": {"epochs": 16, "batch_size": 32, "lr": 8e-3, "warmup": 0.15, "precision": "fp32", "threads": 1},
+        "train": {"epochs": 16, "batch_size": 32, "lr": 8e-3, "weight_decay": 0.3, "warmup": 0.15, "precision": "fp32", "threads": 1},
         "eval": {"batch_size": 64},
     },
     # The demonstration's videos with a real CLIP at 224 px: needs the network once; a GPU is advisable.
