@@ -167,9 +167,9 @@ def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) ->
         try:
             report(f"{job.name}: ensemble top-1 {handle.result():.1f} %")
         except Exception as error:  # whatever the job raised there
-            lines = str(error).splitlines()  # with a traceback in it, and then the places of logs
-            told = [line.partition(": ")[2] for line in lines if re.match(r"[\w.]+: ", line)]
-            failed[job] = [*lines, *told][-1].strip()
+            lines = str(error).strip().splitlines()  # another process' error is a traceback, and below it the places of logs
+            told = [line.partition(": ")[2] for line in lines if re.match(r"[\w.]+: ", line) and len(lines) > 1]
+            failed[job] = [*lines, *told][-1]
     return failed
 
 
