@@ -93,9 +93,10 @@ def _times(seconds: Sequence[float]) -> list[str]:
 
 
 def films_of(views: TestViews, rows: Sequence[int], most: int = 3) -> str:
-    """HTML that plays the first view of up to `most` videos, each above its file's name. rows: of the table of views."""
-    shown = [(film_bytes(views[row].clip[0].permute(0, 2, 3, 1).numpy()), Path(views.table.path[row]).name) for row in rows[:most]]
-    return CARDS.films(shown)
+    """HTML that plays the first view of up to `most` videos, each above the name of its folder and file. rows: of the table of views."""
+    clips = [views[row].clip[0].permute(0, 2, 3, 1).numpy() for row in rows[:most]]
+    places = ["/".join(Path(views.table.path[row]).parts[-2:]) for row in rows[:most]]
+    return CARDS.films([(film_bytes(clip), place) for clip, place in zip(clips, places, strict=True)])
 
 
 def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_for: str) -> None:

@@ -68,6 +68,6 @@ def test_curves_of_runs_are_told_apart():
     table = pd.DataFrame({"epoch": [1, 2, 3], "val_top1_ensemble": [20.0, 50.0, 40.0]})
     _, (ax,) = new_figure()
     plot_runs(ax, {"x": table, "y": table.assign(val_top1_ensemble=[10.0, 20.0, 30.0])})
-    assert ax.get_title(loc="left") == "Best epochs: x 50.0 %, y 30.0 %"
+    assert ax.get_title(loc="left") == "Best epochs: 50.0 % and 30.0 %"
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
     assert ax.get_ylabel() == "validation top-1, %"

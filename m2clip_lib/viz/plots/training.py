@@ -45,10 +45,9 @@ def plot_runs(ax: Axes, metrics: Mapping[str, pd.DataFrame]) -> Axes:
         shown = table.dropna(subset=["val_top1_ensemble"])
         ax.plot(shown.epoch, shown.val_top1_ensemble, color=colour, linestyle=line, linewidth=2.5, marker="o", markersize=4, label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    best = {name: table.val_top1_ensemble.max() for name, table in metrics.items()}
-    told = ", ".join(f"{name} {value:.1f} %" for name, value in best.items())
+    told = " and ".join(f"{table.val_top1_ensemble.max():.1f} %" for table in metrics.values())  # names may be long: the legend has them
     ax.set(ylim=(0, 100), xlabel="epoch", ylabel="validation top-1, %", title=f"Best epochs: {told}")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=12)
     return ax
 
 
