@@ -81,7 +81,7 @@ def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str, ow
     better, worse = (gain > 0).sum(), (gain < 0).sum()
     finding = f"{better} of {gain.count()} classes gain, {worse or 'none'} lose{'s' if worse == 1 else ''}"
     ax.set(xlim=(min(0, shown.min()) - 12, max(0, shown.max()) + 12), title=finding)
-    space = " " if len(own_name + name) < 40 else "\n"
+    space = " " if len(own_name + name) < 35 else "\n"
     ax.set_xlabel(f"top-1 of {own_name}{space}minus {name}, percentage points")
     return ax
 
