@@ -40,7 +40,7 @@ test-open-clip: $(READY)  ## run what depends on open_clip with another copy of 
 test-browser: $(READY)  ## drive the notebooks and the report in a headless Chromium
 	@tests/browser/run.sh $(BIN)/python
 
-test-kills: $(READY)  ## kill a training 20 times at random moments; its result must match an uninterrupted run to the bit
+test-kills: $(READY)  ## kill a training 20 times at random moments, and the driver of a study; the results must match uninterrupted runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
 
 lint: $(READY)  ## run ruff (also on notebooks); check the order of imports between rooms, and that notebooks carry no outputs

@@ -191,6 +191,7 @@ EXPERIMENTS = {
 # --- Studies: m2clip ablate EXPERIMENT --study NAME, or notebook 05 -----------------------------------------------------------
 
 # Each variant is the experiment plus one named change, written as after -o; the experiment itself is the variant "full" of every study.
+# --study all runs the studies that name no experiments, or this one.
 STUDIES = {
     "quick": {
         "question": "Is it the reading of time that does the work?",
@@ -266,6 +267,15 @@ STUDIES = {
             "three prompts": ['data.prompt=["A video of {}", "{}", "a clip that shows {}"]'],
         },
     },
+    "backbone": {  # needs the network once
+        "question": "Which CLIP should carry the adapters?",
+        "experiments": ["k400_b16", "ucf101_b16", "hmdb51_b16"],
+        "variants": {
+            "ViT-B/32": ["backbone.source=ViT-B-32-quickgelu/openai"],
+            "ViT-B/16 of LAION-2B": ["backbone.source=ViT-B-16/laion2b_s34b_b88k"],
+            "ViT-B/16 of DataComp": ["backbone.source=ViT-B-16/datacomp_xl_s13b_b90k"],
+        },
+    },
     "data": {
         "question": "How much data does it need?",
         "variants": {f"{round(100 * share)} % of the videos": [f"data.train_share={share}"] for share in (0.1, 0.25, 0.5)},
@@ -283,6 +293,7 @@ STUDIES = {
     },
     "demo_peers": {  # widths that give the demonstration's TED, ST-Adapter, AIM and LoRA the same number of parameters within 3 %
         "question": "Is TED ahead of other adapters with as many parameters, and of training CLIP itself, under the same recipe?",
+        "experiments": ["demo"],
         "variants": {
             "ST-Adapter 96": ["model.visual_adapter=st_adapter", "model.vision_adapter_width=96"],
             "AIM 32": ["model.visual_adapter=aim", "model.vision_adapter_width=32"],

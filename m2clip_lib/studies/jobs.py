@@ -81,11 +81,14 @@ def study_key(experiment: Experiment, manifest: Manifest) -> str:
 
 def plan_jobs(experiment: Experiment, run: str, overrides: Sequence[str], study: Study, seeds: Sequence[int], key: str) -> list[Job]:
     """List every variant with every seed. key: digest of inputs and code; jobs whose results have another key are run again."""
-    same = ("train.threads=1", "data.workers=0")
-    planned = [
-        (name, int(seed), (*overrides, *change, f"train.seed={seed}", *same)) for name, change in study.variants.items() for seed in seeds
-    ]
-    return [Job(experiment.name, run, name, seed, changed, "|".join([key, *changed])) for name, seed, changed in planned]
+    planned = []
+    for name, change in study.variants.items():
+        own = load_experiment(experiment.name, [*overrides, *change])
+        inputs = key if own.backbone == experiment.backbone else f"{key}|{open_backbone(own).sha256}"
+        for seed in seeds:
+            changed = (*overrides, *change, f"train.seed={seed}", "train.threads=1", "data.workers=0")
+            planned.append(Job(experiment.name, run, name, int(seed), changed, "|".join([inputs, *changed])))
+    return planned
 
 
 def run_jobs(jobs: Sequence[Job], processes: int = 0, report: Callable[[str], None] = print, cluster: str = "") -> None:

@@ -35,7 +35,18 @@ def test_every_study_has_the_experiment_itself_and_a_question(shipped):
         assert study.variants[BASE] == ()
         assert study.question.endswith("?")
         assert len(study.variants) > 2
-    assert {"quick", "components", "text", "heads", "placement", "width", "frames", "losses", "prompts", "data", "peers"} <= set(SHIPPED)
+    named = "quick components text heads placement width frames sampling losses prompts backbone data peers"
+    assert set(named.split()) <= set(SHIPPED)
+
+
+def test_all_are_the_studies_that_name_no_experiments_or_this_one(shipped, caplog):
+    """The study of backbones downloads them, and the widths of demo_peers are of the demonstration's size."""
+    on_demo, on_kinetics = ({study.name for study in load_studies(load_experiment(name), ["all"])} for name in ("demo", "k400_b16"))
+    assert (on_demo - on_kinetics, on_kinetics - on_demo) == ({"demo_peers"}, {"backbone"})
+    assert [study.name for study in load_studies(load_experiment("demo"), ["backbone"])] == ["backbone"]  # by name, whoever asks
+    assert caplog.messages == ["study text: 'two text adapters' is what experiment k400_b16 does anyway, so it is left out"]
+    with pytest.raises(UserError, match=r"variants 'full' and 'two text adapters' of experiment 'k400_b16' are the same; take one"):
+        load_studies(load_experiment("k400_b16"), ["text"])
 
 
 @pytest.mark.parametrize("name", SHIPPED)
