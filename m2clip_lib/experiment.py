@@ -61,7 +61,7 @@ def device_precision(asked: str, backbone: Backbone, device: torch.device) -> st
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     cpuinfo = Path("/proc/cpuinfo")
     amx = cpuinfo.is_file() and " amx_bf16" in cpuinfo.read_text(encoding="utf-8", errors="replace")
-    return "bf16" if amx and backbone.clip.visual.conv1.out_channels >= LARGE else "fp32"
+    return "bf16" if amx and backbone.visual.width >= LARGE else "fp32"
 
 
 def with_precision(experiment: Experiment, backbone: Backbone, device: torch.device) -> Experiment:

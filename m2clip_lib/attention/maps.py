@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from m2clip_lib.attention.record import check_block, cls_attention, record_attention, to_shares
+from m2clip_lib.attention.record import check_block, cls_attention, read_patches, record_attention, to_shares
 from m2clip_lib.attention.relevance import propagate, relevance
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
@@ -112,7 +112,7 @@ def branch_norms(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, b
     if not modules:
         others = [i + 1 for i in blocks_with_branch(model, branch)]
         raise UserError(f"{branch}: block {block + 1} adds nothing to patches that is read later; blocks that do: {others or 'none'}")
-    grid, added = model.clip.visual.grid_size, []
+    grid, added = model.visual.grid, []
 
     def hear(_: Tensor, out: Tensor) -> None:
         added.append(out[:, :, -grid[0] * grid[1] :].norm(dim=-1).float().cpu())  # the enhancement's first token is CLS
@@ -130,4 +130,4 @@ def attention_rollout(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: i
     """
     check_block(model, block)
     attention = record_attention(model, video, range(block + 1), lambda found: found.mean(dim=2))
-    return to_shares(propagate(attention)[..., 1:], model.clip.visual.grid_size)
+    return to_shares(read_patches(model, propagate(attention, model.visual.reads_first)), model.visual.grid)

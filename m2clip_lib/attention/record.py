@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,12 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.blocks import listen, project_heads
 from m2clip_lib.models.text import MASK_WORD, tokenize
+from m2clip_lib.models.text_tower import around
 
 
 def check_block(model: M2CLIP, block: int) -> None:
     """Raises: ValueError when the backbone has no such visual block."""
-    count = len(model.clip.visual.transformer.resblocks)
+    count = len(model.visual.blocks)
     if not 0 <= block < count:
         raise ValueError(f"block = {block}, this backbone has blocks 0 to {count - 1}")
 
@@ -31,7 +33,8 @@ def record_attention(
 
     Args:
         blocks: counted from 0, ascending.
-        keep: reads (b, t, heads, rows, n); row and column 0 are CLS. rows is n; in the last block of a model with shortcuts it is 1.
+        keep: reads (b, t, heads, rows, n); row and column 0 are CLS, if there is one. rows is n; it is 1 in the last block of a model
+            with shortcuts of which CLS alone is read.
     Raises: ValueError for a block that is not there.
     """
     for block in blocks:
@@ -40,16 +43,16 @@ def record_attention(
 
     def hear(block: int, _: Tensor, normed: Tensor) -> None:
         attn, last = model.visual_block(block)[0].attn, block == len(model.visual_adapters) - 1
-        queries = normed[..., :1, :] if last and model.shortcuts else normed
+        queries = normed[..., :1, :] if last and model.shortcuts and model.visual.reads_first else normed
         kept.append(keep(attention_weights(attn, queries, normed).unflatten(0, normed.shape[:2]).float()).cpu())
 
-    with listen((model.clip.visual.transformer.resblocks[i].ln_1, partial(hear, i)) for i in blocks):
+    with listen((model.visual.blocks[i].ln_1, partial(hear, i)) for i in blocks):
         model.encode_video(video)
     return kept
 
 
 def attention_weights(
-    attn: torch.nn.Module, queries: Float[Tensor, "*batch q c"], keys: Float[Tensor, "*batch n c"]
+    attn: Any, queries: Float[Tensor, "*batch q c"], keys: Float[Tensor, "*batch n c"]
 ) -> Float[Tensor, "batch heads q n"]:
     """softmax(q k / sqrt(d)) of every head; all leading axes are flattened into one."""
     q, k = project_heads(queries, attn, 0), project_heads(keys, attn, 1)
@@ -58,14 +61,21 @@ def attention_weights(
 
 @torch.inference_mode()
 def cls_attention(model: M2CLIP, video: Float[Tensor, "b 3 t h w"], block: int, head: int | None = None) -> Float[Tensor, "b t r c"]:
-    """Attention from CLS to every patch in one block, as shares of each frame's sum over patches.
+    """Attention to every patch in one block, as shares of each frame's sum over patches: of CLS, or of all tokens on the mean
+    where the tower pools all of them.
 
     head: counted from 0; None: the mean over heads.
     """
-    (attention,) = record_attention(model, video, [block], lambda found: found[..., 0, 1:])  # (b, t, heads, patches)
+    (attention,) = record_attention(model, video, [block], lambda found: read_patches(model, found))  # (b, t, heads, patches)
     if head is not None and not 0 <= head < attention.shape[2]:
         raise ValueError(f"head = {head}, this block has heads 0 to {attention.shape[2] - 1}")
-    return to_shares(attention.mean(dim=2) if head is None else attention[:, :, head], model.clip.visual.grid_size)
+    return to_shares(attention.mean(dim=2) if head is None else attention[:, :, head], model.visual.grid)
+
+
+def read_patches(model: M2CLIP, attention: Float[Tensor, "*batch rows n"]) -> Float[Tensor, "*batch patches"]:
+    """What the pooled token takes from every patch: the row of CLS where that is pooled, else the mean over rows."""
+    row = attention[..., 0, :] if model.visual.reads_first else attention.mean(dim=-2)
+    return row[..., model.visual.prefix :]
 
 
 def to_shares(patches: Float[Tensor, "b t n"], grid: tuple[int, int], over: int | tuple[int, ...] = -1) -> Float[Tensor, "b t r c"]:
@@ -108,6 +118,7 @@ def _mlm_logits(model: M2CLIP, frame_features: Tensor, caption: str) -> Tensor:
 
 
 def _word_places(model: M2CLIP, words: list[str]) -> list[slice]:
-    """The positions of each word's tokens; position 0 is the start of the text."""
-    counts = (len(model.backbone.tokenizer.encode(word)) for word in words)
-    return [slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=1))]
+    """The positions of each word's tokens, after the start of the text."""
+    tokenizer = model.backbone.tokenizer
+    counts = (len(tokenizer.encode(word)) for word in words)
+    return [slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=len(around(tokenizer)[0])))]

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2clip_lib.attention.record import attention_weights, to_shares
+from m2clip_lib.attention.record import attention_weights, read_patches, to_shares
 from m2clip_lib.evaluate.scoring import class_logits
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.blocks import listen, project_heads
@@ -31,16 +31,16 @@ def log_odds(seen: VideoOutput, texts: Float[Tensor, "k e"], classes: Int[Tensor
     return mean[own] - mean.masked_fill(own, -torch.inf).logsumexp(-1)
 
 
-def propagate(weighted: Sequence[Float[Tensor, "b t rows n"]]) -> Float[Tensor, "b t n"]:
-    """CLS's row of the product of (A + I) over the blocks, first block first: the rule R <- R + A R, starting from R = I.
+def propagate(weighted: Sequence[Float[Tensor, "b t rows n"]], first_only: bool = True) -> Float[Tensor, "b t rows n"]:
+    """The product of (A + I) over the blocks, first block first: the rule R <- R + A R, starting from R = I.
 
-    weighted: A per block, with rows of all tokens or, in the last block, of CLS alone.
+    weighted: A per block, with rows of all tokens or, in the last block, of CLS alone. first_only: return CLS's row alone.
     """
-    row = None
+    rows = None
     for update in reversed(weighted):
         step = update + torch.eye(update.shape[-1], dtype=update.dtype, device=update.device)[: update.shape[-2]]
-        row = step[:, :, :1] if row is None else row @ step
-    return row[:, :, 0]
+        rows = (step[:, :, :1] if first_only else step) if rows is None else rows @ step
+    return rows
 
 
 def relevance(
@@ -53,7 +53,7 @@ def relevance(
         readout: "similarity", "classifier" or "ensemble"; only "similarity" fits texts other than the model's own classes.
     Source: see the module. The gradient of the fused attention's hidden probabilities is dL/dA = dL/d(A V) V^T.
     """
-    blocks = model.clip.visual.transformer.resblocks
+    blocks = model.visual.blocks
     normed, mixed = [], []  # per block: what attention reads (b, t, n, c), and A V of all heads (b * t, rows, c)
     hooks = [(block.ln_1, lambda _, out: normed.append(out)) for block in blocks]
     hooks += [(block.attn.out_proj, lambda heads, _: mixed.append(heads)) for block in blocks]
@@ -71,4 +71,4 @@ def relevance(
             slope = by_head @ project_heads(x, attn, 2).transpose(-1, -2)  # (b * t, heads, rows, n)
             probabilities = attention_weights(attn, x[..., : gradient.shape[-2], :], x)
             weighted.append((slope * probabilities).clamp(min=0).mean(dim=1).unflatten(0, x.shape[:2]))
-        return to_shares(propagate(weighted)[..., 1:], model.clip.visual.grid_size, over=(1, 2))
+        return to_shares(read_patches(model, propagate(weighted, model.visual.reads_first)), model.visual.grid, over=(1, 2))

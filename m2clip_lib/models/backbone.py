@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from m2clip_lib.data.prompts import Prompt, class_prompts
 from m2clip_lib.data.transforms import to_model_input
 from m2clip_lib.errors import UserError
+from m2clip_lib.models.blocks import is_quick_gelu
 from m2clip_lib.models.demo_clip import DEMO_CLIP
 from m2clip_lib.models.sources import OPENAI_MEAN, OPENAI_STD, from_file, from_tag, refuse_not_finite
+from m2clip_lib.models.text_tower import TextTower, make_tokenizer
+from m2clip_lib.models.visual_tower import VisualTower, visual_tower
 from m2clip_lib.sections import ModelSection
 
 log = logging.getLogger(__name__)
@@ -24,7 +28,7 @@ class Backbone:
     """A frozen CLIP with its tokenizer.
 
     Attributes:
-        clip: an open_clip CLIP with a plain ViT, all parameters frozen, in evaluation mode.
+        clip: an open_clip CLIP or CustomTextCLIP with a ViT, all parameters frozen, in evaluation mode.
         tokenizer: texts -> token ids (n, context_length).
         source: the tag or path it was loaded from. sha256: digest of all weights.
         image_size: side of the square input, pixels. mean, std: of the RGB channels in [0, 1].
@@ -41,7 +45,17 @@ class Backbone:
     @property
     def context_length(self) -> int:
         """Tokens per text, including start and end."""
-        return self.clip.positional_embedding.shape[0]
+        return self.text.context_length
+
+    @cached_property
+    def visual(self) -> VisualTower:
+        """Its visual tower."""
+        return visual_tower(self.clip.visual)
+
+    @cached_property
+    def text(self) -> TextTower:
+        """Its text tower."""
+        return TextTower(self.clip)
 
     def video(self, clips: Tensor, device: torch.device) -> Tensor:
         """Turn a loader's clips (b, t, 3, h, w) into the input of encode_video (b, 3, t, h, w) on the device."""
@@ -50,7 +64,7 @@ class Backbone:
     @property
     def quick_gelu(self) -> bool:
         """Whether the MLPs compute QuickGELU (OpenAI's weights) rather than GELU."""
-        return type(self.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+        return is_quick_gelu(self.visual.blocks[0].mlp)
 
 
 @dataclass(frozen=True)
@@ -89,18 +103,16 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
         trust_torchscript: open a TorchScript archive that is not one of OpenAI's published files (it can run code).
     Raises: UserError when the weights are missing, unreadable, not finite, or of an architecture that the adapters do not fit.
     """
-    from open_clip.tokenizer import SimpleTokenizer  # CLIP's byte-pair encoding, which all native open_clip ViTs use
-
     path = DEMO_CLIP if source == "demo" else Path(source).expanduser()
     if path.is_file():
-        clip, mean, std = from_file(path, model_name, trust_torchscript)
+        clip, text_config, mean, std = from_file(path, model_name, trust_torchscript)
     elif path.suffix in {".pt", ".pth", ".bin", ".safetensors"} or path.is_dir():
         raise UserError(f"backbone weights: no such file: {path.absolute()}; give the path of a CLIP file or an open_clip tag")
     else:
-        clip, mean, std = from_tag(str(source))
+        clip, text_config, mean, std = from_tag(str(source))
     refuse_not_finite(f"backbone {source}", clip.state_dict())
     clip.eval().requires_grad_(False)
-    tokenizer = SimpleTokenizer(context_length=clip.positional_embedding.shape[0])
+    tokenizer = make_tokenizer(text_config, TextTower(clip).context_length)
     backbone = Backbone(clip, tokenizer, str(source), state_sha256(clip.state_dict()), int(clip.visual.image_size[0]), mean, std)
     log.info("backbone %s: %s", source, "QuickGELU" if backbone.quick_gelu else "GELU")
     return backbone

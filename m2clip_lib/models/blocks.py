@@ -47,12 +47,17 @@ def clip_block(
     return x if beside_mlp is None else x + beside_mlp(normed)
 
 
+def is_quick_gelu(mlp: nn.Module) -> bool:
+    """Whether an MLP computes QuickGELU (OpenAI's weights)."""
+    return type(getattr(mlp, "gelu", None)).__name__ == "QuickGELU"
+
+
 def lean_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
     """Run an MLP; with QuickGELU, save one hidden-sized tensor for the backward pass where the plain form saves three.
 
     q(z) = z sigmoid(1.702 z) = silu(1.702 z) / 1.702, with both factors folded into the matrix products.
     """
-    if type(mlp.gelu).__name__ != "QuickGELU":
+    if not is_quick_gelu(mlp):
         return mlp(x)
     rows = x.flatten(0, -2)
     hidden = torch.addmm(mlp.c_fc.bias, rows, mlp.c_fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
@@ -64,8 +69,10 @@ def project_heads(x: Tensor, attn: Any, part: int) -> Tensor:
     """Query (part 0), key (1) or value (2) of every head: (*batch, n, c) -> (batch, heads, n, c / heads)."""
     c, heads = x.shape[-1], attn.num_heads
     rows = slice(part * c, (part + 1) * c)
-    y = F.linear(x, attn.in_proj_weight[rows], attn.in_proj_bias[rows])
-    return y.reshape(-1, x.shape[-2], heads, c // heads).transpose(1, 2)
+    y = F.linear(x, attn.in_proj_weight[rows], None if attn.in_proj_bias is None else attn.in_proj_bias[rows])
+    y = y.reshape(-1, x.shape[-2], heads, c // heads).transpose(1, 2)
+    rotate = getattr(attn, "rotate", None) if part < 2 else None
+    return y if rotate is None else rotate(y)
 
 
 def attend(attn: Any, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:

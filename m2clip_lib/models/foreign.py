@@ -105,7 +105,7 @@ def fill(model, path: Path, state: dict[str, Tensor], renames: Renames):
     """
     found, where = {}, f"backbone {model.backbone.source!r}"
     for name, value in model.state_dict().items():
-        published, shape = published_name(name, len(model.clip.transformer.resblocks), renames), tuple(value.shape)
+        published, shape = published_name(name, len(model.text.blocks), renames), tuple(value.shape)
         if published in state:
             given = state.pop(published).float()
             given = given.flatten(2) if given.dim() > value.dim() == 3 else given  # ST-Adapter's convolutions are 3 x 1 x 1
@@ -125,8 +125,8 @@ def fill(model, path: Path, state: dict[str, Tensor], renames: Renames):
 
 
 def _m2_clip(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
-    vision_blocks, text_blocks = len(backbone.clip.visual.transformer.resblocks), len(backbone.clip.transformer.resblocks)
-    copied = backbone.clip.transformer.resblocks[-1].state_dict()
+    vision_blocks, text_blocks = len(backbone.visual.blocks), len(backbone.text.blocks)
+    copied = backbone.text.blocks[-1].state_dict()
     block = [(state.get(f"transformer.resblocks.{text_blocks}.{name}"), value) for name, value in copied.items()]
     is_full = all(own is not None and own.shape == value.shape for own, value in block)
     return M2CLIPConfig(
@@ -140,7 +140,7 @@ def _m2_clip(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frame
 
 
 def _st_adapter(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
-    blocks = len(backbone.clip.visual.transformer.resblocks)
+    blocks = len(backbone.visual.blocks)
     fields = placement(path, state, "vision", "transformer.resblocks", "fc1.weight", blocks) | {"visual_adapter": "st_adapter"}
     return M2CLIPConfig(_numbered("class", state["fc.weight"]), **fields, num_frames=frames_of(path, num_frames), **NO_TEXT)
 
@@ -151,7 +151,7 @@ def _aim(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: i
         raise UserError(f"{path}: made for clips of {frames} frames, not of {num_frames}; leave num_frames out")
     scale = 1.0 if inner else 0.5
     log.warning("%s: does not record the scale of its MLP adapter: taking %g, as published with this number of adapters", path, scale)
-    width, blocks = state[f"{AIM_BLOCK}.S_Adapter.D_fc1.weight"].shape[0], len(backbone.clip.visual.transformer.resblocks)
+    width, blocks = state[f"{AIM_BLOCK}.S_Adapter.D_fc1.weight"].shape[0], len(backbone.visual.blocks)
     fields = {"vision_adapter_layers": blocks, "vision_adapter_width": width, "aim_inner": inner, "aim_scale": scale}
     names = _numbered("class", state["cls_head.fc_cls.weight"])
     return M2CLIPConfig(names, visual_adapter="aim", num_frames=frames, **fields, **NO_TEXT)
@@ -188,6 +188,6 @@ def export_published(model, path: str | Path) -> None:
         raise UserError(f"export_official: the published format holds {kept}")
     if config.own_mlm_block:
         raise UserError("export_official: this model has a masked-word block of its own, but the published format rebuilds it from CLIP")
-    text_blocks = len(model.clip.transformer.resblocks)
+    text_blocks = len(model.text.blocks)
     tensors = {published_name(n, text_blocks): v.detach().cpu().float().clone() for n, v in model.trainable_state().items()}
     write_atomically(Path(path), lambda file: torch.save({"model": tensors, "next_epoch": 0}, file))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2clip_lib.models.text import NOT_A_TARGET, text_length, unit
+from m2clip_lib.models.text import NOT_A_TARGET, unit
 from m2clip_lib.sections import LossWeights
 
 TARGET_SHARPNESS = 10.0  # of the soft targets of the contrastive loss
@@ -110,7 +110,7 @@ def multi_task_loss(
     if masked_tokens is not None:
         length = masked_tokens.shape[1]
         if model.shortcuts:  # up to the latest end-of-text or target, whichever is later
-            length = max([text_length(masked_tokens), *((masked_targets != NOT_A_TARGET).any(dim=0).nonzero()[:, 0] + 1).tolist()])
+            length = max([model.text.length(masked_tokens), *((masked_targets != NOT_A_TARGET).any(dim=0).nonzero()[:, 0] + 1).tolist()])
         hidden = model.encode_text(masked_tokens.to(video.device, non_blocking=True), length=length).text_hidden
         targets = masked_targets[:, :length].to(video.device, non_blocking=True)
         mlm = part.word_share * masked_word_loss(model.mlm_logits(hidden, seen.frame_features), targets)

@@ -23,7 +23,9 @@ from m2clip_lib.models.blocks import clip_block
 from m2clip_lib.models.checkpoint import load_checkpoint, save_checkpoint
 from m2clip_lib.models.foreign import export_published
 from m2clip_lib.models.losses import cosine_scores
-from m2clip_lib.models.text import PrefixCache, text_length, unit
+from m2clip_lib.models.text import PrefixCache, unit
+from m2clip_lib.models.text_tower import TextTower
+from m2clip_lib.models.visual_tower import VisualTower, visual_tower
 
 FROZEN = ("clip.", "mlm_block.")
 
@@ -72,27 +74,29 @@ class M2CLIP(nn.Module):
         self._clip_block = clip_block
         self._prefix_cache = PrefixCache()
         clip = self.clip = backbone.clip if config.unfreeze == "nothing" else copy.deepcopy(backbone.clip)  # others use the backbone's
-        width, text_width, embed_dim = clip.visual.conv1.out_channels, clip.ln_final.weight.shape[0], clip.visual.proj.shape[1]
-        made = visual_adapters(config, width)
-        layers, blocks = config.vision_adapter_layers, len(clip.visual.transformer.resblocks)
-        self.visual_adapters = _adapters("vision", layers, blocks, made, config.vision_adapter_blocks)
+        self.visual, self.text = visual, text = visual_tower(clip.visual), TextTower(clip)
+        aim = config.visual_adapter == "aim"
+        if aim and visual.rotary:
+            reason = f"backbone {backbone.source!r} rotates by place, so its attention cannot run over time"
+            raise UserError(f"model.visual_adapter = aim: {reason}; give another")
+        made = visual_adapters(config, visual.width)
+        self.visual_adapters = _adapters("vision", config.vision_adapter_layers, len(visual.blocks), made, config.vision_adapter_blocks)
         places = [place for place in ("pre_attn", "pre_mlp") if getattr(config, f"text_adapter_{place}")]
-        made = dict.fromkeys(places, partial(TextAdapter, text_width, config.text_adapter_width))
+        made = dict.fromkeys(places, partial(TextAdapter, text.width, config.text_adapter_width))
         layers = config.text_adapter_layers if config.text_side == "adapters" else 0
-        self.text_adapters = _adapters("text", layers, len(clip.transformer.resblocks) + 1, made)  # the last: the MLM block's
+        self.text_adapters = _adapters("text", layers, len(text.blocks) + 1, made)  # the last: the MLM block's
         time = {"kernel": config.temporal_kernel, "static": config.static}
         own_frames = config.frame_adapter and config.visual_adapter == "ted"
-        self.frame_adapter = FrameAdapter(embed_dim, **time) if own_frames else nn.Identity()
-        aim = config.visual_adapter == "aim"
-        self.time_embedding = nn.Parameter(torch.zeros(1, config.num_frames, width)) if aim else None
-        self.video_norm = copy.deepcopy(clip.visual.ln_post) if aim else None
+        self.frame_adapter = FrameAdapter(visual.embed_dim, **time) if own_frames else nn.Identity()
+        self.time_embedding = nn.Parameter(torch.zeros(1, config.num_frames, visual.width)) if aim else None
+        self.video_norm = copy.deepcopy(visual.norm) if aim else None
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(width, len(config.class_names))
-        self.mlm_block = copy.deepcopy(clip.transformer.resblocks[-1])
+        self.classifier = nn.Linear(visual.pooled_width, len(config.class_names))
+        self.mlm_block = copy.deepcopy(text.blocks[-1])
         # Words attend to frames: where the embedding is not as wide as the text tower, frames are projected.
-        self.mlm_project = nn.Identity() if embed_dim == text_width else nn.Linear(embed_dim, text_width, bias=False)
-        self.mlm_head = MaskedWordHead(text_width, len(config.vocabulary))
-        self.unfrozen = unfrozen_names(clip.visual, config.unfreeze)
+        self.mlm_project = nn.Identity() if visual.embed_dim == text.width else nn.Linear(visual.embed_dim, text.width, bias=False)
+        self.mlm_head = MaskedWordHead(text.width, len(config.vocabulary))
+        self.unfrozen = unfrozen_names(visual, config.unfreeze)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_trainable(name) or name in self.unfrozen)
 
@@ -110,8 +114,8 @@ class M2CLIP(nn.Module):
         return self.trainable_state() | own
 
     def dead_parameters(self) -> set[str]:
-        """Names of parameters with no effect: patches are dropped after the last block, so what reads them alone before its MLP is idle."""
-        branch = {"ted": "difference.", "st_adapter": ""}.get(self.config.visual_adapter, "none")
+        """Names of parameters with no effect: where CLS alone is read after the last block, what reads patches before its MLP is idle."""
+        branch = {"ted": "difference.", "st_adapter": ""}.get(self.config.visual_adapter if self.visual.reads_first else "", "none")
         last = f"visual_adapters.{len(self.visual_adapters) - 1}.pre_mlp.{branch}"
         return {name for name, _ in self.named_parameters() if name.startswith(last)}
 
@@ -124,24 +128,22 @@ class M2CLIP(nn.Module):
 
     def encode_video(self, video: Float[Tensor, "b 3 t h w"]) -> VideoOutput:
         """Encode clips. video: RGB, normalised with the backbone's mean and std, h = w = backbone.image_size, any t >= 1."""
-        visual, cls = self.clip.visual, self.visual_tokens(video, self.shortcuts)[:, :, 0]  # (b, t, c)
-        normed = visual.ln_post(cls) if self.video_norm is None else self.video_norm(cls)
-        pooled = visual.ln_post(cls.mean(dim=1)) if self.video_norm is None else normed.mean(dim=1)  # AIM takes the mean last
+        visual = self.visual
+        frames = visual.pool(self.visual_tokens(video, self.shortcuts and visual.reads_first))  # (b, t, c)
+        normed = visual.norm(frames) if self.video_norm is None else self.video_norm(frames)
+        pooled = visual.norm(frames.mean(dim=1)) if self.video_norm is None else normed.mean(dim=1)  # AIM takes the mean last
         fc_logits = self.classifier(self.dropout(pooled))
-        frame_features = self.frame_adapter(normed @ visual.proj)
+        frame_features = self.frame_adapter(visual.project(normed))
         return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
 
     def visual_tokens(self, video: Float[Tensor, "b 3 t h w"], first_only: bool = False) -> Float[Tensor, "b t n c"]:
-        """The tokens of every frame after the last block, CLS first. first_only: CLS alone, which is all that the heads read."""
-        visual = self.clip.visual
+        """The tokens of every frame after the last block, CLS first if there is one. first_only: the first alone (visual.reads_first)."""
         b, _, t, h, w = video.shape
-        if (h, w) != tuple(visual.image_size):
-            raise ValueError(f"video is {w}x{h} px, the backbone reads {visual.image_size[1]}x{visual.image_size[0]}")
-        x = visual.conv1(video.transpose(1, 2).reshape(b * t, 3, h, w)).flatten(2).transpose(1, 2)  # (b*t, n-1, c)
-        cls = visual.class_embedding.to(x.dtype).expand(b * t, 1, -1)
-        x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
-        x = x.unflatten(0, (b, t))
-        x = visual.ln_pre(x if self.time_embedding is None else x + self._frame_positions(t))  # (b, t, n, c)
+        rows, columns = self.clip.visual.image_size
+        if (h, w) != (rows, columns):
+            raise ValueError(f"video is {w}x{h} px, the backbone reads {columns}x{rows}")
+        positions = None if self.time_embedding is None else self._frame_positions(t).expand(b, -1, -1, -1).flatten(0, 1)
+        x = self.visual.embed(video.transpose(1, 2).reshape(b * t, 3, h, w), positions).unflatten(0, (b, t))  # (b, t, n, c)
         run_block = self._visual_block
         if self.activation_checkpointing and torch.is_grad_enabled():
             run_block = partial(checkpoint, self._visual_block, use_reentrant=False, preserve_rng_state=False)  # the blocks have no dropout
@@ -163,8 +165,7 @@ class M2CLIP(nn.Module):
 
     def visual_block(self, i: int) -> tuple[Any, dict[str, Callable[[Tensor], Tensor]]]:
         """A block of the visual tower as it is run, and its adapters as clip_block calls them."""
-        visual = self.clip.visual
-        return at_places(self.visual_adapters[i], visual.transformer.resblocks[i], visual.grid_size)
+        return at_places(self.visual_adapters[i], self.visual.blocks[i], self.visual.grid)
 
     def compile_blocks(self) -> None:
         """Let torch.compile fuse the operations between the matrix products of a block; blocks of one kind share the compiled code."""
@@ -175,57 +176,56 @@ class M2CLIP(nn.Module):
     def frozen_text_blocks(self) -> int:
         """Number of text blocks below the first adapter: for fixed prompts their output is the same at every step."""
         adapted = [i for i, adapters in enumerate(self.text_adapters) if len(adapters)]
-        return min([*adapted, len(self.clip.transformer.resblocks)])
+        return min([*adapted, len(self.text.blocks)])
 
     def text_prefix(self, tokens: Int[Tensor, "n l"], length: int) -> Float[Tensor, "n length w"]:
         """Embedding and frozen blocks of the first `length` positions."""
-        clip = self.clip
-        x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
-        for block in clip.transformer.resblocks[: self.frozen_text_blocks]:
-            x = clip_block(block, x, mask=clip.attn_mask[:length, :length])
+        x = self.text.embed(tokens[:, :length])
+        for block in self.text.blocks[: self.frozen_text_blocks]:
+            x = clip_block(block, x, mask=self.text.mask(length))
         return x
 
     def encode_text(self, tokens: Int[Tensor, "n l"], length: int | None = None, fixed: bool = False) -> TextOutput:
         """Encode texts.
 
         Args:
-            tokens: zero-padded ids ending in the largest id (end of text).
-            length: positions to compute; by default up to the latest end-of-text (the tower is causal: the rest has no effect).
+            tokens: ids as the backbone's tokenizer gives them, with start, end and padding.
+            length: positions to compute; by default those that can have an effect (see TextTower.length).
             fixed: the same tensor will be passed again (the prompts of all classes): the frozen part is computed once and cached.
         """
-        clip = self.clip
+        text = self.text
         if self.shortcuts and fixed and length is None:
-            x, length, eot = self._prefix_cache.get(self, tokens)
+            x, length, end = self._prefix_cache.get(self, tokens)
         else:
-            length = length or (text_length(tokens) if self.shortcuts else tokens.shape[1])
-            x, eot = self.text_prefix(tokens, length), tokens.argmax(dim=1)
-        blocks = list(zip(clip.transformer.resblocks, self.text_adapters, strict=False))  # the last adapters belong to the MLM block
+            length = length or (text.length(tokens) if self.shortcuts else tokens.shape[1])
+            x, end = self.text_prefix(tokens, length), text.end(tokens)
+        blocks = list(zip(text.blocks, self.text_adapters, strict=False))  # the last adapters belong to the MLM block
         for block, adapters in blocks[self.frozen_text_blocks :]:
-            x = clip_block(block, x, mask=clip.attn_mask[:length, :length], **adapters)
-        pooled = clip.ln_final(x[torch.arange(len(x), device=x.device), eot])
-        return TextOutput(pooled @ clip.text_projection, x)
+            x = clip_block(block, x, mask=text.mask(length), **adapters)
+        return TextOutput(text.pool(x, end), x)
 
     def mlm_logits(self, text_hidden: Float[Tensor, "b l w"], frame_features: Float[Tensor, "b t e"]) -> Float[Tensor, "b l v"]:
         """Score the vocabulary at every text position: words attend to the frames through a frozen copy of the last text block."""
         x = clip_block(self.mlm_block, text_hidden, context=self.mlm_project(frame_features), **self.text_adapters[-1])
-        return self.mlm_head(self.clip.ln_final(x))
+        return self.mlm_head(self.text.module.ln_final(x))
 
     def forward(self, video: Float[Tensor, "b 3 t h w"], tokens: Int[Tensor, "n l"]) -> M2CLIPOutput:
         """Score every clip against every text; also compute masked-word logits when there is one text per clip (n == b)."""
         seen, read = self.encode_video(video), self.encode_text(tokens)
         scores = cosine_scores(unit(seen.image_features), unit(read.text_features), self.clip.logit_scale.exp())
+        scores = scores if self.clip.logit_bias is None else scores + self.clip.logit_bias  # of sigmoid losses (SigLIP)
         words = self.mlm_logits(read.text_hidden, seen.frame_features) if len(tokens) == len(video) else None
         return M2CLIPOutput(**vars(read), **vars(seen), logits_per_image=scores, mlm_logits=words)
 
 
-def unfrozen_names(visual: nn.Module, unfreeze: str | int) -> set[str]:
+def unfrozen_names(visual: VisualTower, unfreeze: str | int) -> set[str]:
     """Names in M2CLIP of the visual tower's own parameters that are trained; see the model section's field."""
-    names, blocks = [name for name, _ in visual.named_parameters()], len(visual.transformer.resblocks)
+    names, blocks = [name for name, _ in visual.module.named_parameters()], len(visual.blocks)
     if unfreeze == "biases_and_norms":
-        names = [name for name in names if name.endswith("bias") or "ln_" in name]
+        names = [name for name in names if name.endswith("bias") or "ln_" in name or "norm" in name]
     elif isinstance(unfreeze, int):
-        last = tuple(f"transformer.resblocks.{i}." for i in range(blocks - unfreeze, blocks))
-        names = [name for name in names if name.startswith((*last, "ln_post.", "proj"))]
+        last = [visual.block_names.format(i) for i in range(blocks - unfreeze, blocks)]
+        names = [name for name in names if name.startswith((*last, *visual.last_names))]
     return set() if unfreeze == "nothing" else {f"clip.visual.{name}" for name in names}
 
 

@@ -37,9 +37,9 @@ def _frozen(model: M2CLIP) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
             yield from ((parameter, None) for parameter in module.fc2.parameters())
         elif isinstance(module, LoRA):
             yield module.up, None
-    visual = model.backbone.clip.visual
+    visual = model.backbone.visual
     if model.time_embedding is not None:
         yield model.time_embedding, None
-        yield from zip(model.video_norm.parameters(), visual.ln_post.parameters(), strict=True)
+        yield from zip(model.video_norm.parameters(), visual.norm.parameters(), strict=True)
     own = dict(model.named_parameters())
-    yield from ((own[name], visual.get_parameter(name.removeprefix("clip.visual."))) for name in model.unfrozen)
+    yield from ((own[name], visual.module.get_parameter(name.removeprefix("clip.visual."))) for name in model.unfrozen)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json
 from m2clip_lib.models.demo_clip import unpack
+from m2clip_lib.models.text_tower import unfit_text
+from m2clip_lib.models.visual_tower import unfit_visual
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ OPENAI_TORCHSCRIPT_SHA256 = {  # the digests in the published URLs
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # scalars that only OpenAI's files carry
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which files keep the tensors, if not at the top level
 OTHER_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")  # of open_clip's configs
-Loaded = tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]]  # CLIP, mean, std
+RGB = tuple[float, float, float]
+Loaded = tuple[nn.Module, dict, RGB, RGB]  # CLIP, open_clip's text_cfg, mean, std
 
 
 def from_tag(tag: str) -> Loaded:
@@ -47,7 +50,8 @@ def from_tag(tag: str) -> Loaded:
         raise UserError(f"backbone source {tag!r}: neither a file nor an open_clip tag; {example}")
     if pretrained not in open_clip.list_pretrained_tags_by_model(name):
         raise UserError(f"backbone source {tag!r}: open_clip has no weights {pretrained!r} for {name}; see open_clip.list_pretrained()")
-    refuse_unfit(open_clip.get_model_config(name), name)  # before hundreds of megabytes are downloaded
+    architecture = open_clip.get_model_config(name)
+    refuse_unfit(architecture, name)  # before hundreds of megabytes are downloaded
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if config.get("quick_gelu") and not name.endswith("-quickgelu"):
         log.warning("backbone %s: the weights were trained with QuickGELU although the name says GELU: using QuickGELU", tag)
@@ -57,7 +61,7 @@ def from_tag(tag: str) -> Loaded:
         clip = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=bool(config.get("quick_gelu")))
     except (OSError, RuntimeError) as error:  # the hub client's errors are subclasses of these
         raise UserError(f"backbone weights {tag!r} could not be downloaded ({type(error).__name__}); {HOW_TO_GET}") from error
-    return clip, tuple(config.get("mean") or OPENAI_MEAN), tuple(config.get("std") or OPENAI_STD)
+    return clip, architecture["text_cfg"], tuple(config.get("mean") or OPENAI_MEAN), tuple(config.get("std") or OPENAI_STD)
 
 
 def from_file(path: Path, model_name: str, trust_torchscript: bool) -> Loaded:
@@ -70,31 +74,35 @@ def from_file(path: Path, model_name: str, trust_torchscript: bool) -> Loaded:
         config, preprocess = _architecture(path, state, model_name)
     refuse_unfit(config, str(path))
     clip = _build(config, {name: value for name, value in state.items() if name not in OPENAI_MARKS}, path)
-    return clip, tuple(preprocess.get("mean", OPENAI_MEAN)), tuple(preprocess.get("std", OPENAI_STD))
+    return clip, config["text_cfg"], tuple(preprocess.get("mean", OPENAI_MEAN)), tuple(preprocess.get("std", OPENAI_STD))
 
 
-def refuse_unfit(config: dict, name: str) -> None:
-    """Reject architectures that the adapters do not fit. Raises: UserError naming the tower."""
+def refuse_unfit(config: dict, name: str) -> nn.Module:
+    """Reject architectures that the adapters do not fit. Returns: the CLIP, without weights. Raises: UserError naming the tower."""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-    if vision.get("timm_model_name"):
-        reason = f"a timm vision tower ({vision['timm_model_name']})"
-    elif isinstance(vision.get("layers"), list | tuple):
-        reason = "a ResNet (ModifiedResNet) vision tower"
-    elif config.get("multimodal_cfg"):
+    if config.get("multimodal_cfg"):
         reason = "a CoCa text tower"
-    elif text.get("hf_model_name") or config.get("custom_text"):
-        reason = f"a custom text tower ({text.get('hf_model_name') or text.get('hf_tokenizer_name') or 'CustomTextCLIP'})"
-    elif vision.get("attentional_pool") or vision.get("final_ln_after_pool") or vision.get("pool_type", "tok") != "tok":
-        reason = "a vision tower that does not pool like CLIP's (class token)"
+    elif text.get("hf_model_name"):
+        reason = f"a text tower of the hub ({text['hf_model_name']})"
     elif own := [field for field in OTHER_BLOCKS if vision.get(field) or text.get(field)]:
         reason = f"blocks that compute something else than CLIP's ({own[0]})"
-    elif text.get("text_arch", "clip") != "clip" or text.get("embed_cls"):
+    elif text.get("text_arch", "clip") != "clip":
         reason = "a text tower of another architecture than CLIP's"
-    elif text.get("pool_type", "argmax") != "argmax" or text.get("no_causal_mask") or text.get("proj_bias"):
-        reason = "a text tower that does not pool like CLIP's (causal, end of text, projection without bias)"
     else:
-        return
-    raise UserError(f"backbone {name!r} has {reason}; the adapters need a plain ViT and CLIP's text tower (ViT-B-16, ViT-L-14, ...)")
+        with torch.device("meta"):
+            clip = new_clip(config)
+        if not (reason := unfit_visual(clip.visual) or unfit_text(clip)):
+            return clip
+    needed = "a ViT and a text tower like CLIP's (ViT-B-16, ViT-B-16-SigLIP2, PE-Core-B-16, ...)"
+    raise UserError(f"backbone {name!r} has {reason}; the adapters need {needed}")
+
+
+def new_clip(config: dict) -> nn.Module:
+    """open_clip's model of a configuration, with new weights."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    kind = CustomTextCLIP if config.get("custom_text") else CLIP
+    return kind(**{key: value for key, value in config.items() if key != "custom_text"})
 
 
 def read_state(path: Path, trust_torchscript: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -201,9 +209,7 @@ def config_from_tensors(path: Path, state: dict[str, Tensor]) -> dict:
 
 def _build(config: dict, state: dict[str, Tensor], path: Path) -> nn.Module:
     """Build the CLIP. Raises: UserError naming the first tensor that differs, with both shapes."""
-    from open_clip.model import CLIP
-
-    clip = CLIP(**{key: value for key, value in config.items() if key != "custom_text"})
+    clip = new_clip(config)
     expected = clip.state_dict()
     for name, value in expected.items():
         if name not in state or state[name].shape != value.shape:

@@ -42,18 +42,19 @@ def trace_shapes(model: M2CLIP, video: Tensor, tokens: Tensor) -> pd.DataFrame:
         video: (b, 3, t, h, w), normalised. tokens: (b, l), one text per clip.
     Returns: columns step, axes, shape, values (numbers in the tensor), meaning.
     """
-    blocks = len(model.visual_adapters)
+    visual, names = model.visual, {module: name for name, module in model.named_modules()}
     first = next((i for i, adapters in enumerate(model.visual_adapters) if "pre_mlp" in adapters), None)
+    after = ("b t 1 c", "after it: only the class token is used from here on") if visual.reads_first else ("b t n c", "after it")
     place = f"visual_adapters.{first}.pre_mlp"
     stations = {  # name -> axes, meaning
         "video": ("b 3 t h w", "normalised pixels"),
-        "clip.visual.conv1": ("b·t c rows columns", "every frame split into patches"),
-        "clip.visual.ln_pre": ("b·t n c", "patches and the class token, with positions"),
+        names[visual.stem]: ("b·t c rows columns" if hasattr(visual.stem, "weight") else "b·t n c", "every frame split into patches"),
+        names[visual.norm_pre]: ("b·t n c", "patches and the class token, with positions" if visual.prefix else "patches with positions"),
         f"{place}.enhancement.fc1": ("b t n d", "TED enhancement: bottleneck, mixed with the previous and next frames"),
         f"{place}.difference.fc1": ("b t n-1 d", "TED difference: change since the previous frame, patches only"),
         place: ("b t n c", "TED output: x + enhancement + difference"),
-        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_1": ("b t n c", "before attention of the last block: frames still separate"),
-        f"clip.visual.transformer.resblocks.{blocks - 1}.ln_2": ("b t 1 c", "after it: only the class token is used from here on"),
+        names[visual.blocks[-1].ln_1]: ("b t n c", "before attention of the last block: frames still separate"),
+        names[visual.blocks[-1].ln_2]: after,
         "frame_features": ("b t e", "one embedding per frame, after the frame adapter"),
         "image_features": ("b e", "their mean: one embedding per clip"),
         "fc_logits": ("b k", "classifier scores"),

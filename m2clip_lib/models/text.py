@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from m2clip_lib.data.prompts import Prompt, class_prompts, nth_prompts, prompt_number
 from m2clip_lib.errors import UserError
+from m2clip_lib.models.text_tower import around
 
 MASK_WORD = "mask"  # the published code masks with this ordinary word; CLIP's vocabulary has no mask token
 NOT_A_TARGET = -100  # ignored by cross entropy
@@ -24,15 +25,10 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str]) -> Int[Tens
     """
     limit = tokenizer.context_length
     for text in texts:
-        length = len(tokenizer.encode(text)) + 2  # start and end
+        length = len(around(tokenizer)[0]) + len(tokenizer.encode(text)) + 1  # start and end
         if length > limit:
             raise UserError(f"text {text!r} needs {length} tokens, this backbone reads {limit}; shorten the class name or the prompt")
     return tokenizer(list(texts))
-
-
-def text_length(tokens: Int[Tensor, "n l"]) -> int:
-    """Positions up to and including the latest end-of-text (the largest id); later ones have no effect, as the tower is causal."""
-    return int(tokens.argmax(dim=1).max()) + 1 if len(tokens) else 0
 
 
 @dataclass(frozen=True)
@@ -67,15 +63,14 @@ def mask_caption(
     count = max(1, round(share * len(caption.maskable)))
     chosen = rng.choice(caption.maskable, size=count, replace=False).tolist() if caption.maskable else []
     mask_tokens, limit = tokenizer.encode(MASK_WORD), tokenizer.context_length
-    ids, targets = [tokenizer.sot_token_id], [NOT_A_TARGET]
+    before, after = around(tokenizer)
+    ids, targets = list(before), [NOT_A_TARGET] * len(before)
     for i, word in enumerate(caption.words):
         piece = mask_tokens if i in chosen else list(word)
         ids += piece
         targets += [caption.targets[i] if i in chosen else NOT_A_TARGET] + [NOT_A_TARGET] * (len(piece) - 1)
-    ids = [*ids[: limit - 1], tokenizer.eot_token_id]
-    targets = [*targets[: limit - 1], NOT_A_TARGET]
-    padding = limit - len(ids)
-    return torch.tensor(ids + [0] * padding), torch.tensor(targets + [NOT_A_TARGET] * padding)
+    ids, targets = [*ids[: limit - 1], *after], [*targets[: limit - 1], *[NOT_A_TARGET] * len(after)]
+    return torch.tensor(ids[:limit]), torch.tensor(targets[:limit])
 
 
 def mask_batch(
@@ -147,20 +142,19 @@ class PrefixCache:
         return PrefixCache().__dict__  # a copy, here or in another process, starts empty
 
     def get(self, model, tokens: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Returns: the prefix (n, length, w), its length, and the position of the end of text in each row (n,)."""
+        """Returns: the prefix (n, length, w), its length, and the position that is read in each row (n,)."""
         device = tokens.device.type
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         # In-place changes are counted by _version, except for inference tensors, which are taken as unchanged.
-        weights = [*model.clip.token_embedding.parameters(), model.clip.positional_embedding, *model.clip.transformer.parameters()]
-        versions = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in weights)
+        versions = tuple((w.data_ptr(), w._version, w.dtype, w.device) for w in model.text.weights())
         key = (-1 if tokens.is_inference() else tokens._version, versions, autocast)
         entry = self._entries.pop(id(tokens), None)
         if entry is None or entry[0] != key:
-            length = text_length(tokens)
+            length = model.text.length(tokens)
             # Never an inference tensor: a prefix first computed in evaluation must also serve training.
             with torch.inference_mode(False), torch.no_grad():
                 fixed = tokens.clone()
-                entry = (key, tokens, (model.text_prefix(fixed, length), length, fixed.argmax(dim=1)))
+                entry = (key, tokens, (model.text_prefix(fixed, length), length, model.text.end(fixed)))
         self._entries[id(tokens)] = entry
         if len(self._entries) > LARGEST:
             self._entries.pop(next(iter(self._entries)))

@@ -41,9 +41,9 @@ def split_features(
     files = [folder / f"{start:08d}.npz" for start in range(0, videos, PART)]
     missing = [i for i, file in enumerate(files) if not file.is_file()]
     if missing and processes.is_main:
-        rows, columns = backbone.clip.visual.grid_size
-        width, embed_dim = backbone.clip.visual.proj.shape
-        size = 2e-6 * videos * protocol.num_views * protocol.frames * (rows * columns * width if patches else embed_dim)
+        tower = backbone.visual
+        per_frame = tower.grid[0] * tower.grid[1] * tower.width if patches else tower.embed_dim
+        size = 2e-6 * videos * protocol.num_views * protocol.frames * per_frame
         report(f"features: {videos} videos of split {protocol.split}, {protocol.views} views: {size:,.1f} MB in {folder}")
     for i in missing[processes.rank :: processes.count]:
         rows = range(i * PART, min(videos, (i + 1) * PART))
@@ -73,7 +73,9 @@ def _encode(
     model = frozen_clip(experiment, backbone, manifest.class_names).to(device)
 
     def read(video: Tensor) -> Tensor:
-        return model.visual_tokens(video)[:, :, 1:].flatten(1, 2) if patches else model.encode_video(video).frame_features
+        if patches:
+            return model.visual_tokens(video)[:, :, model.visual.prefix :].flatten(1, 2)
+        return model.encode_video(video).frame_features
 
     found = encoded(model, views, experiment, device, read)
     halves = {name: values.astype(np.float16) for name, values in found.scores.items()}

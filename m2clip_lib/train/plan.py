@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from open_clip import get_model_config
-from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +19,7 @@ from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
 from m2clip_lib.models.demo_clip import MODEL_CONFIG
-from m2clip_lib.models.sources import refuse_unfit
+from m2clip_lib.models.sources import new_clip, refuse_unfit
 
 ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches: a guess until `m2clip bench train` has measured it on that card
 ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
@@ -71,7 +70,7 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
             kept = between + kept / len(model.visual_adapters)
         with torch.no_grad(), FlopCounterMode(display=False) as view:
             model.encode_video(video)
-        tokens = torch.zeros(classes, clip.positional_embedding.shape[0], dtype=torch.int64)
+        tokens = torch.zeros(classes, model.text.context_length, dtype=torch.int64)
         with FlopCounterMode(display=False) as prefix:
             model.text_prefix(tokens, TEXT_TOKENS)
         with FlopCounterMode(display=False) as read:
@@ -187,7 +186,7 @@ def _architecture(experiment: Experiment) -> torch.nn.Module:
     """The CLIP of an experiment, with arbitrary weights."""
     source, name = experiment.backbone.source, experiment.backbone.model_name
     if source == "demo":
-        return CLIP(**MODEL_CONFIG)
+        return new_clip(MODEL_CONFIG)
     name = name or (source.partition("/")[0] if "/" in source and not Path(source).suffix else "")
     if not name:
         raise UserError(f"plan: backbone.source {source!r} does not name its architecture; add -o backbone.model_name=ViT-B-16-quickgelu")
@@ -195,4 +194,4 @@ def _architecture(experiment: Experiment) -> torch.nn.Module:
     if sizes is None:
         raise UserError(f"plan: open_clip has no architecture {name!r}; set backbone.model_name")
     refuse_unfit(sizes, name)
-    return CLIP(**sizes)
+    return new_clip(sizes)

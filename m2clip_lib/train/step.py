@@ -162,7 +162,7 @@ class TrainingSteps:
                 self.scaler.scale(loss.total).backward()
                 terms += torch.stack([getattr(loss, term).detach().float() for term in TERMS])
             elif callable(images) and len(parts) == 1:
-                images(torch.empty(0, self.model.clip.visual.proj.shape[1], device=self.device))  # the others wait for this process
+                images(torch.empty(0, self.model.visual.embed_dim, device=self.device))  # the others wait for this process
         if shared is not classes and shared.grad is not None:
             classes.backward(shared.grad.to(classes.dtype))
         for parameter in self.parameters:
@@ -219,7 +219,7 @@ class TrainingSteps:
             return lambda image: self.processes.gather_rows(image.detach(), sizes), labels
         with torch.no_grad(), self._autocast():
             features = [unit(self.model.encode_video(self._video(part)).image_features) for part in parts if part.counts[0]]
-        width = self.model.clip.visual.proj.shape[1]
+        width = self.model.visual.embed_dim
         images = self.processes.gather_rows(torch.cat([torch.empty(0, width, device=self.device), *features]), sizes)
         return lambda image: images, labels
 

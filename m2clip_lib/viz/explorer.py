@@ -148,7 +148,7 @@ class Explorer:
     @property
     def blocks(self) -> int:
         """Number of visual blocks."""
-        return len(self.model.clip.visual.transformer.resblocks)
+        return len(self.model.visual.blocks)
 
     @property
     def checkpoints(self) -> list[str]:

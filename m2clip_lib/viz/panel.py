@@ -38,9 +38,9 @@ class ExplorerPanel:
         self.explorer = explorer
         self.rows = explorer.table.reset_index(drop=True).loc[explorer.predictions.rows]
         names = explorer.manifest.class_names
-        frames, (rows, columns) = explorer.run.experiment.data.num_frames, explorer.model.clip.visual.grid_size
+        frames, (rows, columns) = explorer.run.experiment.data.num_frames, explorer.model.visual.grid
         checkpoints, blocks = explorer.checkpoints, explorer.blocks
-        num_heads = explorer.model.clip.visual.transformer.resblocks[0].attn.num_heads
+        num_heads = explorer.model.visual.blocks[0].attn.num_heads
         heads = [("mean of all", ALL_HEADS), *((str(i + 1), i) for i in range(num_heads))]
         self.class_choice = w.Dropdown(options=list(self.rows.class_name.unique()), description="class", **SHORT)
         self.video_choice = w.IntSlider(min=1, max=1, description="video", **SETTLED, **SHORT)
@@ -116,7 +116,7 @@ class ExplorerPanel:
         models = {"this run": explorer.model}
         if self.other.value:
             models[self.other.value] = explorer.other(self.other.value)
-        shown = edit_clip(self.look, edit, explorer.model.backbone.mean, explorer.model.clip.visual.grid_size)
+        shown = edit_clip(self.look, edit, explorer.model.backbone.mean, explorer.model.visual.grid)
         maps, tables = [], []
         for name, model in models.items():
             title = name if len(models) > 1 else ""

@@ -3,6 +3,8 @@
 Source: Yang et al., "AIM" (ICLR 2023); held to outputs and gradients of the authors' code in tests/. Their drop path is left out.
 """
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +38,7 @@ class TimeAttention(nn.Module):
         self.outer = Bottleneck(width, bottleneck)
         self.inner = Bottleneck(width, bottleneck, skip=True) if inner else None
 
-    def forward(self, x: Float[Tensor, "b t n c"], block: nn.Module) -> Float[Tensor, "b t n c"]:
+    def forward(self, x: Float[Tensor, "b t n c"], block: Any) -> Float[Tensor, "b t n c"]:
         """block: the frozen block whose ln_1 and attention are used."""
         u = block.ln_1(x).transpose(1, 2)  # (b, n, t, c)
         u = u if self.inner is None else self.inner(u)

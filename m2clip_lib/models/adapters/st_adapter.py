@@ -14,7 +14,8 @@ class STAdapter(TemporalEnhancement):
     """Patches p + fc2(conv_t(fc1 p)), without non-linearity; CLS stays as it is. The identity until it is trained."""
 
     def forward(self, x: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
-        """x: CLS and patches, or the CLS token alone. grid: not read, the convolution (the authors' 3 x 1 x 1) has no extent in space."""
+        """x: patches, after CLS if there is one, or CLS alone. grid: tells them apart; the convolution (3 x 1 x 1) has none in space."""
         if x.shape[2] == 1:
             return x
-        return x + F.pad(super().forward(x[:, :, 1:]), (0, 0, 1, 0))
+        before = x.shape[2] - grid[0] * grid[1]
+        return x + F.pad(super().forward(x[:, :, before:]), (0, 0, before, 0))

@@ -82,11 +82,12 @@ class TEDAdapter(nn.Module):
         self.difference = TemporalDifference(width, bottleneck, static) if difference else None
 
     def forward(self, x: Float[Tensor, "b t n c"], grid: tuple[int, int]) -> Float[Tensor, "b t n c"]:
-        """x: CLS and grid[0] * grid[1] patches, or the CLS token alone (the difference branch never touches CLS)."""
+        """x: grid[0] * grid[1] patches, after CLS if there is one, or CLS alone (the difference branch never touches CLS)."""
         out = x if self.enhancement is None else x + self.enhancement(x)
         if self.difference is None or x.shape[2] == 1:
             return out
-        return out + F.pad(self.difference(x[:, :, 1:], grid), (0, 0, 1, 0))
+        before = x.shape[2] - grid[0] * grid[1]
+        return out + F.pad(self.difference(x[:, :, before:], grid), (0, 0, before, 0))
 
 
 class FrameAdapter(nn.Module):
