@@ -86,7 +86,7 @@ def refuse_unfit(config: dict, name: str) -> nn.Module:
         reason = f"a text tower of the hub ({text['hf_model_name']})"
     elif own := [field for field in OTHER_BLOCKS if vision.get(field) or text.get(field)]:
         reason = f"blocks that compute something else than CLIP's ({own[0]})"
-    elif text.get("text_arch", "clip") != "clip":
+    elif text.get("text_arch", "clip") != "clip" or text.get("embed_cls"):
         reason = "a text tower of another architecture than CLIP's"
     else:
         with torch.device("meta"):

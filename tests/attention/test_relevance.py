@@ -113,7 +113,7 @@ def test_propagation_by_hand():
     last = torch.tensor([[0.2, 0.0, 0.8]])  # CLS's row alone
     one = [first[None, None], last[None, None]]
     # (e + last) (I + first) = [1.2, 0, 0.8] (I + first)
-    torch.testing.assert_close(propagate(one)[0, 0], torch.tensor([1.8, 1.0, 1.2]))
+    torch.testing.assert_close(propagate(one)[0, 0, 0], torch.tensor([1.8, 1.0, 1.2]))
 
 
 def test_rollout_equals_the_two_blocks_written_out(model):

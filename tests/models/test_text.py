@@ -9,7 +9,7 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from m2clip_lib.data.prompts import build_prompts, build_vocabulary, class_prompts
 from m2clip_lib.errors import UserError
-from m2clip_lib.models.text import MASK_WORD, NOT_A_TARGET, build_captions, mask_caption, text_length, tokenize
+from m2clip_lib.models.text import MASK_WORD, NOT_A_TARGET, build_captions, mask_caption, tokenize
 
 TOKENIZER = SimpleTokenizer(context_length=77)
 TEMPLATE = "A video of {} outside."
@@ -33,7 +33,7 @@ def test_masking_hides_words_of_the_class_name_only(names, seed):
         assert set(masked) <= set(name.lower().split())
         mask_id = TOKENIZER.encode(MASK_WORD)[0]
         assert (tokens == mask_id).tolist() == (targets != NOT_A_TARGET).tolist()  # a target sits on the mask's one token
-        words = TOKENIZER.decode(tokens[1 : text_length(tokens[None]) - 1].tolist()).split()
+        words = TOKENIZER.decode(tokens[1 : int(tokens.argmax())].tolist()).split()
         assert words.count(MASK_WORD) == len(masked)
         assert prompt.lower().split()[0] == "a"
 
@@ -61,8 +61,3 @@ def test_a_text_that_does_not_fit_is_refused_not_cut():
     short = SimpleTokenizer(context_length=8)
     with pytest.raises(UserError, match=r"needs 10 tokens, this backbone reads 8"):
         tokenize(short, ["a b c d e f g h"])
-
-
-def test_text_length_reaches_the_latest_end_of_text():
-    tokens = TOKENIZER(["one", "one two three"])
-    assert text_length(tokens) == 5  # start, three words, end

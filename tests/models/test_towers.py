@@ -105,6 +105,35 @@ def test_at_the_start_frames_and_texts_are_encoded_as_by_open_clip(backbone):
     torch.testing.assert_close(plain(frames, tokens).logits_per_image, scores, rtol=1e-5, atol=1e-4)
 
 
+def test_texts_are_computed_up_to_their_latest_end_where_the_rest_has_no_effect(backbone, kind):
+    """A tower that is not causal, or reads its last position, reads the padding, too."""
+    tokens = tokenize(backbone.tokenizer, ["one", "one two three"])
+    assert backbone.text.length(tokens) == (24 if kind in ("clipa", "siglip") else 5)  # start, three words, end
+    assert backbone.text.end(tokens).tolist() == ([23, 23] if kind in ("clipa", "siglip") else [2, 4])
+
+
+class Sentences:
+    """A tokenizer like SigLIP's: nothing before a text, an end that is also the padding."""
+
+    context_length = 6
+
+    def encode(self, text: str) -> list[int]:
+        return [10 + len(word) for word in text.split()]
+
+    def __call__(self, texts) -> torch.Tensor:
+        return torch.tensor([[*self.encode(text), 1, 1, 1, 1, 1, 1][:6] for text in texts])
+
+
+def test_masked_captions_of_another_tokenizer_are_laid_out_as_it_does():
+    (caption,) = build_captions([of_class[0] for of_class in M2CLIPConfig(("moving",), ("moving",)).prompts()], ("moving",), Sentences())
+    tokens, targets = mask_batch([caption], [0], Sentences(), [(0,)])
+    assert tokens.tolist() == [[11, 15, 12, 14, 1, 1]]  # a, video, of, mask
+    assert targets.tolist() == [[-100, -100, -100, 0, -100, -100]]
+    assert tokens.equal(Sentences()(["a video of mask"]))
+    with pytest.raises(UserError, match="needs 7 tokens, this backbone reads 6"):
+        tokenize(Sentences(), ["a b c d e f"])
+
+
 def test_a_training_step_changes_adapters_and_heads_alone(backbone):
     model = M2CLIP(backbone, CONFIG).train()
     before = copy.deepcopy(model.state_dict())
