@@ -218,6 +218,9 @@ class TrainSection(Section):
     """torch.compile for every block: slow first steps (needs a C++ compiler), faster ones after."""
     validate_every: Positive = 1
     """Epochs between two validations; the last epoch has one in any case, and only validated epochs can be the best."""
+    saved_views: Count = 0
+    """0: every epoch draws a new clip of each video. n: n clips are drawn once and taken in turns; where adapters stand in the last blocks
+    only, what the blocks below make of them is computed once and kept in data/<prepared>/trunk (float16), and training starts there."""
     threads: Count = 0
     """CPU threads of torch; 0: OMP_NUM_THREADS, or all cores of the job. Results are bit-identical only at the same number."""
     save_minutes: NotNegative = 10.0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2clip_lib.models.text import NOT_A_TARGET, unit
+from m2clip_lib.models.visual_tower import Clips
 from m2clip_lib.sections import LossWeights
 
 TARGET_SHARPNESS = 10.0  # of the soft targets of the contrastive loss
@@ -68,7 +69,7 @@ class PartOfUpdate:
 
 def multi_task_loss(
     model,
-    video: Float[Tensor, "b 3 t h w"],
+    video: Clips,
     labels: Int[Tensor, "b"],
     class_tokens: Int[Tensor, "k l"],
     caption_tokens: Int[Tensor, "b l"] | None = None,
@@ -82,7 +83,7 @@ def multi_task_loss(
     """The four losses of one batch.
 
     Args:
-        video: CLIP-normalised clips. labels: class indices in [0, k). class_tokens: the prompt of every class.
+        video: see encode_video. labels: class indices in [0, k). class_tokens: the prompt of every class.
         caption_tokens: the clean caption of each clip; by default its class's prompt (encoded once per class and gathered).
         masked_tokens, masked_targets: captions with masked words and their targets, best on the CPU, as their values are read;
             without them the mlm loss is 0.

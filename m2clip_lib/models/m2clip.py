@@ -25,7 +25,7 @@ from m2clip_lib.models.foreign import export_published
 from m2clip_lib.models.losses import cosine_scores
 from m2clip_lib.models.text import PrefixCache, unit
 from m2clip_lib.models.text_tower import TextTower
-from m2clip_lib.models.visual_tower import VisualTower, visual_tower
+from m2clip_lib.models.visual_tower import Clips, VisualTower, visual_tower
 
 FROZEN = ("clip.", "mlm_block.")
 
@@ -126,8 +126,11 @@ class M2CLIP(nn.Module):
         self.mlm_block.eval()
         return self
 
-    def encode_video(self, video: Float[Tensor, "b 3 t h w"]) -> VideoOutput:
-        """Encode clips. video: RGB, normalised with the backbone's mean and std, h = w = backbone.image_size, any t >= 1."""
+    def encode_video(self, video: Clips) -> VideoOutput:
+        """Encode clips.
+
+        video: RGB, normalised with the backbone's mean and std, h = w = backbone.image_size, any t >= 1; or what trunk() gives for them.
+        """
         visual = self.visual
         frames = visual.pool(self.visual_tokens(video, self.shortcuts and visual.reads_first))  # (b, t, c)
         normed = visual.norm(frames) if self.video_norm is None else self.video_norm(frames)
@@ -136,18 +139,42 @@ class M2CLIP(nn.Module):
         frame_features = self.frame_adapter(visual.project(normed))
         return VideoOutput(frame_features.mean(dim=1), frame_features, fc_logits)
 
-    def visual_tokens(self, video: Float[Tensor, "b 3 t h w"], first_only: bool = False) -> Float[Tensor, "b t n c"]:
-        """The tokens of every frame after the last block, CLS first if there is one. first_only: the first alone (visual.reads_first)."""
+    @property
+    def trunk_blocks(self) -> int:
+        """Number of visual blocks below the first that is adapted or trained: what they give for a clip never changes."""
+        if self.time_embedding is not None or self.config.unfreeze in ("all", "biases_and_norms"):
+            return 0
+        adapted = [i for i, adapters in enumerate(self.visual_adapters) if len(adapters)]
+        return min([*adapted, len(self.visual_adapters) - (0 if self.config.unfreeze == "nothing" else self.config.unfreeze)])
+
+    @torch.no_grad()
+    def trunk(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t n c"]:
+        """The tokens in front of block number trunk_blocks; after the last block, the first alone where nothing else is read."""
+        return self._run_blocks(self._embed(video), range(self.trunk_blocks), self.shortcuts and self.visual.reads_first)
+
+    def visual_tokens(self, video: Clips, first_only: bool = False) -> Float[Tensor, "b t n2 c"]:
+        """The tokens of every frame after the last block, CLS first if there is one.
+
+        video: see encode_video. first_only: the first token alone (visual.reads_first).
+        """
+        if video.dim() == 4:
+            return self._run_blocks(video, range(self.trunk_blocks, len(self.visual_adapters)), first_only)
+        return self._run_blocks(self._embed(video), range(len(self.visual_adapters)), first_only)
+
+    def _embed(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b t n c"]:
+        """The tokens in front of the first block."""
         b, _, t, h, w = video.shape
         rows, columns = self.clip.visual.image_size
         if (h, w) != (rows, columns):
             raise ValueError(f"video is {w}x{h} px, the backbone reads {columns}x{rows}")
         positions = None if self.time_embedding is None else self._frame_positions(t).expand(b, -1, -1, -1).flatten(0, 1)
-        x = self.visual.embed(video.transpose(1, 2).reshape(b * t, 3, h, w), positions).unflatten(0, (b, t))  # (b, t, n, c)
+        return self.visual.embed(video.transpose(1, 2).reshape(b * t, 3, h, w), positions).unflatten(0, (b, t))
+
+    def _run_blocks(self, x: Float[Tensor, "b t n c"], blocks: range, first_only: bool) -> Float[Tensor, "b t n2 c"]:
         run_block = self._visual_block
         if self.activation_checkpointing and torch.is_grad_enabled():
             run_block = partial(checkpoint, self._visual_block, use_reentrant=False, preserve_rng_state=False)  # the blocks have no dropout
-        for i in range(len(self.visual_adapters)):
+        for i in blocks:
             x = run_block(i, x, first_only and i == len(self.visual_adapters) - 1)
         return x
 

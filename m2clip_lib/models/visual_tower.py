@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Clips = Float[Tensor, "b 3 t h w"] | Float[Tensor, "b t n c"]  # normalised pixels; or the tokens that M2CLIP.trunk makes of them
 PARTS = ("ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2")  # of a block, as clip_block reads it
 
 

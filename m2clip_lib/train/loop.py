@@ -107,7 +107,7 @@ class Training:
         self.model.activation_checkpointing = self.settings.activation_checkpointing
         if self.settings.compile:
             self.model.compile_blocks()
-        self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes)
+        self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes, report)
         self.validation = self.views = None
         if manifest.has("val"):
             precision = device_precision(experiment.eval.precision, backbone, processes.device)

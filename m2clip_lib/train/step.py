@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from m2clip_lib.models.losses import PartOfUpdate
 from m2clip_lib.models.text import NOT_A_TARGET, TrainingTexts, mask_batch, unit
 from m2clip_lib.train.optim import FiniteCheck, live_parameters, lr_factor, parameter_groups
 from m2clip_lib.train.record import TERMS, Tally
+from m2clip_lib.train.trunk import saved_clips
 
 LEAST_SCALE = 1.0  # of the loss scaling of fp16, which starts at 65,536 and is halved at every overflow
 CHECK_EVERY = 20  # updates between checks of the GPU's results, each of which waits for the GPU
@@ -56,7 +57,15 @@ def share_of_each_class(labels: np.ndarray, share: float) -> np.ndarray:
 class TrainingSteps:
     """Everything that the updates of a training need. An update takes batch_size x accumulate x processes clips."""
 
-    def __init__(self, experiment: Experiment, manifest: Manifest, backbone: Backbone, model: M2CLIP, processes: Processes):
+    def __init__(
+        self,
+        experiment: Experiment,
+        manifest: Manifest,
+        backbone: Backbone,
+        model: M2CLIP,
+        processes: Processes,
+        report: Callable[[str], None] = print,
+    ):
         settings, data = experiment.train, experiment.data
         check_mirror(manifest.class_names, data.mirror, data.mirror_pairs)
         table, side = manifest.split("train"), backbone.image_size
@@ -69,10 +78,18 @@ class TrainingSteps:
         rows = share_of_each_class(table.label.to_numpy(), data.train_share)
         self.sampler = EpochSampler(len(rows), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count)
         self.sampler.rows = rows
+        self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
+        if settings.saved_views:
+            drawn = repr((augmentation, data.num_frames, data.stride, side, settings.seed, data.decoder, data.cache_frames))
+            inputs = (manifest.sha256, drawn, settings.precision, self.device.type)
+            loading = (settings.batch_size, data.workers)
+            place = experiment.prepared / "trunk"
+            self.dataset = saved_clips(
+                self.dataset, rows, settings.saved_views, model, backbone, inputs, place, processes, self._autocast, loading, report
+            )
         self.loader = make_loader(self.dataset, self.sampler, data.workers)
         self.updates = self.sampler.updates  # per epoch
         self.total = settings.epochs * self.updates
-        self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
         self.lr = settings.lr * settings.accumulate * processes.count  # it grows with the clips per update
         self.optimizer = torch.optim.AdamW(parameter_groups(model, self.lr, settings.weight_decay, settings.clip_lr_scale), fused=True)
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -200,7 +217,9 @@ class TrainingSteps:
         return torch.autocast(self.device.type, half, enabled=self.settings.precision != "fp32")
 
     def _video(self, part: Part) -> Tensor:
-        return self.backbone.video(part.batch.clips, self.device)
+        clips = part.batch.clips
+        kept = clips.dtype == torch.float16  # tokens in front of the first adapter, instead of pixels
+        return clips.to(self.device, non_blocking=True).float() if kept else self.backbone.video(clips, self.device)
 
     def _loss(self, part: Part, tokens: Tensor, classes: Tensor, share: PartOfUpdate):
         labels = part.batch.labels.to(self.device, non_blocking=True)
