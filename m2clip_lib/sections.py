@@ -258,6 +258,8 @@ class EvalSection(Section):
     """Also score the videos played backwards, with their frames shuffled, and with one frame repeated (tables/honesty.csv)."""
     opposites: tuple[tuple[Word, Word], ...] = ()
     """Pairs of classes that are each other's time reversal; empty: found from the names ("opening" and "closing ...")."""
+    ablation_epochs: Count = 0
+    """Epochs of every training of a study; 0: as many as the experiment's own."""
     ablation_seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0, 1, 2)
     """Seeds of every ablation variant."""
 

@@ -81,7 +81,8 @@ def study_key(experiment: Experiment, manifest: Manifest) -> str:
 
 def plan_jobs(experiment: Experiment, run: str, overrides: Sequence[str], study: Study, seeds: Sequence[int], key: str) -> list[Job]:
     """List every variant with every seed. key: digest of inputs and code; jobs whose results have another key are run again."""
-    planned = []
+    planned, epochs = [], experiment.eval.ablation_epochs
+    overrides = [*([f"train.epochs={epochs}"] if epochs else []), *overrides]  # what is asked for comes later, so that it wins
     for name, change in study.variants.items():
         own = load_experiment(experiment.name, [*overrides, *change])
         inputs = key if own.backbone == experiment.backbone else f"{key}|{open_backbone(own).sha256}"

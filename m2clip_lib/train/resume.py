@@ -34,7 +34,7 @@ FREE = {
     "data": {"layout", "root", "prepared", "train_list", "val_list", "test_list", "names_file", "check_csv", "decoder"}
     | {"cache_frames", "workers", "file_timeout_s", "trust_list", "mirror_pairs"},
     "train": {"batch_size", "accumulate", "lr", "threads", "save_minutes", "compile", "activation_checkpointing"},
-    "eval": {"split", "checkpoint", "batch_size", "count_unreadable_as_wrong", "ablation_seeds"}
+    "eval": {"split", "checkpoint", "batch_size", "count_unreadable_as_wrong", "ablation_epochs", "ablation_seeds"}
     | {"views", "spatial_views", "temporal_views", "views_at_once", "ensemble_weight", "honesty", "opposites", "subsets"},
 }
 HEADS = {"classifier.": "class_names", "mlm_head.decoder.": "vocabulary"}  # tensors with one row per entry of this field of the model

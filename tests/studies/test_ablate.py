@@ -38,6 +38,14 @@ def test_every_variant_is_trained_with_every_seed(workspace):
     assert len({job.key for job in jobs}) == 4
 
 
+def test_trainings_of_a_study_may_be_shorter_unless_asked_otherwise(workspace):
+    study = Study("quick", "?", {"full": ()})
+    experiment = load_experiment("tiny", ["eval.ablation_epochs=4"])
+    (short,) = plan_jobs(experiment, "tiny", ["eval.ablation_epochs=4"], study, [0], "k")
+    (asked,) = plan_jobs(experiment, "tiny", ["eval.ablation_epochs=4", "train.epochs=2"], study, [0], "k")
+    assert [load_experiment("tiny", job.overrides).train.epochs for job in (short, asked)] == [4, 2]
+
+
 def test_each_job_gets_one_of_the_gpus_that_are_shown():
     """Without the variable the second GPU was an IndexError."""
     assert [gpu_name({}, number) for number in range(3)] == ["0", "1", "2"]
