@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from published_loading import test_views as published_views
 from published_loading import train_clip as published_clip
-from timing import interleaved, table
+from timing import Row, compared, interleaved
 from torch.nn import functional as F
 
 from m2clip_lib.data.dataset import TrainClips, VideoReader
@@ -36,22 +36,24 @@ HOW = Augmentation((SIDE, SIDE))
 VIDEOS, ROUNDS, OWN_FILES = 4, 7, 32
 
 
-def bench_data(own_folder: Path | None) -> dict[str, list[dict]]:
-    """Return the tables of the benchmark, by title."""
+def bench_data(own_folder: Path | None) -> list[Row]:
+    """Return the rows of the benchmark."""
     torch.set_num_threads(1)
     if own_folder is not None:
-        return {f"decoders on {own_folder}": _own_files(own_folder)}
+        return _own_files(own_folder)
     with tempfile.TemporaryDirectory() as folder:
-        sparse, close = _make_videos(Path(folder))
-        return {
-            "training clips, keyframes 250 apart": _training(sparse),
-            "training clips, after prepare --transcode": _training(close),
-            "test, 4 x 3 views, keyframes 250 apart": _testing(sparse),
-            "where the time of a training clip goes, PyAV": [_shares("sparse", sparse), _shares("close", close)],
-        }
+        sparse, close = make_videos(Path(folder))
+        return [
+            *_training("loading a training clip, keyframes 250 apart", sparse),
+            *_training("loading a training clip, after prepare --transcode", close),
+            *_testing("loading 4 x 3 test views, keyframes 250 apart", sparse),
+            _shares("keyframes 250 apart", sparse),
+            _shares("after prepare --transcode", close),
+        ]
 
 
-def _make_videos(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def make_videos(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the videos. Returns: rows as a manifest has them, of those with sparse keyframes and of those with close ones."""
     sparse, close = [], []
     for number in range(VIDEOS):
         source, copy = folder / f"{number}.mp4", folder / f"{number} transcoded.mp4"
@@ -85,7 +87,7 @@ def _decoders() -> list[str]:
     return ["pyav", "decord"] if has_decord() else ["pyav"]
 
 
-def _training(videos: pd.DataFrame) -> list[dict]:
+def _training(what: str, videos: pd.DataFrame) -> list[Row]:
     def published() -> None:
         for row, video in enumerate(videos.itertuples()):
             indices = train_indices(video.num_frames, CLIP_LEN, STRIDE, np.random.default_rng([0, 0, row]))
@@ -98,10 +100,10 @@ def _training(videos: pd.DataFrame) -> list[dict]:
                 raise UserError(f"bench: {clips[0, row].error}")
 
     contestants = {"published: decode everything": published} | {name: lambda name=name: ours(name) for name in _decoders()}
-    return table(interleaved(contestants, ROUNDS), len(videos), "clips_per_s_and_core")
+    return compared(what, interleaved(contestants, ROUNDS), len(videos), "clips/s and core")
 
 
-def _testing(videos: pd.DataFrame) -> list[dict]:
+def _testing(what: str, videos: pd.DataFrame) -> list[Row]:
     videos = videos.head(2)
 
     def published() -> None:
@@ -116,10 +118,10 @@ def _testing(videos: pd.DataFrame) -> list[dict]:
                 raise UserError(f"bench: {views[row].error}")
 
     contestants = {"published: convert everything": published} | {name: lambda name=name: ours(name) for name in _decoders()}
-    return table(interleaved(contestants, ROUNDS), len(videos), "videos_per_s_and_core")
+    return compared(what, interleaved(contestants, ROUNDS), len(videos), "videos/s and core")
 
 
-def _shares(name: str, videos: pd.DataFrame) -> dict:
+def _shares(name: str, videos: pd.DataFrame) -> Row:
     """Percentages of time spent on decoding, on resizing with colour conversion, and on the transforms that follow."""
     clips = TrainClips(videos, VideoReader(videos, "pyav"), CLIP_LEN, STRIDE, SIDE, HOW, seed=0)
     size = fit_short_side(videos.width[0], videos.height[0], SIDE)
@@ -137,11 +139,18 @@ def _shares(name: str, videos: pd.DataFrame) -> dict:
     whole, read, converted = (float(np.median(seconds[key])) for key in ("all", "read", "convert"))
     whole = max(whole, read)
     shares = {"decode": read - converted, "resize": converted, "transform": whole - read}
-    return {"what": name} | {f"{key}_percent": round(100 * value / whole) for key, value in shares.items()}
+    percent = {f"{key}, % of the time": round(100 * value / whole) for key, value in shares.items()}
+    return Row("one training clip, PyAV", name, float(f"{1 / whole:.3g}"), "clips/s and core", more=percent)
 
 
-def _own_files(folder: Path) -> list[dict]:
+def _own_files(folder: Path) -> list[Row]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
     if not files:
         raise UserError(f"bench data --videos {folder}: no video there")
-    return compare_decoders(files[:: max(1, len(files) // OWN_FILES)][:OWN_FILES]).to_dict("records")
+    found = compare_decoders(files[:: max(1, len(files) // OWN_FILES)][:OWN_FILES]).to_dict("records")
+    what, first, rows = f"decoders on {folder}", found[0]["clips_per_s_and_core"], []
+    for decoder in found:
+        rate = decoder.pop("clips_per_s_and_core")
+        relative = round(rate / first, 2) if rate else None
+        rows.append(Row(what, decoder.pop("what"), rate, "clips/s and core", relative, more=decoder))
+    return rows

@@ -1,24 +1,23 @@
-"""The benchmarks of `m2clip bench`; each reports ratios measured within one interleaved run.
+"""The benchmarks of `m2clip bench`: one table, each ratio of which is measured within one interleaved run.
 
-data: loading compared with the published way (data_loading.py). train: an optimizer step with and without the model's exact shortcuts
+data: loading compared with the published way (data_loading.py). train: an optimizer step in the published way and in ours
 (train_step.py). eval: 12 views of a video at once and one by one (score_views.py), and the demonstration's videos with and without cache.
 """
 
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-
-import pandas as pd
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # m2clip bench runs this file by path: the modules beside it are not a package
 
 from data_loading import bench_data
-from score_views import compare as compare_views
-from timing import interleaved, table
-from train_step import compare
+from score_views import bench_views
+from timing import Row, compared, interleaved, markdown
+from train_step import bench_train
 
+from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
@@ -26,15 +25,14 @@ from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import build_model, open_backbone, pick_device, set_threads
 from m2clip_lib.files import write_json
-from m2clip_lib.runs import hardware
+from m2clip_lib.runs import git_commit, hardware, versions
+from m2clip_lib.train.plan import BENCH
+
+Report = Callable[[str], None]
+SHOWN = ("python", "torch", "open_clip_torch", "av", "decord")  # versions above the table; the JSON file has all
 
 
-def bench_train(_: Path | None) -> dict[str, list[dict]]:
-    """Time one optimizer step at the size of Kinetics-400."""
-    return {"an optimizer step of ViT-B/16 12x384, 400 classes, 8 frames of 224 px": compare()}
-
-
-def bench_eval(_: Path | None) -> dict[str, list[dict]]:
+def bench_cache() -> list[Row]:
     """Time the scoring of the demonstration's validation videos."""
     experiment = load_experiment("demo")
     set_threads(0)
@@ -46,26 +44,32 @@ def bench_eval(_: Path | None) -> dict[str, list[dict]]:
         predict(model, evaluation_views(changed, manifest, backbone, Protocol.of_experiment(changed, split="val")), 32, 0)
 
     contestants = {"from the files": lambda: score(False), "from the frame cache": lambda: score(True)}
-    cached = table(interleaved(contestants, 3), len(manifest.split("val")), "videos_per_s")
-    return {
-        "scoring a video of 12 views with ViT-B/16 12x384, 400 classes": compare_views(),
-        "scoring the validation videos of the demonstration": cached,
-    }
+    return compared("demonstration: scoring", interleaved(contestants, 3), len(manifest.split("val")), "videos/s")
 
 
-BENCHMARKS = {"data": bench_data, "train": bench_train, "eval": bench_eval}
+def parts(what: str, videos: Path | None, report: Report) -> Iterator[Callable[[], list[Row]]]:
+    """The benchmarks that a name stands for. Raises: UserError for an unknown name."""
+    known = {"data": [lambda: bench_data(videos)], "train": [lambda: bench_train(report)], "eval": [bench_cache, bench_views]}
+    if what not in (*known, "all"):
+        raise UserError(f"bench {what}: no such benchmark; there are: {', '.join(known)}, all")
+    for name in known if what == "all" else [what]:
+        report(f"measuring {name} ...")
+        yield from known[name]
 
 
-def main(what: str, json_path: Path | None, videos: Path | None, report: Callable[[str], None]) -> None:
-    """Run one benchmark or all of them, print the tables, and optionally write them as JSON. Raises: UserError for an unknown name."""
-    if what not in (*BENCHMARKS, "all"):
-        raise UserError(f"bench {what}: no such benchmark; there are: {', '.join(BENCHMARKS)}, all")
-    found: dict = {"hardware": hardware(), "torch": torch.__version__}
-    report(", ".join(f"{key}: {value}" for key, value in found["hardware"].items() if value))
-    for name in BENCHMARKS if what == "all" else [what]:
-        found[name] = BENCHMARKS[name](videos)
-        for title, rows in found[name].items():
-            report(f"\n{name}: {title}")
-            report(pd.DataFrame(rows).to_string(index=False))
-    if json_path is not None:
-        write_json(json_path, json.loads(json.dumps(found)))
+def main(what: str, json_path: Path | None, videos: Path | None, report: Report) -> None:
+    """Run one benchmark or all of them, print the table, and write it as JSON where asked; that of training steps to results/, too."""
+    about = {"hardware": hardware(), "versions": versions(), "date": datetime.now(UTC).date().isoformat(), "commit": git_commit()}
+    rows: list[Row] = []
+    for part in parts(what, videos, report):
+        try:
+            rows += part()
+        except UserError as error:  # one part may lack what it needs: hours of the others are not lost
+            if what != "all":
+                raise
+            rows.append(Row("not measured", "", more={"reason": str(error)}))
+    machine = ", ".join(f"{name}: {value or 'none'}" for name, value in about["hardware"].items())
+    used = ", ".join(f"{name} {about['versions'][name]}" for name in SHOWN)
+    report(f"\n{machine}; {used}; {about['date']}, commit {about['commit'][:12] or 'unknown'}\n\n{markdown(rows)}")
+    for file in filter(None, (json_path, paths.RESULTS / BENCH if what in ("train", "all") else None)):
+        write_json(file, about | {"rows": [asdict(row) for row in rows]})

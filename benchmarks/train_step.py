@@ -1,178 +1,222 @@
-"""Time and memory of one optimizer step at the size of Kinetics-400, with and without the model's exact shortcuts.
+"""`m2clip bench train`: time and memory of updates of the weights; ways.py says what is compared.
 
-ViT-B/16, 12 TED-Adapters of 384 channels, 400 class prompts, 8 frames at 224 px, random weights, random clips: nothing to download.
-"Without" is the plain published way: all 77 text positions, every class prompt through every block at every step, the batch's own
-prompts encoded again, the last visual block for every token.
+Each contestant is a process of its own, so that peak memory is its own. They take turns, one at a time, and give back memory in between.
 """
 
+import ctypes
 import multiprocessing
 import resource
 import statistics
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from open_clip import get_model_config
-from open_clip.model import CLIP
-from open_clip.tokenizer import SimpleTokenizer
-from torchvision.models.video import MViT_V2_S_Weights
+from data_loading import make_videos
+from timing import Row, compared
+from torch.utils.flop_counter import FlopCounterMode
+from ways import Comparison, Way, comparisons, random_model
 
-from m2clip_lib.data.prompts import build_prompts, build_vocabulary
-from m2clip_lib.experiment import keep_freed_memory
-from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, multi_task_loss
-from m2clip_lib.models.text import TrainingTexts, mask_batch
-from m2clip_lib.presets import PRESETS
-from m2clip_lib.train.optim import parameter_groups
+from m2clip_lib.data.dataset import Batch
+from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.processes import Processes
+from m2clip_lib.experiment import keep_freed_memory, pick_device
+from m2clip_lib.models import multi_task_loss
+from m2clip_lib.train.plan import setup_of
+from m2clip_lib.train.record import TERMS, Tally
+from m2clip_lib.train.step import TrainingSteps
 
-PRESET = PRESETS["B/16 12x384"]
-FRAMES, SIDE = 8, 224
-
-
-def kinetics_model(num_frames: int = FRAMES) -> M2CLIP:
-    """Build the published B/16 12x384 for Kinetics-400 with random weights."""
-    torch.manual_seed(0)
-    clip = CLIP(**get_model_config(PRESET.architecture)).eval().requires_grad_(False)
-    backbone = Backbone(clip, SimpleTokenizer(), "random", "", SIDE)
-    names = MViT_V2_S_Weights.KINETICS400_V1.meta["categories"]
-    prompt = "A video of {}"
-    words = build_vocabulary(build_prompts(names, prompt))
-    return M2CLIP(backbone, M2CLIPConfig(tuple(names), tuple(words), num_frames=num_frames, **PRESET.model))
+WARM = 3  # updates in which torch.compile meets all that it compiles
 
 
-class KineticsStep:
-    """A complete training step on random clips: forward, backward, AdamW. precision: "fp32", or "bf16" for autocast."""
+class PublishedSteps(TrainingSteps):
+    """The same updates in the published way; the loss is equal."""
 
-    def __init__(self, model: M2CLIP, batch_size: int, device: torch.device, precision: str = "fp32"):
-        self.model, self.device, self.precision = model.to(device).train(), device, precision
-        names, config, tokenizer = model.config.class_names, model.config, model.backbone.tokenizer
-        rng = np.random.default_rng(0)
-        labels = rng.integers(len(names), size=batch_size)
-        captions, self.class_tokens = TrainingTexts(model, device, seed=0).of_step(0)
-        self.masked = mask_batch(captions, labels.tolist(), tokenizer, [(i,) for i in range(batch_size)])
-        self.video = torch.from_numpy(rng.standard_normal((batch_size, 3, config.num_frames, SIDE, SIDE), np.float32)).to(device)
-        self.labels = torch.from_numpy(labels).to(device)
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, 1e-4, 0.01), fused=True)
-
-    def loss(self, shortcuts: bool) -> torch.Tensor:
-        """Return the total loss with its graph."""
-        self.model.shortcuts = shortcuts
-        tokens, targets = self.masked
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+    def _loss(self, part, tokens, classes, share):
+        labels, masked = part.batch.labels, {"masked_tokens": part.tokens, "masked_targets": part.targets}
+        with self._autocast():
             return multi_task_loss(
-                self.model,
-                self.video,
-                self.labels,
-                self.class_tokens,
-                caption_tokens=None if shortcuts else self.class_tokens[self.labels],
-                masked_tokens=tokens,
-                masked_targets=targets,
-            ).total
+                self.model, self._video(part), labels, tokens, tokens[labels], **masked, class_features=classes, part=share
+            )
 
-    def __call__(self, shortcuts: bool) -> None:
-        """Take one step."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss(shortcuts).backward()
-        self.optimizer.step()
+
+class Contestant:
+    """The updates of one way, on this process's device; clips are in the device's memory unless they come from files."""
+
+    def __init__(self, way: Way, comparison: Comparison, videos: pd.DataFrame | None = None):
+        experiment, self.way, self.count = comparison.settings(way), way, comparison.steps
+        processes = Processes()
+        self.device, classes = processes.device, list(comparison.classes)
+        model = random_model(experiment, comparison.classes).to(self.device).train()
+        model.shortcuts = not way.published
+        rows = 4 * max(1, experiment.data.workers) * comparison.batch  # of an epoch from files: some batches for each process
+        table = pd.DataFrame({"path": "", "num_frames": 300, "width": 340, "height": 256}, range(1)) if videos is None else videos
+        table = table.iloc[np.arange(rows) % len(table)].assign(label=np.arange(rows) % len(classes), split="train", status="ok")
+        steps = PublishedSteps if way.published else TrainingSteps
+        self.steps = steps(experiment, Manifest(table, classes, Path(), ""), model.backbone, model, processes)
+        rng, side, frames = np.random.default_rng(0), model.backbone.image_size, experiment.data.num_frames
+        clips = torch.from_numpy(rng.integers(256, size=(comparison.batch, frames, 3, side, side), dtype=np.uint8))
+        labels = torch.from_numpy(rng.integers(len(classes), size=comparison.batch))
+        self.part = self.steps.prepare(Batch(clips, labels, list(range(comparison.batch)), [], Counter()), 1, 0)
+        on_device = replace(self.part.batch, clips=clips.to(self.device), labels=labels.to(self.device))
+        self.part = replace(self.part, batch=on_device)
+        with FlopCounterMode(display=False) as counter:
+            self.update(1)
+        self.flop = counter.get_total_flops()
+        if experiment.train.compile:
+            model.compile_blocks()
+            self.update(WARM)
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()  # the update that was counted is not compiled
 
-
-def contestant(connection: Connection, batch_size: int, shortcuts: bool) -> None:
-    """Run in a separate process, so that peak memory is its own: on each request take a step and send (seconds, peak MiB)."""
-    torch.set_num_threads(1)
-    step = KineticsStep(kinetics_model(), batch_size, torch.device("cpu"))
-    if shortcuts:
-        keep_freed_memory()
-        with torch.no_grad():
-            step.model.encode_text(step.class_tokens, fixed=True)  # computed once per training, not once per step
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    connection.send("ready")
-    while connection.recv():
+    def update(self, count: int) -> float:
+        """Take updates. Returns: seconds."""
         start = time.perf_counter()
-        step(shortcuts)
+        for _ in range(count):
+            self.steps.update([self.part], 1, 0)
+        self.steps.finite.check()  # waits for the device
+        return time.perf_counter() - start
+
+    def turn(self) -> tuple[float, float]:
+        """Take a turn. Returns: seconds per update, and the share of them spent waiting for clips."""
+        if not self.way.from_files:
+            if self.device.type == "cuda" or not self.way.published:  # it gave back, at the end of its last turn, the memory that it keeps
+                self.update(1)
+            return self.update(self.count) / self.count, 0.0
+        tally, ahead, done = Tally(torch.zeros(len(TERMS), device=self.device)), max(1, self.steps.loader.num_workers), 0
+        for done in self.steps.epoch(1, 0, tally):
+            if done == ahead:  # the first batch of each process comes late, which counts little in an epoch of the usual length
+                self.steps.finite.check()
+                tally.waited, start = 0.0, time.perf_counter()
+        self.steps.finite.check()  # waits for the device
         seconds = time.perf_counter() - start
-        connection.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        return seconds / (done - ahead), tally.waited / seconds
+
+    def peak_mib(self) -> float:
+        """Peak memory so far: of the device, or of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def rest(self) -> None:
+        """Give freed memory back, so that the contestants need not fit into memory together."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
 
 
-def compare_on_cpu(batch_size: int, rounds: int) -> list[dict]:
-    """Time both ways in turn, with one thread, in fp32."""
-    context = multiprocessing.get_context("spawn")
-    names = {"without shortcuts": False, "with shortcuts": True}
-    ends, children = {}, []
-    for name, shortcuts in names.items():
-        ends[name], there = context.Pipe()
-        children.append(context.Process(target=contestant, args=(there, batch_size, shortcuts), daemon=True))
-        children[-1].start()
-        assert ends[name].recv() == "ready"
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    memory = {}
-    for _ in range(rounds):
-        for name, end in ends.items():
-            end.send(True)
-            took, memory[name] = end.recv()
-            seconds[name].append(took)
-    for end, child in zip(ends.values(), children, strict=True):
-        end.send(False)
+def matrix_peak(device: torch.device, precision: str) -> float:
+    """Measure the floating-point operations per second of a large matrix product."""
+    n, rounds = (8192, 20) if device.type == "cuda" else (2048, 2)
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    a, seconds = torch.randn(n, n, device=device).to(kind), []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(rounds):
+            b = a @ a
+        b[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 * rounds / min(seconds)
+
+
+def play(connection: Connection, way: Way, comparison: Comparison, videos: pd.DataFrame | None) -> None:
+    """Be a contestant, in a process of its own, so that peak memory is its own: on each request take a turn and send what it took."""
+    torch.set_num_threads(1)
+    if not way.published:
+        keep_freed_memory()  # as m2clip train does
+    try:
+        libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        contestant, precision = Contestant(way, comparison, videos), comparison.settings(way).train.precision
+        contestant.rest()
+        connection.send(None)
+        while connection.recv():
+            seconds, waited = contestant.turn()
+            peak = contestant.peak_mib() - (libraries if contestant.device.type == "cpu" else 0)
+            share = contestant.flop / seconds / matrix_peak(contestant.device, precision)
+            contestant.rest()
+            connection.send((seconds, waited, peak, share))
+    except (RuntimeError, UserError) as error:  # out of memory; no compiler
+        connection.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    except EOFError:  # the other end is closed: it is over
+        return
+
+
+@contextmanager
+def player(*arguments: object) -> Iterator[Connection]:
+    """Start a contestant, and end it. Yields: the connection to it."""
+    context = multiprocessing.get_context("forkserver")
+    here, there = context.Pipe()
+    child = context.Process(target=play, args=(there, *arguments))
+    child.start()
+    there.close()
+    try:
+        yield here
+    finally:
+        here.close()
         child.join()
-    plain = seconds["without shortcuts"]
+
+
+def compare(comparison: Comparison) -> list[Row]:
+    """Let the contestants take turns. One that fails has a row with the reason."""
+    ends: dict[str, Connection] = {}
+    turns: dict[str, list[tuple]] = {way.name: [] for way in comparison.ways}
+    failed: dict[str, str] = {}
+
+    def listen(name: str) -> None:
+        try:
+            answer = ends[name].recv()
+        except EOFError:
+            answer = "its process was killed; most often memory ran out"
+        if isinstance(answer, str):
+            failed[name] = answer
+        elif answer is not None:
+            turns[name].append(answer)
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        videos = make_videos(folder)[1] if any(way.from_files for way in comparison.ways) else None
+        for way in comparison.ways:
+            ends[way.name] = stack.enter_context(player(way, comparison, videos))
+            listen(way.name)
+        for _ in range(comparison.rounds):
+            for name in [name for name in turns if name not in failed]:
+                ends[name].send(True)
+                listen(name)
+    seconds = {name: [turn[0] for turn in of_one] for name, of_one in turns.items() if name not in failed}
+    rows = {row.contestant: row for row in compared(comparison.what, seconds, comparison.batch, "clips/s")} if seconds else {}
     return [
-        {
-            "what": f"batch {batch_size}, {name}",
-            "s_a_step": round(statistics.median(seconds[name]), 2),
-            "speed_relative_to_first": round(statistics.median(a / b for a, b in zip(plain, seconds[name], strict=True)), 2),
-            "peak_MiB_above_the_weights": round(memory[name]),
-        }
-        for name in names
+        Row(comparison.what, way.name, more={"not measured": failed[way.name]})
+        if way.name in failed
+        else described(rows[way.name], way, comparison, turns[way.name], comparison.ways[0].name not in failed)
+        for way in comparison.ways
     ]
 
 
-def compare_on_gpu(batch_size: int = 32, rounds: int = 10) -> list[dict]:
-    """Measure bf16 steps: clips/s, share of the measured peak of a matrix product, peak memory. The clips are already on the device."""
-    from torch.utils.flop_counter import FlopCounterMode
+def described(row: Row, way: Way, comparison: Comparison, turns: list[tuple], relative: bool) -> Row:
+    """The row with peak memory, shares, and the settings by which `m2clip plan` finds it; relative: there is a first one to relate to."""
+    _, waited, peak, share = (statistics.median(values) for values in zip(*turns, strict=True))
+    more: dict[str, object] = {"% of the speed of a large matrix product": round(100 * share)}
+    if way.from_files:
+        more["% of the time waiting for clips"] = round(100 * waited)
+    settings = comparison.settings(way)
+    setup = setup_of(settings) | {"precision": settings.train.precision, "batch_size": comparison.batch, "classes": len(comparison.classes)}
+    setup = {} if way.published else setup
+    return replace(row, relative=row.relative if relative else None, peak_mib=round(peak), more=more, setup=setup)
 
-    device, peak = torch.device("cuda"), matmul_peak()
+
+def bench_train(report: Callable[[str], None]) -> list[Row]:
+    """Time updates of B/16 12x384, 400 classes, 8 frames at 224 px: on the CPU with one thread, or on the GPU."""
     rows = []
-    for name, shortcuts, compiled in (("without shortcuts", False, False), ("with", True, False), ("with, compiled", True, True)):
-        model = kinetics_model()
-        step = KineticsStep(model, batch_size, device, "bf16")
-        with FlopCounterMode(display=False) as counter:
-            step(shortcuts)
-        if compiled:
-            model.compile_blocks()
-        for _ in range(3):
-            step(shortcuts)
-        torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        for _ in range(rounds):
-            step(shortcuts)
-        seconds = (time.perf_counter() - start) / rounds
-        share = counter.get_total_flops() / seconds / peak
-        row = {
-            "what": f"batch {batch_size}, {name}",
-            "clips_per_s": round(batch_size / seconds, 1),
-            "share_of_matmul_peak": round(share, 2),
-        }
-        rows.append(row | {"peak_GiB": round(torch.cuda.max_memory_allocated() / 2**30, 1)})
-        del step, model
+    for comparison in comparisons(pick_device()):
+        report(f"measuring {comparison.what} ...")
+        rows += compare(comparison)
     return rows
-
-
-def matmul_peak() -> float:
-    """Measure the floating-point operations per second of a large bf16 matrix product."""
-    a, n, rounds = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16), 8192, 20
-    for _ in range(3):
-        a @ a
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(rounds):
-        a @ a
-    torch.cuda.synchronize()
-    return 2 * n**3 * rounds / (time.perf_counter() - start)
-
-
-def compare() -> list[dict]:
-    """Time one optimizer step of B/16 12x384, 400 classes, 8 frames at 224 px: on the CPU with one thread in fp32; on a GPU in bf16."""
-    if torch.cuda.is_available():
-        return compare_on_gpu()
-    return compare_on_cpu(2, rounds=2) + compare_on_cpu(8, rounds=2)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from timing import table
+from timing import compared, markdown
 
 HERE = Path(__file__).parent.parent
 ROUNDS = 7
@@ -35,10 +35,10 @@ for line in sys.stdin:
 
 def main(other: Path) -> None:
     """Print one table per kind of videos and of work."""
-    from data_loading import _make_videos
+    from data_loading import make_videos
 
     with tempfile.TemporaryDirectory() as folder:
-        for kind, videos in zip(("keyframes 250 apart", "after prepare --transcode"), _make_videos(Path(folder)), strict=True):
+        for kind, videos in zip(("keyframes 250 apart", "after prepare --transcode"), make_videos(Path(folder)), strict=True):
             readers = {}
             for name, tree in (("before", other), ("after", HERE)):
                 command = [sys.executable, "-c", READER, *videos.path]
@@ -50,7 +50,7 @@ def main(other: Path) -> None:
                     readers[name].stdin.write(f"{what}\n")
                     seconds[name].append(float(readers[name].stdout.readline()))
                 warm = {name: values[1:] for name, values in seconds.items()}
-                print(f"{what}, {kind}", *table(warm, len(videos), "per_s_of_one_core"), sep="\n", flush=True)
+                print(markdown(compared(f"{what}, {kind}", warm, len(videos), "per s of one core")), flush=True)
             for reader in readers.values():
                 reader.stdin.close()
                 reader.wait()

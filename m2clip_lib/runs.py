@@ -113,8 +113,8 @@ class Run:
         steps[self.step] = {
             "config": self.experiment.model_dump(mode="json", exclude={"name"}),
             "seed": self.experiment.train.seed,
-            "git_commit": _git_commit(),
-            "versions": _versions(),
+            "git_commit": git_commit(),
+            "versions": versions(),
             "hardware": hardware(),
             "sha256": (known.get("sha256", {}) if known.get("start") == start else {}) | (sha256 or {}),
             "outputs": outputs or {},
@@ -168,11 +168,15 @@ def hardware() -> dict[str, object]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    units = ", ".join(name for name, flag in (("AVX-512", "avx512f"), ("AMX", "amx_bf16")) if flag in flags)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": model or platform.processor(), "cores": cores(), "gpu": gpu, "system": platform.platform()}
+    found = {"processor": model or platform.processor(), "cores": cores(), "units": units}
+    return found | {"gpu": gpu, "system": platform.platform()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages on which results depend."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -182,7 +186,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of this project, followed by "+changes" when the tree differs from it.
 
     "" when the project is no repository of its own, whatever repository it lies in; "unreadable: " and git's reason when git refuses,

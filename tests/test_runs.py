@@ -17,7 +17,7 @@ from m2clip_lib.config import load_experiment
 from m2clip_lib.data.classes import labels_sha256
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.runs import Run, _git_commit, check_run_name
+from m2clip_lib.runs import Run, check_run_name, git_commit
 
 
 def read(run: Run) -> dict:
@@ -64,20 +64,20 @@ def commit(folder: Path) -> str:
 
 def test_the_commit_is_not_that_of_a_repository_around_the_project(outer):
     """Before, a ZIP of the workbook in somebody's own repository recorded that repository's commit as its version."""
-    assert _git_commit() == ""
+    assert git_commit() == ""
     git(outer, "add", ".")
     (paths.ROOT / ".git").mkdir()  # empty: git goes on to the folder above
-    assert _git_commit() == ""
+    assert git_commit() == ""
 
 
 def test_the_commit_is_the_projects_own_also_inside_another_repository_and_from_its_hooks(outer, monkeypatch):
     git(paths.ROOT, "init", "-q")
-    assert _git_commit().startswith("unreadable: ")  # no commit yet
+    assert git_commit().startswith("unreadable: ")  # no commit yet
     own = commit(paths.ROOT)
     monkeypatch.setenv("GIT_DIR", str(outer / ".git"))
-    assert _git_commit() == own
+    assert git_commit() == own
     (paths.ROOT / "new.py").write_text("")
-    assert _git_commit() == own + "+changes"
+    assert git_commit() == own + "+changes"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
@@ -87,13 +87,13 @@ def test_a_checkout_of_another_user_is_unreadable_not_absent(outer, monkeypatch)
     for path in (paths.ROOT, *paths.ROOT.rglob("*")):
         os.chown(path, 12345, 12345)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # where safe.directory may allow everything
-    assert _git_commit().startswith("unreadable: detected dubious ownership in repository")
+    assert git_commit().startswith("unreadable: detected dubious ownership in repository")
 
 
 def test_without_git_the_commit_is_unreadable(outer, monkeypatch):
     git(paths.ROOT, "init", "-q")
     monkeypatch.setenv("PATH", "")
-    assert _git_commit() == "unreadable: git: No such file or directory"
+    assert git_commit() == "unreadable: git: No such file or directory"
 
 
 HOLD = """

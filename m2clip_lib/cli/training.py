@@ -82,7 +82,7 @@ def train(
 def plan(
     experiment: ExperimentName = "",
     gpus: Annotated[str, typer.Option("--gpus", metavar="N,N", help="Numbers of devices like this one.")] = "1,8",
-    clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Measured here; default: from the run's metrics.csv.")] = 0.0,
+    clips_per_s: Annotated[float, typer.Option("--clips-per-s", min=0, help="Default: as measured by the run or by bench.")] = 0.0,
     videos: Annotated[int, typer.Option("--videos", min=0, help="Training videos; default: as in the manifest, or the official list.")] = 0,
     override: Overrides = None,
 ) -> None:
@@ -91,10 +91,11 @@ def plan(
         raise UserError(f"--gpus {gpus}: give positive numbers, such as 1,8")
     from m2clip_lib import paths
     from m2clip_lib.config import load_experiment
-    from m2clip_lib.train.plan import clips_per_second, plan_lines, planned_dataset
+    from m2clip_lib.train.plan import clips_per_second, measured_steps, plan_lines, planned_dataset
 
     loaded = load_experiment(experiment, override or [])
     rate, source = clips_per_second(loaded, paths.RESULTS, clips_per_s)
     count, classes = (videos, 0) if videos else planned_dataset(loaded, say)
-    for line in plan_lines(loaded, count, classes, rate, source, [int(part) for part in gpus.split(",")]):
+    measured = measured_steps(loaded, paths.RESULTS)
+    for line in plan_lines(loaded, count, classes, rate, source, [int(part) for part in gpus.split(",")], measured):
         say(line)

@@ -17,11 +17,14 @@ from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.data.manifest import made_from
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
+from m2clip_lib.files import read_json
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
 from m2clip_lib.models.demo_clip import MODEL_CONFIG
 from m2clip_lib.models.sources import new_clip, refuse_unfit
+from m2clip_lib.runs import hardware
 
 ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches: a guess until `m2clip bench train` has measured it on that card
+BENCH = "bench.json"  # in results/: what `m2clip bench train` measured last
 ASSUMED_CLASSES, TEXT_TOKENS = 400, 11  # the longest prompt of Kinetics-400 has 11 tokens
 GIB = 2**30
 # Training videos and classes in the official lists, for a plan without a manifest.
@@ -56,7 +59,7 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
     settings, half = experiment.train, experiment.train.precision != "fp32"
     with warnings.catch_warnings(), FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch itself does so when it copies a parameter
-        clip = _architecture(experiment).eval().requires_grad_(False)
+        clip = architecture(experiment).eval().requires_grad_(False)
         side = clip.visual.image_size[0]
         names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
         config = M2CLIPConfig(names, words, num_frames=experiment.data.num_frames, **dataclasses.asdict(experiment.model))
@@ -105,10 +108,33 @@ def clips_per_second(experiment: Experiment, results: Path, given: float) -> tup
     if given:
         return given, "--clips-per-s"
     file = results / experiment.name / "metrics.csv"
-    if not file.is_file():
-        return 0.0, ""
-    table = read_csv(file)
-    return float(table.clips.sum() / table.seconds.sum()), f"{file}, without validation"
+    if file.is_file():
+        table = read_csv(file)
+        return float(table.clips.sum() / table.seconds.sum()), f"{file}, without validation"
+    rows = measured_steps(experiment, results)
+    return (rows[0]["rate"], f"m2clip bench train: {rows[0]['what']}, {rows[0]['contestant']}") if rows else (0.0, "")
+
+
+def setup_of(experiment: Experiment) -> dict[str, object]:
+    """What the time of a training step depends on, beside its batch and precision."""
+    settings = {"compile": experiment.train.compile, "activation_checkpointing": experiment.train.activation_checkpointing}
+    fixed = {"architecture": _architecture_name(experiment), "num_frames": experiment.data.num_frames}
+    return fixed | settings | dataclasses.asdict(experiment.model)
+
+
+def measured_steps(experiment: Experiment, results: Path) -> list[dict]:
+    """What `m2clip bench train` has measured on this machine for this model and precision, the nearest batch first.
+
+    Precision auto stands for the faster one. Returns: rows of results/bench.json.
+    """
+    found = read_json(results / BENCH) if (results / BENCH).is_file() else {}
+    if not found or any(found["hardware"].get(key) != value for key, value in hardware().items() if key != "system"):
+        return []
+    rows = [row for row in found["rows"] if setup_of(experiment).items() <= row["setup"].items()]
+    fastest = max(rows, key=lambda row: row["rate"], default={"setup": {"precision": ""}})["setup"]["precision"]
+    precision = fastest if experiment.train.precision == "auto" else experiment.train.precision
+    rows = [row | {"made": f"{found['date']}, commit {found['commit'][:12]}"} for row in rows if row["setup"]["precision"] == precision]
+    return sorted(rows, key=lambda row: (abs(row["setup"]["batch_size"] - experiment.train.batch_size), row["rate"]))
 
 
 def planned_dataset(experiment: Experiment, report: Callable[[str], None]) -> tuple[int, int]:
@@ -131,23 +157,37 @@ def validation_videos(experiment: Experiment, videos: int) -> int:
     return OFFICIAL_VALIDATION.get(experiment.data.layout, round(experiment.data.hold_out * videos))
 
 
-def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int]) -> list[str]:
-    """The plan as text. videos: in the training split; rate: measured clips/s of one process on this machine, 0: not measured."""
+def plan_lines(
+    experiment: Experiment, videos: int, classes: int, rate: float, source: str, gpus: Sequence[int], measured: Sequence[dict] = ()
+) -> list[str]:
+    """The plan as text.
+
+    videos: in the training split. rate: measured clips/s of one process on this machine, 0: not measured. measured: see measured_steps.
+    """
     settings = experiment.train
     classes = classes or ASSUMED_CLASSES
     cost = step_cost(experiment, classes)
     clips = videos * settings.epochs
     flop = cost.clip_flop + cost.text_flop / settings.batch_size
-    memory = (cost.fixed_bytes + cost.clip_bytes * settings.batch_size) / GIB
+    memory = cost.fixed_bytes + cost.clip_bytes * settings.batch_size
     lines = [
         f"{experiment.name}: {videos:,} training videos x {settings.epochs} epochs = {clips:,} clips; batch {settings.batch_size}, "
         f"{settings.precision}, activation checkpointing {'on' if settings.activation_checkpointing else 'off'}",
         f"counted: {giga(flop)} GFLOP per clip, forward and backward ({giga(cost.clip_flop)} in the video tower, "
         f"{giga(cost.text_flop)} per step for the texts of {classes} classes); 2 per multiply-add, less than a full pass, as the last "
         "block computes the class token alone",
-        f"computed, not measured: {memory:.1f} GiB per step ({cost.fixed_bytes / GIB:.1f} for weights, gradients and moments, "
-        f"{cost.clip_bytes / 2**20:,.0f} MiB per clip kept for the backward pass); add 1 to 2 GiB for work space",
+        f"computed, not measured: {size(memory)} per step ({size(cost.fixed_bytes)} for weights, gradients and moments, "
+        f"{size(cost.clip_bytes)} per clip kept for the backward pass); add 1 to 2 GiB for work space",
     ]
+    for row in measured:
+        computed = size(cost.fixed_bytes + cost.clip_bytes * row["setup"]["batch_size"])
+        same = (row["setup"]["precision"] == "fp32") == (settings.precision == "fp32")  # as what is computed
+        lines.append(
+            f"measured by m2clip bench train ({row['made']}): {row['what']}, {row['contestant']}: {row['rate']:g} clips/s, "
+            f"{size(row['peak_mib'] * 2**20)} at the peak" + (f" ({computed} computed)" if same else "")
+        )
+    if not measured:
+        lines.append("measured by m2clip bench train: nothing here for this model and precision")
     validation = validation_videos(experiment, videos)
     every = settings.validate_every
     share = validation * cost.view_flop / (validation * cost.view_flop + every * videos * flop)
@@ -159,11 +199,11 @@ def plan_lines(experiment: Experiment, videos: int, classes: int, rate: float, s
             time = f"{duration(clips / rate / count)}, if {count} scale(s) evenly"
             lines.append(f"  {count} x this device: {time}; the loader must give {rate * count:,.0f} clips/s")
     else:
-        lines.append("measured: nothing yet; give --clips-per-s, or train for one epoch (metrics.csv is read)")
+        lines.append("no speed measured yet; give --clips-per-s, or train for one epoch (metrics.csv is read)")
     lines.append(f"on paper, at {100 * ASSUMED_SHARE:.0f} % of the stated peak (a guess), without validation:")
     for card in CARDS:
         reached = ASSUMED_SHARE * card.peak * card.count / flop
-        fits = "fits" if memory + 2 <= card.memory else "does not fit: activation_checkpointing, or a smaller batch with accumulate"
+        fits = "fits" if memory / GIB + 2 <= card.memory else "does not fit: activation_checkpointing, or a smaller batch with accumulate"
         lines.append(
             f"  {card.name} (assumed {card.peak / 1e12:,.0f} TFLOP/s, {card.memory} GB): {duration(clips / reached)} at "
             f"{reached:,.0f} clips/s, which the loader must give; memory {fits}"
@@ -176,22 +216,32 @@ def giga(number: float) -> str:
     return f"{number / 1e9:,.0f}" if number >= 1e10 else f"{number / 1e9:.2g}"
 
 
+def size(count: float) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.0f} MiB"
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes or seconds, whichever reads well."""
     limits = ((3600, "h"), (60, "min"))
-    return next((f"{seconds / unit:,.1f} {name}" for unit, name in limits if seconds >= unit), f"{seconds:.0f} s")
+    return next((f"{seconds / unit:,.1f} {name}" for unit, name in limits if seconds >= unit), f"{seconds:.2g} s")
 
 
-def _architecture(experiment: Experiment) -> torch.nn.Module:
+def architecture(experiment: Experiment) -> torch.nn.Module:
     """The CLIP of an experiment, with arbitrary weights."""
-    source, name = experiment.backbone.source, experiment.backbone.model_name
-    if source == "demo":
+    name = _architecture_name(experiment)
+    if name == "demo":
         return new_clip(MODEL_CONFIG)
-    name = name or (source.partition("/")[0] if "/" in source and not Path(source).suffix else "")
     if not name:
+        source = experiment.backbone.source
         raise UserError(f"plan: backbone.source {source!r} does not name its architecture; add -o backbone.model_name=ViT-B-16-quickgelu")
     sizes = get_model_config(name)
     if sizes is None:
         raise UserError(f"plan: open_clip has no architecture {name!r}; set backbone.model_name")
     refuse_unfit(sizes, name)
     return new_clip(sizes)
+
+
+def _architecture_name(experiment: Experiment) -> str:
+    source, name = experiment.backbone.source, experiment.backbone.model_name
+    return "demo" if source == "demo" else name or (source.partition("/")[0] if "/" in source and not Path(source).suffix else "")

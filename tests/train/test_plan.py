@@ -7,7 +7,7 @@ import pytest
 
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
-from m2clip_lib.train.plan import clips_per_second, duration, giga, plan_lines, planned_dataset, step_cost
+from m2clip_lib.train.plan import clips_per_second, duration, giga, plan_lines, planned_dataset, size, step_cost, validation_videos
 
 DEMO = ["backbone.source=demo"]
 
@@ -51,8 +51,23 @@ def test_a_weight_file_that_does_not_say_its_architecture_asks_for_it(workspace)
         step_cost(load_experiment("tiny"), 12)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(7200, "2.0 h"), (3599, "60.0 min"), (90, "1.5 min"), (12.4, "12 s")])
+def test_validation_is_counted_as_often_as_it_is_done(workspace):
+    shares = {}
+    for every in (1, 5):
+        experiment = load_experiment("tiny", [*DEMO, f"train.validate_every={every}"])
+        text = "\n".join(plan_lines(experiment, 100, 12, 0.0, "", [1]))
+        shares[every] = float(re.search(r"10 videos, one view each: ([0-9.]+) % of all operations", text)[1])  # a tenth is held out
+    assert "validation after every 5 epochs" in text
+    cost = step_cost(experiment, 12)
+    validated, trained = 10 * cost.view_flop, 100 * (cost.clip_flop + cost.text_flop / 8)
+    assert shares[1] == pytest.approx(100 * validated / (validated + trained), abs=0.1)
+    assert shares[5] == pytest.approx(100 * validated / (validated + 5 * trained), abs=0.1)
+    assert validation_videos(load_experiment("tiny", ["data.layout=kinetics", "data.prepared=nothing"]), 240_000) == 20_000
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7200, "2.0 h"), (3599, "60.0 min"), (90, "1.5 min"), (12.4, "12 s"), (0.234, "0.23 s")])
 def test_times_are_in_sensible_units(seconds, text):
     """The demonstration's plan said 0.0 h."""
     assert duration(seconds) == text
     assert [giga(number) for number in (5.3e11, 1.04e9, 1.2e8)] == ["530", "1", "0.12"]
+    assert [size(number) for number in (1.5 * 2**30, 3.2 * 2**20)] == ["1.5 GiB", "3 MiB"]
