@@ -171,7 +171,7 @@ def test_bench_all_goes_on_without_what_is_missing_and_plan_shows_what_was_measu
         main(plan)
     out = capsys.readouterr().out
     assert "update, ours, 1: 11 clips/s, 1.0 GiB at the peak" in out
-    assert "measured: 10.0 clips/s in one process (m2clip bench train: update, ours, 0)" in out  # batch 2 is nearer to 4 than 8
+    assert "measured: 10 clips/s in one process (m2clip bench train: update, ours, 0)" in out  # batch 2 is nearer to 4 than 8
     with pytest.raises(SystemExit, match="0"):
         main([*plan, "-o", "data.num_frames=16"])
     assert "measured by m2clip bench train: nothing here" in capsys.readouterr().out

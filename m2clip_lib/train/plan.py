@@ -173,9 +173,9 @@ def plan_lines(
     lines = [
         f"{experiment.name}: {videos:,} training videos x {settings.epochs} epochs = {clips:,} clips; batch {settings.batch_size}, "
         f"{settings.precision}, activation checkpointing {'on' if settings.activation_checkpointing else 'off'}",
-        f"counted: {giga(flop)} GFLOP per clip, forward and backward ({giga(cost.clip_flop)} in the video tower, "
-        f"{giga(cost.text_flop)} per step for the texts of {classes} classes); 2 per multiply-add, less than a full pass, as the last "
-        "block computes the class token alone",
+        f"counted: {digits(flop / 1e9)} GFLOP per clip, forward and backward ({digits(cost.clip_flop / 1e9)} in the video tower, "
+        f"{digits(cost.text_flop / 1e9)} per step for the texts of {classes} classes); 2 per multiply-add, less than a full pass, as the "
+        "last block computes the class token alone",
         f"computed, not measured: {size(memory)} per step ({size(cost.fixed_bytes)} for weights, gradients and moments, "
         f"{size(cost.clip_bytes)} per clip kept for the backward pass); add 1 to 2 GiB for work space",
     ]
@@ -183,7 +183,7 @@ def plan_lines(
         computed = size(cost.fixed_bytes + cost.clip_bytes * row["setup"]["batch_size"])
         same = (row["setup"]["precision"] == "fp32") == (settings.precision == "fp32")  # as what is computed
         lines.append(
-            f"measured by m2clip bench train ({row['made']}): {row['what']}, {row['contestant']}: {row['rate']:g} clips/s, "
+            f"measured by m2clip bench train ({row['made']}): {row['what']}, {row['contestant']}: {digits(row['rate'])} clips/s, "
             f"{size(row['peak_mib'] * 2**20)} at the peak" + (f" ({computed} computed)" if same else "")
         )
     if not measured:
@@ -194,10 +194,10 @@ def plan_lines(
     when = "every epoch" if every == 1 else f"every {every} epochs"
     lines.append(f"validation after {when}: {validation:,} videos, one view each: {100 * share:.1f} % of all operations")
     if rate:
-        lines.append(f"measured: {rate:,.1f} clips/s in one process ({source})")
+        lines.append(f"measured: {digits(rate)} clips/s in one process ({source})")
         for count in gpus:
             time = f"{duration(clips / rate / count)}, if {count} scale(s) evenly"
-            lines.append(f"  {count} x this device: {time}; the loader must give {rate * count:,.0f} clips/s")
+            lines.append(f"  {count} x this device: {time}; the loader must give {digits(rate * count)} clips/s")
     else:
         lines.append("no speed measured yet; give --clips-per-s, or train for one epoch (metrics.csv is read)")
     lines.append(f"on paper, at {100 * ASSUMED_SHARE:.0f} % of the stated peak (a guess), without validation:")
@@ -211,9 +211,9 @@ def plan_lines(
     return lines
 
 
-def giga(number: float) -> str:
-    """A number in thousand millions, small ones with two digits."""
-    return f"{number / 1e9:,.0f}" if number >= 1e10 else f"{number / 1e9:.2g}"
+def digits(number: float) -> str:
+    """A number with three digits."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 def size(count: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
-from m2clip_lib.train.plan import clips_per_second, duration, giga, plan_lines, planned_dataset, size, step_cost, validation_videos
+from m2clip_lib.train.plan import clips_per_second, digits, duration, plan_lines, planned_dataset, size, step_cost, validation_videos
 
 DEMO = ["backbone.source=demo"]
 
@@ -69,5 +69,5 @@ def test_validation_is_counted_as_often_as_it_is_done(workspace):
 def test_times_are_in_sensible_units(seconds, text):
     """The demonstration's plan said 0.0 h."""
     assert duration(seconds) == text
-    assert [giga(number) for number in (5.3e11, 1.04e9, 1.2e8)] == ["530", "1", "0.12"]
+    assert [digits(number) for number in (2880, 530, 1.04, 0.1312)] == ["2,880", "530", "1.04", "0.131"]
     assert [size(number) for number in (1.5 * 2**30, 3.2 * 2**20)] == ["1.5 GiB", "3 MiB"]
