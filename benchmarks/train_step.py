@@ -204,7 +204,7 @@ def compare(comparison: Comparison) -> list[Row]:
 def described(row: Row, way: Way, comparison: Comparison, turns: list[tuple], relative: bool) -> Row:
     """The row with peak memory, shares, and the settings by which `m2clip plan` finds it; relative: there is a first one to relate to."""
     _, waited, peak, share = (statistics.median(values) for values in zip(*turns, strict=True))
-    more: dict[str, object] = {"% of the speed of a large matrix product": round(100 * share)}
+    more: dict[str, object] = {"% of the matrix peak": round(100 * share)}
     if way.from_files:
         more["% of the time waiting for clips"] = round(100 * waited)
     settings = comparison.settings(way)
