@@ -139,7 +139,7 @@ def _shares(name: str, videos: pd.DataFrame) -> Row:
     whole, read, converted = (float(np.median(seconds[key])) for key in ("all", "read", "convert"))
     whole = max(whole, read)
     shares = {"decode": read - converted, "resize": converted, "transform": whole - read}
-    percent = {f"{key}, % of the time": round(100 * value / whole) for key, value in shares.items()}
+    percent = {f"{key}, %": round(100 * value / whole) for key, value in shares.items()}
     return Row("one training clip, PyAV", name, float(f"{1 / whole:.3g}"), "clips/s and core", more=percent)
 
 
