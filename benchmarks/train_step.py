@@ -146,7 +146,7 @@ def play(connection: Connection, way: Way, comparison: Comparison, videos: pd.Da
             connection.send((seconds, waited, peak, share))
     except (RuntimeError, UserError) as error:  # out of memory; no compiler
         connection.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-    except EOFError:  # the other end is closed: it is over
+    except (EOFError, KeyboardInterrupt):  # the other end is closed: it is over
         return
 
 
