@@ -42,7 +42,7 @@ class PublishedSteps(TrainingSteps):
 
     def _loss(self, part, tokens, classes, share):
         labels, masked = part.batch.labels, {"masked_tokens": part.tokens, "masked_targets": part.targets}
-        with self._autocast():
+        with self.autocast():
             return multi_task_loss(
                 self.model, self._video(part), labels, tokens, tokens[labels], **masked, class_features=classes, part=share
             )
@@ -66,11 +66,15 @@ class Contestant:
         clips = torch.from_numpy(rng.integers(256, size=(comparison.batch, frames, 3, side, side), dtype=np.uint8))
         labels = torch.from_numpy(rng.integers(len(classes), size=comparison.batch))
         self.part = self.steps.prepare(Batch(clips, labels, list(range(comparison.batch)), [], Counter()), 1, 0)
+        if way.kept:
+            with self.steps.autocast():
+                clips = model.trunk(model.backbone.video(clips, self.device)).half()
         on_device = replace(self.part.batch, clips=clips.to(self.device), labels=labels.to(self.device))
         self.part = replace(self.part, batch=on_device)
+        tally = Tally(torch.zeros(len(TERMS), device=self.device))
         with FlopCounterMode(display=False) as counter:
-            self.update(1)
-        self.flop = counter.get_total_flops()
+            self.steps.update([self.part], 1, 0, tally)
+        self.flop, self.first_loss = counter.get_total_flops(), float(tally.sums[0]) / comparison.batch
         if experiment.train.compile:
             model.compile_blocks()
             self.update(WARM)
@@ -143,7 +147,7 @@ def play(connection: Connection, way: Way, comparison: Comparison, videos: pd.Da
             peak = contestant.peak_mib() - (libraries if contestant.device.type == "cpu" else 0)
             share = contestant.flop / seconds / matrix_peak(contestant.device, precision)
             contestant.rest()
-            connection.send((seconds, waited, peak, share))
+            connection.send((seconds, waited, peak, share, contestant.first_loss))
     except (RuntimeError, UserError) as error:  # out of memory; no compiler
         connection.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     except (EOFError, KeyboardInterrupt):  # the other end is closed: it is over
@@ -203,13 +207,14 @@ def compare(comparison: Comparison) -> list[Row]:
 
 def described(row: Row, way: Way, comparison: Comparison, turns: list[tuple], relative: bool) -> Row:
     """The row with peak memory, shares, and the settings by which `m2clip plan` finds it; relative: there is a first one to relate to."""
-    _, waited, peak, share = (statistics.median(values) for values in zip(*turns, strict=True))
+    _, waited, peak, share, loss = (statistics.median(values) for values in zip(*turns, strict=True))
     more: dict[str, object] = {"% of the matrix peak": round(100 * share)}
     if way.from_files:
         more["% of the time waiting for clips"] = round(100 * waited)
+    more["first loss"] = round(loss, 4)
     settings = comparison.settings(way)
     setup = setup_of(settings) | {"precision": settings.train.precision, "batch_size": comparison.batch, "classes": len(comparison.classes)}
-    setup = {} if way.published else setup
+    setup = {} if way.published or way.kept else setup
     return replace(row, relative=row.relative if relative else None, peak_mib=round(peak), more=more, setup=setup)
 
 

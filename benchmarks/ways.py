@@ -32,12 +32,14 @@ class Way:
     """A contestant: its name, the settings in which it differs from its comparison's experiment, and what no setting says.
 
     changes: section -> field -> value. published: take the published way. from_files: clips come from a loader of real files.
+    kept: in place of clips, the kept tokens in front of the first adapter (train.saved_views).
     """
 
     name: str
     changes: dict[str, dict] = field(default_factory=dict)
     published: bool = False
     from_files: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def comparisons(device: torch.device) -> list[Comparison]:
     if device.type == "cpu":
         ways = [Way("published, fp32", published=True), Way("ours, fp32")]
         ways += [Way(f"ours, {half}", {"train": {"precision": half}})] if half != "fp32" else []
-        return [Comparison(f"update of batch {n}, one core", tuple(ways), n, rounds) for n, rounds in ROUNDS_ON_CPU.items()]
+        found = [Comparison(f"update of batch {n}, one core", tuple(ways), n, rounds) for n, rounds in ROUNDS_ON_CPU.items()]
+        return found + [in_the_last(blocks) for blocks in (4, 2)]
     half = half.replace("fp32", "fp16")  # GPUs without bf16
     plain, compiled = ({"train": {"precision": half, "compile": on}} for on in (False, True))
     files = compiled | {"data": {"workers": cores(), "short_side": (224, 258)}}
@@ -75,6 +78,13 @@ def comparisons(device: torch.device) -> list[Comparison]:
     ways += [Way(f"ours, {half}, compiled, clips from files", files, from_files=True)]
     ways += [Way("ours, fp16", {"train": {"precision": "fp16"}})] if half != "fp16" else []
     return [Comparison(f"update of batch {GPU_BATCH}, one GPU", tuple(ways), GPU_BATCH, steps=GPU_STEPS)]
+
+
+def in_the_last(blocks: int) -> Comparison:
+    """What it is worth to keep the tokens in front of the first adapter, where adapters stand in the last blocks only."""
+    changes = {"model": {"vision_adapter_layers": blocks}}
+    ways = (Way("clips through all blocks", changes), Way("from kept tokens", changes, kept=True))
+    return Comparison(f"update of batch 8, adapters in the last {blocks} of 12 blocks, one core", ways, 8, 2)
 
 
 def random_backbone(experiment: Experiment) -> Backbone:

@@ -85,7 +85,7 @@ class TrainingSteps:
             loading = (settings.batch_size, data.workers)
             place = experiment.prepared / "trunk"
             self.dataset = saved_clips(
-                self.dataset, rows, settings.saved_views, model, backbone, inputs, place, processes, self._autocast, loading, report
+                self.dataset, rows, settings.saved_views, model, backbone, inputs, place, processes, self.autocast, loading, report
             )
         self.loader = make_loader(self.dataset, self.sampler, data.workers)
         self.updates = self.sampler.updates  # per epoch
@@ -166,7 +166,7 @@ class TrainingSteps:
         images, labels = self._negatives(parts, counts[:, 0].tolist())
         starts = int(counts[: self.processes.rank, 0].sum()) + np.cumsum([0, *own[:, 0]])
         tokens = self.texts.of_step(step)[1]
-        with self._autocast():
+        with self.autocast():
             classes = self.model.encode_text(tokens, fixed=True).text_features if own[:, 0].any() else None
         # Several parts send their gradients to one copy of the class features, so that the text tower runs once.
         shared = classes.detach().float().requires_grad_() if len(parts) > 1 and classes is not None and classes.requires_grad else classes
@@ -212,7 +212,8 @@ class TrainingSteps:
         if scaler:
             self.scaler.load_state_dict(scaler)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision of training."""
         half = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, half, enabled=self.settings.precision != "fp32")
 
@@ -225,7 +226,7 @@ class TrainingSteps:
         labels = part.batch.labels.to(self.device, non_blocking=True)
         masked = {"masked_tokens": part.tokens, "masked_targets": part.targets}
         recipe = {"cross_modal_ce": self.settings.cross_modal_ce, "weights": self.settings.loss_weights}
-        with self._autocast():
+        with self.autocast():
             return multi_task_loss(self.model, self._video(part), labels, tokens, **masked, **recipe, class_features=classes, part=share)
 
     def _negatives(self, parts: Sequence[Part], sizes: Sequence[int]):
@@ -236,7 +237,7 @@ class TrainingSteps:
         labels = torch.tensor([label for of_one in self.processes.gather(own) for label in of_one]).to(self.device, non_blocking=True)
         if len(parts) == 1:
             return lambda image: self.processes.gather_rows(image.detach(), sizes), labels
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             features = [unit(self.model.encode_video(self._video(part)).image_features) for part in parts if part.counts[0]]
         width = self.model.visual.embed_dim
         images = self.processes.gather_rows(torch.cat([torch.empty(0, width, device=self.device), *features]), sizes)
