@@ -24,7 +24,7 @@ from m2clip_lib.data.sampling import test_indices, train_indices
 from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.data.video.compare import compare_decoders
 from m2clip_lib.data.video.container import video_stream
-from m2clip_lib.data.video.decode import Pictures, fit_short_side, has_decord
+from m2clip_lib.data.video.decode import Pictures, fit_short_side, installed_decoders
 from m2clip_lib.data.video.probe import decodable_frames, probe
 from m2clip_lib.data.video.transcode import transcode_file
 from m2clip_lib.errors import UserError
@@ -83,10 +83,6 @@ def _moving_texture(seed: int, frames: int = 300, height: int = 256, width: int 
     return out
 
 
-def _decoders() -> list[str]:
-    return ["pyav", "decord"] if has_decord() else ["pyav"]
-
-
 def _training(what: str, videos: pd.DataFrame) -> list[Row]:
     def published() -> None:
         for row, video in enumerate(videos.itertuples()):
@@ -99,7 +95,7 @@ def _training(what: str, videos: pd.DataFrame) -> list[Row]:
             if clips[0, row].error:
                 raise UserError(f"bench: {clips[0, row].error}")
 
-    contestants = {"published: decode everything": published} | {name: lambda name=name: ours(name) for name in _decoders()}
+    contestants = {"published: decode everything": published} | {name: lambda name=name: ours(name) for name in installed_decoders()}
     return compared(what, interleaved(contestants, ROUNDS), len(videos), "clips/s and core")
 
 
@@ -117,7 +113,7 @@ def _testing(what: str, videos: pd.DataFrame) -> list[Row]:
             if views[row].error:
                 raise UserError(f"bench: {views[row].error}")
 
-    contestants = {"published: convert everything": published} | {name: lambda name=name: ours(name) for name in _decoders()}
+    contestants = {"published: convert everything": published} | {name: lambda name=name: ours(name) for name in installed_decoders()}
     return compared(what, interleaved(contestants, ROUNDS), len(videos), "videos/s and core")
 
 

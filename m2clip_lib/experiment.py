@@ -19,6 +19,7 @@ from m2clip_lib.data.dataset import FrameReader, VideoReader
 from m2clip_lib.data.prompts import experiment_texts, names_without_word
 from m2clip_lib.data.seeds import Purpose, torch_seed
 from m2clip_lib.data.video.cache import cached_reader
+from m2clip_lib.data.video.decode import OTHERS, load_decoder
 from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
@@ -132,8 +133,11 @@ def make_reader(experiment: Experiment, table: pd.DataFrame, image_size: int, ex
     """A reader of frames from the cache if the experiment keeps one, else from the files.
 
     exact: decode with PyAV, whose pixels the golden values were made from.
+    Raises: UserError if the experiment's decoder cannot be used on this machine.
     """
     data = experiment.data
+    if data.decoder in OTHERS:
+        load_decoder(data.decoder)  # one line now, not an error for every video
     if data.cache_frames:
         return cached_reader(table, experiment.prepared / "cache", image_size, data.decoder, cores(), data.file_timeout_s)
     return VideoReader(table, "pyav" if exact else data.decoder)

@@ -25,7 +25,7 @@ from m2clip_lib.files import file_sha256, read_json, write_atomically, write_jso
 PNG_TEXT = "Description"  # the PNG's own field for what the picture shows
 TRAINING = ("03_training", "train")  # steps that train: what they write is what the run is
 EVALUATION = ("04_evaluation", "eval")  # steps that predict
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "av", "numpy", "pandas", "papermill")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "decord", "decord2", "torchcodec", "av", "numpy", "pandas", "papermill")
 
 
 class Run:

@@ -138,8 +138,8 @@ class DataSection(Section):
     """Flip half of the training clips. Refused for class names that a mirror exchanges (left/right, links/rechts, ...), unless "force"."""
     mirror_pairs: tuple[tuple[Word, Word], ...] = ()
     """More words that a mirror exchanges, in your language: [["hidari", "migi"]]."""
-    decoder: Literal["auto", "decord", "pyav"] = "auto"
-    """auto is PyAV. decord may return other frames than those asked for: compare them first, `m2clip bench data --videos DIR`."""
+    decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+    """auto is PyAV. decord and torchcodec may return other frames than those asked for: compare, `m2clip bench data --videos DIR`."""
     resize: Literal["fast", "exact"] = "fast"
     """Resizing in evaluation: "fast" in the decoder, "exact" as the published code does (PyAV, floating point), for published weights."""
     transcode: bool = False
@@ -165,7 +165,7 @@ class DataSection(Section):
             raise ValueError(f"short_side {list(self.short_side)}: the least must not exceed the most")
         if self.cache_frames and self.short_side:
             raise ValueError("cache_frames keeps frames at the backbone's input size: leave short_side null")
-        if self.resize == "exact" and (self.cache_frames or self.decoder == "decord"):
+        if self.resize == "exact" and (self.cache_frames or self.decoder not in ("auto", "pyav")):
             raise ValueError("resize exact reads full frames with PyAV: set cache_frames false and decoder auto or pyav")
         return self
 

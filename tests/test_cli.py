@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from m2clip_lib import cli, paths
+from m2clip_lib.data.video.decode import load_decoder
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import open_checkpoint
 
@@ -95,6 +96,21 @@ def prepared(trained) -> str:
 def test_missing_backbone_weights_end_with_one_line(trained, workspace, capsys):
     status, _, err = call(capsys, "train", "tiny", "-o", prepared(trained), "-o", "backbone.source=/nowhere/ViT-B-16.pt")
     assert_one_line(status, err, "backbone weights: no such file: /nowhere/ViT-B-16.pt")
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("options", [(), ("data.cache_frames=false",)])
+def test_a_decoder_that_is_not_installed_ends_with_one_line_and_trains_nothing(trained, workspace, capsys, monkeypatch, command, options):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setattr("m2clip_lib.experiment.load_decoder", load_decoder.__wrapped__)
+    file = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
+    chosen = ["--checkpoint", file] if command == "eval" else []
+    settings = [part for option in (prepared(trained), "data.decoder=torchcodec", *options) for part in ("-o", option)]
+    status, _, err = call(capsys, command, "tiny", *chosen, *settings)
+    assert_one_line(
+        status, err, "data.decoder torchcodec: torchcodec is not installed", "m2clip-workbook[torchcodec]", "data.decoder to auto"
+    )
+    assert not list(workspace.glob("checkpoints/**/*.safetensors"))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])

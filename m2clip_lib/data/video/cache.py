@@ -53,7 +53,7 @@ def cached_reader(
     if total > LIMIT_BYTES:
         size, limit = show_bytes(total), show_bytes(LIMIT_BYTES)
         raise UserError(f"data.cache_frames: the frames would take {size}, more than {limit}; set it to false")
-    digest = hashlib.sha256(f"{short_side}|{'decord' if decoder == 'decord' else 'pyav'}".encode())
+    digest = hashlib.sha256(f"{short_side}|{'pyav' if decoder == 'auto' else decoder}".encode())
     for path, shape in zip(table.path, shapes, strict=True):
         stat = Path(path).stat() if Path(path).exists() else None
         digest.update(f"{path}|{shape}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from m2clip_lib.data.sampling import test_indices
-from m2clip_lib.data.video.decode import fit_short_side, has_decord, read_frames
+from m2clip_lib.data.video.decode import fit_short_side, installed_decoders, read_frames
 from m2clip_lib.data.video.probe import VideoError, VideoInfo, probe
 from m2clip_lib.errors import UserError
 
@@ -21,7 +21,7 @@ NEARER = 0.7  # another frame is meant if its difference is smaller than that of
 
 
 def compare_decoders(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """Read clips of each file with PyAV and with decord, where it is installed; files that PyAV cannot read are left out.
+    """Read clips of each file with PyAV, and with the other decoders that are installed; files that PyAV cannot read are left out.
 
     Returns: one row per decoder. Speed is that of clips spread over the video, on one core, of the files that all decoders can read.
         failed: files that it cannot read. other_frames: files of which it returns other frames than PyAV for the same numbers; the
@@ -35,11 +35,11 @@ def compare_decoders(paths: Sequence[str | Path]) -> pd.DataFrame:
     if not videos:
         raise UserError(f"compare decoders: none of {len(paths)} files can be read")
     others: dict[str, dict[str, int | None]] = {"pyav": dict.fromkeys(videos)}  # decoder -> readable file -> the first other frame
-    if has_decord():
-        others["decord"] = {}
+    for name in installed_decoders()[1:]:
+        others[name] = {}
         for path, info in videos.items():
             with suppress(VideoError):
-                others["decord"][path] = first_difference(path, info, "decord")
+                others[name][path] = first_difference(path, info, name)
     measured = [path for path in videos if all(path in of_decoder for of_decoder in others.values())]
     seconds: dict[str, list[float]] = {name: [] for name in others}
     for name in [*others] * ROUNDS:  # they take turns: the machine's speed drifts

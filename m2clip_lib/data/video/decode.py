@@ -1,15 +1,18 @@
-"""Frames of a video as pixels, with PyAV, or with decord for those who ask for it.
+"""Frames of a video as pixels, with PyAV, or with decord or torchcodec for those who ask for it.
 
-decord exists for some machines only, and returns other frames of some files without an error (`m2clip bench data --videos DIR`). It is
-imported only here, and after torch: the other order crashes on some CUDA machines.
+These two exist for some machines only, and return other frames of some files without an error (data/README.md; `m2clip bench data
+--videos DIR`). They are imported only here, and after torch: decord before torch crashes on some CUDA machines.
 """
 
 import functools
+import importlib
+import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
 
 import av
 import numpy as np
@@ -21,8 +24,9 @@ from numpy.typing import NDArray
 
 from m2clip_lib.data.video.container import open_video, read_frame_table, video_stream
 from m2clip_lib.data.video.probe import VideoError, decodable_frames, frames_from, orientation, reason, shown_size
+from m2clip_lib.errors import UserError
 
-Decoder = Literal["auto", "decord", "pyav"]
+Size = tuple[int, int] | None  # (width, height) in pixels; None: the video's own
 
 
 def fit_short_side(width: int, height: int, side: int) -> tuple[int, int]:
@@ -33,56 +37,85 @@ def fit_short_side(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def read_frames(
-    path: str | Path, indices: Sequence[int], size: tuple[int, int] | None = None, decoder: Decoder = "auto", num_frames: int | None = None
+    path: str | Path, indices: Sequence[int], size: Size = None, decoder: str = "auto", num_frames: int | None = None
 ) -> tuple[NDArray[np.uint8], str]:
     """Read the chosen frames, upright (rotation metadata is applied) and with square pixels.
 
     Args:
         indices: frame numbers, ascending; repeats are allowed.
         size: (width, height) in pixels to which the decoder resizes; None keeps the size as shown.
-        decoder: "auto" is PyAV. "decord" may return other frames, and leaves some turned.
+        decoder: "auto" is PyAV, as is "pyav". One of OTHERS may return other frames, and leaves some turned or (size None) not square.
         num_frames: the manifest's; a file with a different number of packets is not seeked in, since some cannot be decoded.
-    Returns: frames (t, h, w, 3) uint8 RGB, and what decoded them: "decord", "pyav", "pyav, from the start" (a file that cannot be
-        seeked).
-    Raises: VideoError with the reason.
+    Returns: frames (t, h, w, 3) uint8 RGB, and what decoded them: the name of the decoder, or "pyav, from the start" (a file that cannot
+        be seeked).
+    Raises: VideoError with the reason. UserError if the decoder cannot be used on this machine.
     """
-    if decoder == "decord":
-        return _read_decord(path, indices, size), "decord"
-    return next(read_clips(path, [indices], size, num_frames))
-
-
-@functools.cache
-def has_decord() -> bool:
-    """Return whether decord is installed (its wheel exists for Linux x86_64 only)."""
-    import torch  # noqa: F401  (before decord, always; late, so that child processes that only need PyAV start without it)
-
-    try:
-        import decord
-    except ImportError:
-        return False
-    decord.logging.set_level(decord.logging.QUIET)
-    return True
-
-
-def _read_decord(path: str | Path, indices: Sequence[int], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    if not has_decord():
-        raise VideoError("decord is not installed on this machine: set data.decoder to auto or pyav")
-    import decord
-
-    width, height = size or (-1, -1)
+    if decoder not in OTHERS:
+        return next(read_clips(path, [indices], size, num_frames))
+    module = load_decoder(decoder)
     try:
         # One reader per call: readers that are kept leak memory and do not survive a fork. The path is absolute, since in "clip: one.mp4"
         # the part before the colon would be taken for a protocol.
-        reader = decord.VideoReader(str(Path(path).absolute()), width=width, height=height, num_threads=1)
-        if indices[-1] >= len(reader):
-            raise VideoError(f"decord: has {len(reader)} frames, frame {indices[-1]} was requested")
-        return reader.get_batch(list(indices)).asnumpy()
-    except (decord.DECORDError, RuntimeError) as error:
-        raise VideoError(f"decord: {str(error).strip().splitlines()[-1][:120]}") from error
+        count, read = OTHERS[decoder][0](module, str(Path(path).absolute()), size)
+        if indices[-1] >= count:
+            raise VideoError(f"{decoder}: has {count} frames, frame {indices[-1]} was requested")
+        return read(list(indices)), decoder
+    except (getattr(module, "DECORDError", RuntimeError), RuntimeError, ValueError, IndexError) as error:
+        words = re.split(r"\.c(?:c|pp):\d+[:,] ", str(error))[-1].split()  # those after the places in the decoder's source
+        raise VideoError(f"{decoder}: {' '.join(words)[:120]}") from error
+
+
+Reader = tuple[int, Callable[[list[int]], NDArray[np.uint8]]]  # the number of frames; frame numbers -> (t, h, w, 3) RGB
+
+
+def _decord(decord: ModuleType, path: str, size: Size) -> Reader:
+    decord.logging.set_level(decord.logging.QUIET)
+    width, height = size or (-1, -1)
+    reader = decord.VideoReader(path, width=width, height=height, num_threads=1)
+    return len(reader), lambda indices: reader.get_batch(indices).asnumpy()
+
+
+def _torchcodec(torchcodec: ModuleType, path: str, size: Size) -> Reader:
+    resize = [torchcodec.transforms.Resize(size[::-1])] if size else None
+    reader = torchcodec.decoders.VideoDecoder(path, dimension_order="NHWC", device="cpu", transforms=resize)
+    return len(reader), lambda indices: reader.get_frames_at(indices).data.numpy()
+
+
+# Decoders beside PyAV, by the name of their package: how they read, how to install them.
+OTHERS = {
+    "decord": (_decord, "pip install decord (decord2 where it has no wheel)"),
+    "torchcodec": (_torchcodec, 'pip install "m2clip-workbook[torchcodec]" and install FFmpeg 4 to 9 (apt or conda: ffmpeg)'),
+}
+
+
+@functools.cache
+def load_decoder(name: str) -> ModuleType:
+    """Import one of OTHERS. Raises: UserError, in one line, if it is not installed or finds no FFmpeg."""
+    import torch  # before decord, always; late, so that child processes that only need PyAV start without it
+
+    try:
+        module = importlib.import_module(name)
+        if getattr(module, "ffmpeg_major_version", name) is None:  # torchcodec notices the lack of FFmpeg when it reads
+            raise RuntimeError
+    except (ImportError, OSError, RuntimeError) as error:
+        broken = f"finds no FFmpeg, or does not fit torch {torch.__version__}"
+        lack = "is not installed" if isinstance(error, ModuleNotFoundError) else broken
+        raise UserError(f"data.decoder {name}: {name} {lack}; {OTHERS[name][1]}, or set data.decoder to auto") from error
+    return module
+
+
+def installed_decoders() -> list[str]:
+    """Return the names of the decoders that work on this machine, PyAV first."""
+    found = ["pyav"]
+    for name in OTHERS:
+        with suppress(UserError):
+            load_decoder(name)
+            found.append(name)
+    return found
 
 
 def read_clips(
-    path: str | Path, clips: Sequence[Sequence[int]], size: tuple[int, int] | None = None, num_frames: int | None = None
+    path: str | Path, clips: Sequence[Sequence[int]], size: Size = None, num_frames: int | None = None
 ) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """Yield each clip's frames with PyAV in one pass through the file, and how they were read; see read_frames.
 
@@ -143,7 +176,7 @@ def _from_the_start(
 class Pictures:
     """Frame -> (h, w, 3) uint8 RGB at a size, upright. Use one object for all frames of a video: it keeps its scaling context."""
 
-    def __init__(self, stream: VideoStream, size: tuple[int, int] | None):
+    def __init__(self, stream: VideoStream, size: Size):
         self.stream, self.size, self.scale = stream, size, VideoReformatter().reformat
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:

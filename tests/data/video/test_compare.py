@@ -4,31 +4,35 @@ import numpy as np
 import pytest
 from numbered_videos import encode, grainy, pictures
 from odd_videos import CORPUS, MPEG4, VP9
+from other_decoders import EACH, EACH_FOR_SMALL, OTHER_FRAMES, package
 
 from m2clip_lib.data.video import compare
 from m2clip_lib.data.video.compare import compare_decoders, first_difference
-from m2clip_lib.data.video.decode import VideoError, has_decord
+from m2clip_lib.data.video.decode import VideoError
 from m2clip_lib.data.video.probe import probe
 from m2clip_lib.errors import UserError
 
-needs_decord = pytest.mark.skipif(not has_decord(), reason="decord has no wheel for this machine")
 
-
-@needs_decord
+@pytest.mark.parametrize("decoder", EACH)
 @pytest.mark.parametrize(
-    "name", ["edit list, a part twice.mp4", "edit list, parts exchanged.mp4", "edit list.mp4", "mpeg4.avi", "hevc.mkv"]
+    "name",
+    ["edit list, a part twice.mp4", "edit list, parts exchanged.mp4", "edit list.mp4", "mpeg4.avi", "hevc.mkv", "damaged at the start.mkv"],
 )
-def test_files_of_which_decord_returns_other_frames_are_found(tmp_path, name):
+def test_files_of_which_a_decoder_returns_other_frames_are_found(tmp_path, decoder, name):
     CORPUS[name][0](tmp_path / name)
-    assert first_difference(tmp_path / name, probe(tmp_path / name), "decord") is not None
+    try:
+        found = first_difference(tmp_path / name, probe(tmp_path / name), decoder) is not None
+    except VideoError:
+        found = True
+    assert found == (name in OTHER_FRAMES[package(decoder)])
 
 
-@needs_decord
+@pytest.mark.parametrize("decoder", EACH_FOR_SMALL)
 @pytest.mark.parametrize(("suffix", "settings"), [(".mp4", {}), (".mkv", {}), (".webm", VP9)])
 @pytest.mark.parametrize("drawn", [pictures, grainy, lambda: [np.full((64, 96, 3), 90, np.uint8)] * 24], ids=["plain", "noise", "still"])
-def test_files_that_decord_reads_rightly_show_no_difference(tmp_path, suffix, settings, drawn):
+def test_files_that_a_decoder_reads_rightly_show_no_difference(tmp_path, suffix, settings, drawn, decoder):
     encode(tmp_path / f"a{suffix}", drawn(), **settings)
-    assert first_difference(tmp_path / f"a{suffix}", probe(tmp_path / f"a{suffix}"), "decord") is None
+    assert first_difference(tmp_path / f"a{suffix}", probe(tmp_path / f"a{suffix}"), decoder) is None
 
 
 @pytest.mark.parametrize(("shift", "first"), [(0, None), (1, 1), (-1, 1), (7, 1)])
@@ -56,21 +60,22 @@ def test_the_table_counts_files_and_names_the_first_difference(tmp_path, monkeyp
 
     def differs(path, info, decoder):
         if path.endswith("c.avi"):
-            raise VideoError("decord: no")
+            raise VideoError("no")
         return 5 if path.endswith("b.mp4") else None
 
-    monkeypatch.setattr(compare, "has_decord", lambda: True)
+    monkeypatch.setattr(compare, "installed_decoders", lambda: ["pyav", "decord", "torchcodec"])
     monkeypatch.setattr(compare, "first_difference", differs)
     read = []
     monkeypatch.setattr(compare, "read_frames", lambda path, *rest: read.append((path[-5:], rest[2])))
     table = compare_decoders(sorted(tmp_path.iterdir()))
     counts = ["what", "files", "failed", "other_frames", "first_difference"]
-    assert table[counts].values.tolist() == [["pyav", 3, 0, 0, ""], ["decord", 3, 1, 1, f"{tmp_path / 'b.mp4'}: frame 5"]]
-    assert read == [(name, decoder) for _ in range(3) for decoder in ("pyav", "decord") for name in ("a.mp4", "b.mp4")]
+    others = [[name, 3, 1, 1, f"{tmp_path / 'b.mp4'}: frame 5"] for name in ("decord", "torchcodec")]
+    assert table[counts].values.tolist() == [["pyav", 3, 0, 0, ""], *others]
+    assert read == [(name, decoder) for _ in range(3) for decoder in ("pyav", "decord", "torchcodec") for name in ("a.mp4", "b.mp4")]
 
 
-def test_pyav_alone_is_measured_where_decord_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "has_decord", lambda: False)
+def test_pyav_alone_is_measured_where_no_other_decoder_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "installed_decoders", lambda: ["pyav"])
     encode(tmp_path / "a.mp4", pictures())
     table = compare_decoders([tmp_path / "a.mp4"])
     assert table.what.tolist() == ["pyav"]
