@@ -56,7 +56,7 @@ bench: $(READY)  ## measure this machine
 	$(BIN)/m2clip bench all
 
 lock: $(READY)  ## write the installed versions to constraints.txt
-	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+	others=$$(sed -n '/^#/,$$p' constraints.txt); $(BIN)/python -m pip freeze --exclude-editable > constraints.txt; echo "$$others" >> constraints.txt
 
 clean:  ## remove what the demo and the tests wrote; keep .venv, your data folders, runs and checkpoints
 	rm -rf results/demo checkpoints/demo checkpoints/backbones data/demo .pytest_cache .ruff_cache .hypothesis

@@ -4,9 +4,11 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import m2clip_lib
 
@@ -45,3 +47,36 @@ def test_a_notebook_needs_at_most_five_import_lines(notebook):
     lines = [line for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code" for line in cell["source"]]
     assert sum(line.startswith(("import ", "from ")) for line in lines) <= 5
     assert sum("m2clip_lib" in line for line in lines if line.startswith(("import ", "from "))) <= 3
+
+
+LINUX, WINDOWS, MAC = "linux", "win32", "darwin"
+PROJECT = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.mark.parametrize(
+    ("system", "processor", "packages"),
+    [
+        (LINUX, "x86_64", ["decord"]),
+        (WINDOWS, "AMD64", ["decord"]),
+        (LINUX, "aarch64", ["decord2"]),
+        (MAC, "arm64", ["decord2"]),
+        (MAC, "x86_64", []),  # neither has a wheel
+        (WINDOWS, "ARM64", []),
+        (LINUX, "ppc64le", []),
+    ],
+)
+def test_decord_or_its_stand_in_is_installed_where_it_has_a_wheel(system, processor, packages):
+    found = [Requirement(line) for line in PROJECT["dependencies"] if line.startswith("decord")]
+    here = {"sys_platform": system, "platform_machine": processor}
+    assert [one.name for one in found if one.marker.evaluate(here)] == packages
+
+
+def test_torchcodec_is_an_extra_and_every_pinned_version_is_allowed():
+    extras = PROJECT["optional-dependencies"]
+    assert [name for name, lines in extras.items() if any(line.startswith("torchcodec") for line in lines)] == ["torchcodec"]
+    lines = (LIBRARY.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {name.lower().replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines)}
+    wanted = [Requirement(line) for line in [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]]
+    versions = {one.name: pinned.get(one.name.lower().replace("_", "-")) for one in wanted}
+    assert [name for name, version in versions.items() if version is None] == ["playwright"]
+    assert [one.name for one in wanted if versions[one.name] and not one.specifier.contains(versions[one.name])] == []
