@@ -36,7 +36,7 @@ def augment(clip: UInt8[Tensor, "t 3 h w"], side: int, how: Augmentation, seed: 
     if how.mirror:
         steps.append(v2.RandomHorizontalFlip())
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also prepares those of GPUs, which takes longer than the crop
         return v2.Compose(steps)(clip)
 
 
