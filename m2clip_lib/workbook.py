@@ -3,10 +3,11 @@
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment, load_experiment, parse_value
 from m2clip_lib.data.prepare import data_fingerprint
-from m2clip_lib.data.workers import own
+from m2clip_lib.data.workers import cores, own
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json, storage_error, write_json
 from m2clip_lib.runs import check_folders, check_run_name
@@ -70,7 +71,7 @@ def run_workbook(
     state_file, page, executed = folder / "steps.json", folder / "report.html", 0
     known = read_json(state_file) if state_file.is_file() else {}
     complete = not (first or only) and page.is_file() and all(is_finished(folder, step, known) for step in steps)
-    with nullcontext() if complete else own(paths.RESULTS / ".locks" / f"{run}.run", f"--run {run}"):
+    with nullcontext() if complete else own(paths.RESULTS / ".locks" / f"{run}.run", f"--run {run}"), ExitStack() as ahead:
         for number, step in enumerate(steps, start=1):
             state = read_json(state_file) if state_file.is_file() else {}
             label = f"[{number}/{len(steps)}] {step.name}"
@@ -78,6 +79,10 @@ def run_workbook(
                 report(f"{label}: finished before, inputs unchanged, skipped")
                 continue
             report(f"{label}: running")
+            if step.name.startswith("03_") and (study := next((s for s in steps[number:] if s.name.startswith("05_")), None)):
+                ahead.enter_context(studies_ahead(experiment, run, overrides, study, report))
+            if step.name.startswith("05_"):
+                ahead.close()
             write_json(state_file, {name: entry for name, entry in state.items() if name != step.name})
             began = time.perf_counter()
             execute_step(folder, step)
@@ -96,6 +101,32 @@ def run_workbook(
         write_report(folder)
         report(f"report: {paths.shown(page)}  ({time.perf_counter() - start:.0f} s in total)")
         return page
+
+
+@contextmanager
+def studies_ahead(experiment: Experiment, run: str, overrides: Sequence[str], study: Step, report: Callable[[str], None]) -> Iterator[None]:
+    """Let trainings of notebook 05 use the cores that notebooks 03 and 04, each on one, leave idle. What they begin, 05 waits for.
+
+    Only on a CPU, where 05 trains what 03 does not (eval.ablation_epochs), and with the notebook's own seeds and variants.
+    """
+    changed = {"VARIANTS", "SEEDS", "TRAIN", "PROCESSES", "CLUSTER"} & study.parameters.keys()
+    gpu = any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd"))
+    longer = experiment.eval.ablation_epochs not in (0, experiment.train.epochs)
+    if changed or gpu or not longer or experiment.train.threads != 1 or cores() < 2:
+        yield
+        return
+    report(f"      trainings of {study.name} begin on the other core{'s' * (cores() > 2)}")
+    arguments = json.dumps([experiment.name, run, list(overrides), study.parameters.get("STUDIES", ["quick"]), cores() - 1])
+    code = "import json, sys; from m2clip_lib.studies.jobs import begin_studies; begin_studies(*json.loads(sys.argv[1]))"
+    log = paths.RESULTS / run / "ablations" / "ahead.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        child = subprocess.Popen([sys.executable, "-c", code, arguments], stdout=file, stderr=file, cwd=paths.ROOT)
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], parameters: Sequence[str], first: str, only: str) -> list[Step]:

@@ -2,14 +2,17 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-from m2clip_lib import paths
+from m2clip_lib import paths, workbook
 from m2clip_lib.config import load_experiment
 from m2clip_lib.errors import UserError
 from m2clip_lib.runs import Run
+from m2clip_lib.studies import jobs
+from m2clip_lib.studies.studies import load_studies
 from m2clip_lib.workbook import NotebookFailed, Step, declared_parameters, execute_step, is_finished, plan_steps, run_workbook
 
 COMMON = 'EXPERIMENT: str = "tiny"\nRUN: str = ""\nOVERRIDES: list = []\n'
@@ -242,3 +245,62 @@ def test_a_results_path_that_is_a_file_is_refused_before_anything_runs(workspace
     file.write_text("in the way")
     with pytest.raises(UserError, match="is a file, a folder is needed there; move it away or choose another --run"):
         run()
+
+
+class Started:
+    """Stands for a child process."""
+
+    def __init__(self, command):
+        self.command, self.ended = command, False
+        self.terminate = self.wait = lambda: setattr(self, "ended", True)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The child processes that the runner starts, on a machine of two cores."""
+    children = []
+
+    def start(command, **settings):
+        children.append(Started(command))
+        return children[-1]
+
+    monkeypatch.setattr(workbook, "cores", lambda: 2)
+    monkeypatch.setattr(workbook.subprocess, "Popen", start)
+    return children
+
+
+def test_trainings_of_the_study_begin_beside_the_long_training(workspace, started):
+    overrides, lines = ["train.epochs=2", "eval.ablation_epochs=1"], []
+    experiment = load_experiment("tiny", overrides)
+    with workbook.studies_ahead(experiment, "tiny", overrides, Step("05_ablations", workspace, {"EXPERIMENT": "tiny"}, ""), lines.append):
+        assert json.loads(started[0].command[-1]) == ["tiny", "tiny", overrides, ["quick"], 1]
+        assert not started[0].ended
+    assert started[0].ended
+    assert lines == ["      trainings of 05_ablations begin on the other core"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parameters"),
+    [
+        ([], {}),  # the same number of epochs: one of them is the training of notebook 03
+        (["eval.ablation_epochs=1", "train.epochs=1"], {}),
+        (["eval.ablation_epochs=1", "train.epochs=2", "train.threads=0"], {}),  # it takes all cores itself
+        (["eval.ablation_epochs=1", "train.epochs=2"], {"SEEDS": [7]}),
+        (["eval.ablation_epochs=1", "train.epochs=2"], {"TRAIN": False}),
+    ],
+)
+def test_no_training_begins_ahead_that_notebook_05_would_not_do(workspace, started, overrides, parameters):
+    experiment = load_experiment("tiny", overrides)
+    with workbook.studies_ahead(experiment, "tiny", overrides, Step("05_ablations", workspace, parameters, ""), print):
+        assert not started
+
+
+def test_what_begins_ahead_is_what_notebook_05_plans(workspace, monkeypatch):
+    overrides, planned = ["eval.ablation_epochs=1", "train.lr=0.5"], []
+    monkeypatch.setattr(jobs, "load_manifest", lambda experiment: SimpleNamespace(sha256="of the videos"))
+    monkeypatch.setattr(jobs, "run_jobs", lambda found, processes: planned.extend(found))
+    jobs.begin_studies("tiny", "run", overrides, ["quick"], 1)
+    experiment = load_experiment("tiny", overrides)
+    (study,) = load_studies(experiment, ["quick"], overrides)
+    key = jobs.study_key(experiment, SimpleNamespace(sha256="of the videos"))
+    assert planned == jobs.plan_jobs(experiment, "run", overrides, study, [0, 1], key)

@@ -69,8 +69,10 @@ def mask_caption(
         piece = mask_tokens if i in chosen else list(word)
         ids += piece
         targets += [caption.targets[i] if i in chosen else NOT_A_TARGET] + [NOT_A_TARGET] * (len(piece) - 1)
-    ids, targets = [*ids[: limit - 1], *after], [*targets[: limit - 1], *[NOT_A_TARGET] * len(after)]
-    return torch.tensor(ids[:limit]), torch.tensor(targets[:limit])
+    ids, targets = ids[: limit - 1], targets[: limit - 1]
+    room = limit - len(ids)
+    ids += [*after[: room - 1], after[-1]] if room > 1 else after[:1]  # some tokenizers end every row with a token of their own
+    return torch.tensor(ids), torch.tensor(targets + [NOT_A_TARGET] * room)
 
 
 def mask_batch(

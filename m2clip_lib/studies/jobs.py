@@ -35,7 +35,7 @@ from m2clip_lib.experiment import device_precision, open_backbone, pick_device
 from m2clip_lib.files import code_digest, read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.runs import Run
-from m2clip_lib.studies.studies import Study
+from m2clip_lib.studies.studies import Study, load_studies
 from m2clip_lib.train.loop import TrainResult, has_trained, train
 
 FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # file names of a job's predictions
@@ -90,6 +90,14 @@ def plan_jobs(experiment: Experiment, run: str, overrides: Sequence[str], study:
             changed = (*overrides, *change, f"train.seed={seed}", "train.threads=1", "data.workers=0")
             planned.append(Job(experiment.name, run, name, int(seed), changed, "|".join([inputs, *changed])))
     return planned
+
+
+def begin_studies(experiment_name: str, run: str, overrides: Sequence[str], names: Sequence[str], processes: int) -> None:
+    """Run the trainings of these studies with the experiment's own seeds; whoever plans the same ones finds them done."""
+    experiment = load_experiment(experiment_name, overrides)
+    key, seeds = study_key(experiment, load_manifest(experiment)), experiment.eval.ablation_seeds
+    studies = load_studies(experiment, names, overrides)
+    run_jobs([job for study in studies for job in plan_jobs(experiment, run, overrides, study, seeds, key)], processes)
 
 
 def run_jobs(jobs: Sequence[Job], processes: int = 0, report: Callable[[str], None] = print, cluster: str = "") -> None:
