@@ -57,9 +57,11 @@ class StepCost(NamedTuple):
 def step_cost(experiment: Experiment, classes: int) -> StepCost:
     """Count forward and backward of one clip and of the class texts, in the experiment's precision, on tensors without content."""
     settings, half = experiment.train, experiment.train.precision != "fp32"
-    with warnings.catch_warnings(), FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch itself does so when it copies a parameter
+    with torch.device("meta"):
         clip = architecture(experiment).eval().requires_grad_(False)
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch itself does so when it copies a parameter
+        clip = clip.to_empty(device="cpu")
         side = clip.visual.image_size[0]
         names, words = tuple(f"class {i}" for i in range(classes)), tuple(f"word {i}" for i in range(classes))
         config = M2CLIPConfig(names, words, num_frames=experiment.data.num_frames, **dataclasses.asdict(experiment.model))
@@ -74,10 +76,11 @@ def step_cost(experiment: Experiment, classes: int) -> StepCost:
         with torch.no_grad(), FlopCounterMode(display=False) as view:
             model.encode_video(video)
         tokens = torch.zeros(classes, model.text.context_length, dtype=torch.int64)
+        length = TEXT_TOKENS if model.text.causal else model.text.context_length
         with FlopCounterMode(display=False) as prefix:
-            model.text_prefix(tokens, TEXT_TOKENS)
+            model.text_prefix(tokens[:, :length], length)
         with FlopCounterMode(display=False) as read:
-            features = model.encode_text(tokens, length=TEXT_TOKENS).text_features
+            features = model.encode_text(tokens, length=length).text_features
             if features.requires_grad:
                 features.sum().backward()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

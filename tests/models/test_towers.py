@@ -1,18 +1,20 @@
 """Towers of other CLIPs: small random ones equal open_clip's own encoders, and adapters train on them."""
 
 import copy
+import json
 import warnings
 
 import pytest
 import timm
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
 
 from m2clip_lib.attention.maps import attention_rollout
 from m2clip_lib.attention.record import cls_attention, record_attention, word_attention
 from m2clip_lib.attention.relevance import relevance
 from m2clip_lib.errors import UserError
-from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, multi_task_loss
+from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone, multi_task_loss
 from m2clip_lib.models.sources import new_clip, refuse_unfit
 from m2clip_lib.models.text import build_captions, mask_batch, tokenize, unit
 
@@ -213,6 +215,26 @@ def test_the_last_block_and_what_follows_it_are_unfrozen_by_name(backbone):
     assert all(f"blocks.{last}." in name for name in blocks)
     assert len(blocks) == sum(f"blocks.{last}." in name for name, _ in model.clip.visual.named_parameters())
     assert len(model.unfrozen) > len(blocks)
+
+
+def test_a_file_with_other_towers_is_loaded_by_its_side_file(tmp_path):
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "image_size": 224}
+    config = {"embed_dim": 32, "custom_text": True, "vision_cfg": vision, "text_cfg": TEXT | {"width": 32, "vocab_size": 49408}}
+    torch.manual_seed(0)
+    clip = new_clip(config).eval()
+    save_file(clip.state_dict(), tmp_path / "open_clip_model.safetensors")
+    side = {"model_cfg": config, "preprocess_cfg": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(side))
+    backbone = load_backbone(tmp_path / "open_clip_model.safetensors")
+    assert (backbone.mean, backbone.std, backbone.context_length, backbone.image_size) == ((0, 0, 0), (1, 1, 1), 24, 224)
+    model = M2CLIP(backbone, CONFIG).eval()
+    video = torch.randn(1, 3, 2, 224, 224)
+    with torch.inference_mode():
+        own, found = clip.encode_image(video[0].transpose(0, 1)), model.encode_video(video).frame_features[0]
+    torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-5)
+    model.save(tmp_path / "trained.safetensors")
+    again = M2CLIP.from_checkpoint(tmp_path / "trained.safetensors", backbone)
+    assert all(value.equal(model.trainable_state()[name]) for name, value in again.trainable_state().items())
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -71,3 +71,14 @@ def test_times_are_in_sensible_units(seconds, text):
     assert duration(seconds) == text
     assert [digits(number) for number in (2880, 530, 1.04, 0.1312)] == ["2,880", "530", "1.04", "0.131"]
     assert [size(number) for number in (1.5 * 2**30, 3.2 * 2**20)] == ["1.5 GiB", "3 MiB"]
+
+
+def test_a_tower_of_timm_is_planned_and_reads_whole_texts_where_it_is_not_causal(workspace):
+    changes = ["model.vision_adapter_layers=1", "model.text_adapter_layers=2", "data.num_frames=1"]
+    siglip, mobile = (
+        step_cost(load_experiment("tiny", [f"backbone.source={name}/any", *changes]), 4) for name in ("ViT-B-16-SigLIP", "MobileCLIP2-B")
+    )
+    assert (
+        siglip.clip_flop > mobile.clip_flop > 0.9 * 2 * 85e6 * 197
+    )  # a pass through the weights of all blocks but the last, for every token
+    assert siglip.text_flop > 5 * mobile.text_flop  # 64 positions of 768 channels for 11 of 512, forward and backward in one block
