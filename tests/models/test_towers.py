@@ -2,7 +2,10 @@
 
 import copy
 import json
+import sys
 import warnings
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import timm
@@ -17,6 +20,7 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone, multi_task_loss
 from m2clip_lib.models.sources import new_clip, refuse_unfit
 from m2clip_lib.models.text import build_captions, mask_batch, tokenize, unit
+from m2clip_lib.models.text_tower import around, make_tokenizer
 
 NAMES, WORDS = ("moving left", "growing"), ("a", "growing", "left", "moving", "of", "video")
 CONFIG = M2CLIPConfig(NAMES, WORDS, 2, 8, text_adapter_layers=2, text_adapter_width=8, num_frames=3, dropout=0.0)
@@ -134,6 +138,45 @@ def test_masked_captions_of_another_tokenizer_are_laid_out_as_it_does():
     assert tokens.equal(Sentences()(["a video of mask"]))
     with pytest.raises(UserError, match="needs 7 tokens, this backbone reads 6"):
         tokenize(Sentences(), ["a b c d e f"])
+
+
+def test_a_tokenizer_of_the_hub_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"tokenizer some/name: needs transformers; install it: pip install transformers sentencepiece"):
+        make_tokenizer({"hf_tokenizer_name": "some/name"}, 8)
+
+
+class Inner:
+    """Stands for open_clip's HFTokenizer around one of the hub, with word pieces as BERT and sentence pieces as SigLIP mark them."""
+
+    vocabulary: ClassVar = {"[CLS]": 2, "▁moving": 3, "left": 4, "##ing": 5}
+
+    def __init__(self, name, context_length, **settings):
+        if name == "absent":
+            raise OSError("offline")
+        self.settings = settings
+        self.clean_fn = str.lower
+        self.tokenizer = SimpleNamespace(get_vocab=lambda: self.vocabulary, encode=self.encode)
+
+    def encode(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return [3 + number for number, _ in enumerate(text.split())]
+
+    def __call__(self, texts, context_length):
+        rows = [[2, *self.encode(text, add_special_tokens=False)] for text in texts]
+        return torch.tensor([row + [0] * (context_length - len(row)) for row in rows])
+
+
+def test_a_tokenizer_of_the_hub_is_asked_as_clips_own(monkeypatch):
+    monkeypatch.setattr("open_clip.tokenizer.HFTokenizer", Inner)
+    tokenizer = make_tokenizer({"hf_tokenizer_name": "bert", "tokenizer_kwargs": {"strip_sep_token": True}}, 6)
+    assert tokenizer.inner.settings == {"strip_sep_token": True}
+    assert around(tokenizer) == ((2,), (0,) * 5)
+    assert tokenizer.encode("Moving left") == [3, 4]
+    assert tokenize(tokenizer, ["Moving left"]).tolist() == [[2, 3, 4, 0, 0, 0]]
+    assert tokenizer.encoder == {"[CLS]</w>": 2, "moving</w>": 3, "left</w>": 4}
+    with pytest.raises(UserError, match=r"tokenizer absent: neither in the local cache nor downloaded \(OSError\); connect once"):
+        make_tokenizer({"hf_tokenizer_name": "absent"}, 6)
 
 
 def test_a_training_step_changes_adapters_and_heads_alone(backbone):
