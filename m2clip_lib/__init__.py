@@ -34,6 +34,7 @@ _HOMES = {  # module -> the names it lends
     "experiment": ("build_model", "open_backbone", "pick_device", "set_threads"),
     "files": ("code_digest",),
     "models": ("M2CLIP", "load_backbone", "multi_task_loss"),
+    "models.adapters": ("TEDAdapter",),
     "models.demo_clip": ("stills_table",),
     "models.summary": ("count_table", "trace_shapes"),
     "models.text": ("class_features", "tokenize"),

@@ -1,7 +1,7 @@
 """The workbook's figures. Every function takes axes and tables, returns the axes, and writes the finding into the title."""
 
 from m2clip_lib.viz.plots.attention import plot_focus, plot_timeline, plot_word_attention
-from m2clip_lib.viz.plots.backbone import plot_relabelling, plot_stills, plot_text_similarity, plot_walk, plot_zero_shot
+from m2clip_lib.viz.plots.backbone import plot_block, plot_relabelling, plot_stills, plot_text_similarity, plot_walk, plot_zero_shot
 from m2clip_lib.viz.plots.data import plot_class_balance, plot_clip_grid, plot_durations, plot_status
 from m2clip_lib.viz.plots.evaluation import (
     plot_ablation,

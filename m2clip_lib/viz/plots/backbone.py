@@ -8,6 +8,15 @@ from matplotlib.axes import Axes
 
 from m2clip_lib.viz.style import BLUE, GREY, RED, chance_line, class_matrix, name_rows
 
+BLOCK = (  # text, column, row, trained; rows: 0 is the stream of tokens, 1 and 2 are what a TED-Adapter adds to it
+    ("tokens of a frame", 0, 0, False),
+    ("+ attention(ln_1 x)\nwithin the frame", 1, 0, False),
+    ("x + enhance(x)\n+ difference(x)", 2, 0, True),
+    ("+ MLP(ln_2 x)", 3, 0, False),
+    ("enhance: W2 conv_t(W1 x)\nthe token one frame\nearlier and later", 1, 1, True),
+    ("difference: W4 conv_s(W3 d)\nd: change since the last frame,\nseen with its neighbours", 3, 1, True),
+)
+
 
 def plot_text_similarity(ax: Axes, similarity: np.ndarray, class_names: Sequence[str]) -> Axes:
     """Cosine similarity of the class texts, (k, k)."""
@@ -39,6 +48,24 @@ def plot_stills(ax: Axes, table: pd.DataFrame) -> Axes:
     finding = f"The small CLIP has learned {(table.top1 > 1.5 * table.chance).sum()} of {len(table)} attributes"
     ax.set(xlim=(0, 108), xlabel="zero-shot accuracy on held-out stills, %", title=finding)
     ax.legend(loc="center right", bbox_to_anchor=(1, 0.3), markerscale=0.5)
+    return ax
+
+
+def plot_block(ax: Axes, frozen: int, trained: int) -> Axes:
+    """A block of the visual tower as it is run, with its TED-Adapter. frozen, trained: numbers of parameters of one block."""
+    places = {}
+    for text, column, row, is_trained in BLOCK:
+        colour = BLUE if is_trained else GREY
+        box = {"boxstyle": "round,pad=0.6", "facecolor": "white", "edgecolor": colour, "linewidth": 3}
+        places[column, row] = ax.text(2.6 * column, -1.6 * row, text, ha="center", va="center", fontsize=12, bbox=box)
+    arrows = [((column, 0), (column + 1, 0)) for column in range(3)] + [((1, 1), (2, 0)), ((3, 1), (2, 0))]
+    for start, end in arrows:
+        ends = {"patchA": places[start].get_bbox_patch(), "patchB": places[end].get_bbox_patch()}
+        points = [(2.6 * column, -1.6 * row) for column, row in (end, start)]
+        ax.annotate("", *points, arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 1.5} | ends)
+    ax.set(xlim=(-1.4, 9.3), ylim=(-2.6, 0.9))
+    ax.set_title(f"Of a block, {100 * trained / (frozen + trained):.0f} % of the parameters are trained (blue); CLIP's own stay (grey)")
+    ax.axis("off")
     return ax
 
 
