@@ -45,7 +45,7 @@ _HOMES = {  # module -> the names it lends
     "studies.studies": ("load_studies",),
     "studies.transfer": ("base_to_novel", "base_training", "few_shot", "zero_shot_transfer"),
     "viz.explorer": ("Explorer", "model_video"),
-    "viz.overlay": ("show_mistakes", "write_film"),
+    "viz.overlay": ("example_films", "show_mistakes", "write_film"),
     "viz.panel": ("explore", "live_curves"),
     "viz.style": ("literal", "new_figure", "note"),
     "viz.versus": ("compare_runs", "comparison_html", "runs_table", "saved_evaluations"),

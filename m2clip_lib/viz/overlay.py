@@ -94,9 +94,26 @@ def _times(seconds: Sequence[float]) -> list[str]:
 
 def films_of(views: TestViews, rows: Sequence[int], most: int = 3) -> str:
     """HTML that plays the first view of up to `most` videos, each above the name of its folder and file. rows: of the table of views."""
-    clips = [views[row].clip[0].permute(0, 2, 3, 1).numpy() for row in rows[:most]]
-    places = ["/".join(Path(views.table.path[row]).parts[-2:]) for row in rows[:most]]
-    return CARDS.films([(film_bytes(clip), place) for clip, place in zip(clips, places, strict=True)])
+    return CARDS.films([(_film_of(views, row), "/".join(Path(views.table.path[row]).parts[-2:])) for row in rows[:most]])
+
+
+def _film_of(views: TestViews, row: int) -> bytes:
+    return film_bytes(views[row].clip[0].permute(0, 2, 3, 1).numpy())
+
+
+def example_films(views: TestViews, found: Predictions, most: int = 4) -> str:
+    """HTML that plays what the model is surest of: right answers, and mistakes; at most one video of each class, `most` of a kind."""
+    said, sure, groups = found.best.argmax(axis=1), found.best.max(axis=1), []
+    for title, chosen in (("Right, and sure of it", said == found.labels), ("Wrong, and sure of it", said != found.labels)):
+        of_class: dict[int, int] = {}
+        for i in np.flatnonzero(chosen)[np.argsort(-sure[chosen], kind="stable")]:
+            of_class.setdefault(int(found.labels[i]), int(i))
+        pairs = []
+        for i in list(of_class.values())[:most]:
+            truth = "" if said[i] == found.labels[i] else f"; in truth {found.class_names[found.labels[i]]}"
+            pairs.append((_film_of(views, found.rows[i]), f"{found.class_names[said[i]]}, {100 * sure[i]:.0f} %{truth}"))
+        groups.append((title, pairs))
+    return CARDS.examples([group for group in groups if group[1]])
 
 
 def show_mistakes(views: TestViews, found: Predictions, true_class: str, taken_for: str) -> None:

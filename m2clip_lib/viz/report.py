@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image
 
 from m2clip_lib.csvfiles import read_csv
@@ -30,6 +31,7 @@ def write_report(folder: Path) -> Path:
         finding=records.get("04_evaluation", {}).get("finding", ""),
         tables={name: table_html(read_csv(file)) for name, file in tables.items() if file.is_file()},
         figures=figures,
+        films=Markup(films.read_text(encoding="utf-8")) if (films := folder / "films.html").is_file() else "",  # of notebook 04
         notebooks=sorted(file.stem for file in (folder / "executed").glob("*.html")),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -130,10 +130,23 @@ def test_what_training_on_the_command_line_accepted_is_there_too_and_once(folder
 
 def test_a_figure_has_its_finding_as_text(folder):
     page = write_report(folder).read_text()
-    assert "Up < down & “left” wins" in text(page)
+    assert "wins" not in text(page)  # the picture itself says it, as its title
     assert 'alt="Up &lt; down &amp; “left” wins. What each model gets right' in page
     assert 'alt="Training: the four losses' in page
     assert page.count("enlarge the picture") == 2  # a tap makes it large, without a script
+
+
+def test_films_of_the_evaluation_play_on_the_page(folder):
+    (folder / "films.html").write_text('<h3>Right</h3><video src="data:video/mp4;base64,AAAA"></video>')
+    page = write_report(folder).read_text()
+    assert '<h2>Films</h2>\n<h3>Right</h3><video src="data:video/mp4;base64,AAAA"></video>' in page
+
+
+def test_tables_fold_and_the_first_one_is_open(folder):
+    pd.DataFrame({"variant": ["full"], "top1": [61.0]}).to_csv(folder / "tables" / "ablation_summary.csv", index=False)
+    page = write_report(folder).read_text()
+    assert "<details open><summary>Accuracy on the evaluation split, percent</summary>" in page
+    assert "<details><summary>Ablation: mean over seeds, and range, percent</summary>" in page
 
 
 def test_a_saved_figure_carries_its_titles(tmp_path):
