@@ -25,7 +25,7 @@ from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import build_model, open_backbone, pick_device, set_threads
 from m2clip_lib.files import write_json
-from m2clip_lib.runs import git_commit, hardware, versions
+from m2clip_lib.runs import git_commit, hardware, short_commit, versions
 from m2clip_lib.train.plan import BENCH
 
 Report = Callable[[str], None]
@@ -70,6 +70,6 @@ def main(what: str, json_path: Path | None, videos: Path | None, report: Report)
             rows.append(Row("not measured", "", more={"reason": str(error)}))
     machine = ", ".join(f"{name}: {value or 'none'}" for name, value in about["hardware"].items())
     used = ", ".join(f"{name} {about['versions'][name]}" for name in SHOWN)
-    report(f"\n{machine}; {used}; {about['date']}, commit {about['commit'][:12] or 'unknown'}\n\n{markdown(rows)}")
+    report(f"\n{machine}; {used}; {about['date']}, commit {short_commit(about['commit']) or 'unknown'}\n\n{markdown(rows)}")
     for file in filter(None, (json_path, paths.RESULTS / BENCH if what in ("train", "all") else None)):
         write_json(file, about | {"rows": [asdict(row) for row in rows]})

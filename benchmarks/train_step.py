@@ -26,7 +26,6 @@ from ways import Comparison, Way, comparisons, random_model
 
 from m2clip_lib.data.dataset import Batch
 from m2clip_lib.data.manifest import Manifest
-from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import keep_freed_memory, pick_device
 from m2clip_lib.models import multi_task_loss
@@ -148,10 +147,10 @@ def play(connection: Connection, way: Way, comparison: Comparison, videos: pd.Da
             share = contestant.flop / seconds / matrix_peak(contestant.device, precision)
             contestant.rest()
             connection.send((seconds, waited, peak, share, contestant.first_loss))
-    except (RuntimeError, UserError) as error:  # out of memory; no compiler
-        connection.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     except (EOFError, KeyboardInterrupt):  # the other end is closed: it is over
         return
+    except Exception as error:  # out of memory, no compiler, ...: the others go on
+        connection.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 @contextmanager
@@ -175,10 +174,12 @@ def compare(comparison: Comparison) -> list[Row]:
     turns: dict[str, list[tuple]] = {way.name: [] for way in comparison.ways}
     failed: dict[str, str] = {}
 
-    def listen(name: str) -> None:
+    def listen(name: str, ask: bool = False) -> None:
         try:
+            if ask:
+                ends[name].send(True)
             answer = ends[name].recv()
-        except EOFError:
+        except (EOFError, OSError):
             answer = "its process was killed; most often memory ran out"
         if isinstance(answer, str):
             failed[name] = answer
@@ -193,8 +194,7 @@ def compare(comparison: Comparison) -> list[Row]:
             listen(way.name)
         for _ in range(comparison.rounds):
             for name in [name for name in turns if name not in failed]:
-                ends[name].send(True)
-                listen(name)
+                listen(name, ask=True)
     seconds = {name: [turn[0] for turn in of_one] for name, of_one in turns.items() if name not in failed}
     rows = {row.contestant: row for row in compared(comparison.what, seconds, comparison.batch, "clips/s")} if seconds else {}
     return [

@@ -186,6 +186,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def short_commit(commit: str) -> str:
+    """The first digits of what git_commit gives, and whether the tree differed."""
+    return commit[:12] + ("+changes" if commit.endswith("+changes") else "")
+
+
 def git_commit() -> str:
     """The commit of this project, followed by "+changes" when the tree differs from it.
 

@@ -110,18 +110,21 @@ def studies_ahead(experiment: Experiment, run: str, overrides: Sequence[str], st
     Only on a CPU, where 05 trains what 03 does not (eval.ablation_epochs), and with the notebook's own seeds and variants.
     """
     changed = {"VARIANTS", "SEEDS", "TRAIN", "PROCESSES", "CLUSTER"} & study.parameters.keys()
-    gpu = any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd"))
+    gpu = any(list(Path("/dev").glob(device)) for device in ("nvidia[0-9]*", "kfd", "dxg"))
     longer = experiment.eval.ablation_epochs not in (0, experiment.train.epochs)
     if changed or gpu or not longer or experiment.train.threads != 1 or cores() < 2:
         yield
         return
     report(f"      trainings of {study.name} begin on the other core{'s' * (cores() > 2)}")
     arguments = json.dumps([experiment.name, run, list(overrides), study.parameters.get("STUDIES", ["quick"]), cores() - 1])
-    code = "import json, sys; from m2clip_lib.studies.jobs import begin_studies; begin_studies(*json.loads(sys.argv[1]))"
+    code = (  # it ends with this process, however that ends: then its standard input is closed
+        "import json, os, sys, threading; threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start(); "
+        "from m2clip_lib.studies.jobs import begin_studies; begin_studies(*json.loads(sys.argv[1]))"
+    )
     log = paths.RESULTS / run / "ablations" / "ahead.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
-        child = subprocess.Popen([sys.executable, "-c", code, arguments], stdout=file, stderr=file, cwd=paths.ROOT)
+        child = subprocess.Popen([sys.executable, "-c", code, arguments], stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=paths.ROOT)
     try:
         yield
     finally:

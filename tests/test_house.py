@@ -60,6 +60,7 @@ PROJECT = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text(encoding="
         (WINDOWS, "AMD64", ["decord"]),
         (LINUX, "aarch64", ["decord2"]),
         (MAC, "arm64", ["decord2"]),
+        ("darwin 22", "arm64", []),  # macOS 13
         (MAC, "x86_64", []),  # neither has a wheel
         (WINDOWS, "ARM64", []),
         (LINUX, "ppc64le", []),
@@ -67,7 +68,8 @@ PROJECT = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text(encoding="
 )
 def test_decord_or_its_stand_in_is_installed_where_it_has_a_wheel(system, processor, packages):
     found = [Requirement(line) for line in PROJECT["dependencies"] if line.startswith("decord")]
-    here = {"sys_platform": system, "platform_machine": processor}
+    name, _, release = system.partition(" ")
+    here = {"sys_platform": name, "platform_machine": processor, "platform_release": f"{release or 24}.1.0"}
     assert [one.name for one in found if one.marker.evaluate(here)] == packages
 
 

@@ -93,9 +93,9 @@ def blocks_with_branch(model: M2CLIP, branch: str) -> list[int]:
 
 
 def _modules(model: M2CLIP, block: int, branch: str) -> list[nn.Module]:
-    """A branch's modules in a block, without the last block's pre-MLP adapter: only CLS is read after it."""
+    """A branch's modules in a block, without the last block's pre-MLP adapter where CLS alone is read after it."""
     last, adapters = block == len(model.visual_adapters) - 1, model.visual_adapters[block]
-    found = [getattr(adapters[place], branch, None) for place in adapters if not (last and place == "pre_mlp")]
+    found = [getattr(adapters[place], branch, None) for place in adapters if not (last and place == "pre_mlp" and model.visual.reads_first)]
     return [module for module in found if module is not None]
 
 

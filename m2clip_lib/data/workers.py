@@ -247,14 +247,14 @@ def fingerprint(path: str | Path) -> str:
 LINE_EVERY_S = 30.0
 
 
-def with_progress(items: Iterable[Any], total: int, what: str, report: Callable[[str], None]) -> Iterator[Any]:
+def with_progress(items: Iterable[Any], total: int, what: str, report: Callable[[str], None], unit: str = "files") -> Iterator[Any]:
     """Pass items on, showing a progress bar on a terminal and a line every LINE_EVERY_S elsewhere. what: "opening videos"."""
     start = last = time.monotonic()
-    bar = tqdm(items, total=total, desc=what, unit="file", smoothing=0.05, disable=not sys.stderr.isatty())
+    bar = tqdm(items, total=total, desc=what, unit=f" {unit}", smoothing=0.05, disable=not sys.stderr.isatty())
     for count, item in enumerate(bar, start=1):
         yield item
         now = time.monotonic()
         if bar.disable and now - last >= LINE_EVERY_S and count < total:
             last = now
             rate = count / (now - start)
-            report(f"{what}: {count:,} of {total:,}, {rate:.0f} files/s, {(total - count) / rate / 60:.0f} min left")
+            report(f"{what}: {count:,} of {total:,}, {rate:.2g} {unit}/s, {(total - count) / rate / 60:.0f} min left")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json
 from m2clip_lib.models.demo_clip import unpack
-from m2clip_lib.models.text_tower import unfit_text
+from m2clip_lib.models.text_tower import TextTower, make_tokenizer, unfit_text
 from m2clip_lib.models.visual_tower import unfit_visual
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def from_tag(tag: str) -> Loaded:
     if pretrained not in open_clip.list_pretrained_tags_by_model(name):
         raise UserError(f"backbone source {tag!r}: open_clip has no weights {pretrained!r} for {name}; see open_clip.list_pretrained()")
     architecture = open_clip.get_model_config(name)
-    refuse_unfit(architecture, name)  # before hundreds of megabytes are downloaded
+    context = TextTower(refuse_unfit(architecture, name)).context_length  # before hundreds of megabytes are downloaded
+    make_tokenizer(architecture["text_cfg"], context)  # likewise: it may lack a library
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if config.get("quick_gelu") and not name.endswith("-quickgelu"):
         log.warning("backbone %s: the weights were trained with QuickGELU although the name says GELU: using QuickGELU", tag)

@@ -26,7 +26,7 @@ class TextTower:
         self.width, self.context_length = own.ln_final.weight.shape[0], own.positional_embedding.shape[0]
         self.causal = own.attn_mask is not None
         self.pool_type = own.text_pool_type if own is clip else own.pool_type
-        self.eos_id = own.text_eos_id if own is clip else own.eos_id
+        self.eos_id = getattr(own, "text_eos_id" if own is clip else "eos_id", None)  # since open_clip 3.1
 
     def length(self, tokens: Int[Tensor, "n l"]) -> int:
         """Positions that can have an effect: those up to the latest end of text, if the tower is causal; else all."""
@@ -83,8 +83,11 @@ class HubTokenizer:
 
             self.inner = HFTokenizer(name, context_length=context_length, **settings)
         except ImportError as error:
-            raise UserError(f"tokenizer {name}: needs {error.name}; install it: pip install transformers sentencepiece") from error
-        except (OSError, ValueError) as error:
+            what = error.name or "sentencepiece"
+            raise UserError(f"tokenizer {name}: needs {what}; install it: pip install transformers sentencepiece") from error
+        except ValueError as error:
+            raise UserError(f"tokenizer {name}: {str(error).splitlines()[0]}; pip install sentencepiece may help") from error
+        except OSError as error:
             reason = f"neither in the local cache nor downloaded ({type(error).__name__})"
             raise UserError(f"tokenizer {name}: {reason}; connect once") from error
         self.context_length = context_length

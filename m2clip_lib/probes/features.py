@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.evaluate.controls import encoded, frozen_clip
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import Found
-from m2clip_lib.files import hash_texts
+from m2clip_lib.files import code_digest, hash_texts
 from m2clip_lib.models import Backbone
 
 PART = 512  # videos per file: what an interrupted run loses at most
@@ -56,7 +56,8 @@ def feature_folder(experiment: Experiment, manifest: Manifest, backbone: Backbon
     """Where the features of these videos by this backbone and protocol are; texts do not matter."""
     asked = dataclasses.replace(protocol, prompts=(), prompts_file="", mix=1.0, count_unreadable_as_wrong=False)
     what = "patches" if patches else "encoded"
-    return experiment.prepared / "features" / hash_texts(manifest.sha256, backbone.sha256, repr(asked), what)[:16]
+    inputs = (manifest.sha256, made_from(manifest.folder), code_digest(core=True), experiment.backbone.model_dump_json())
+    return experiment.prepared / "features" / hash_texts(*inputs, backbone.sha256, repr(asked), what)[:16]
 
 
 def _encode(

@@ -74,6 +74,9 @@ def load_studies(experiment: Experiment, names: Sequence[str], overrides: Sequen
 def _study(name: str, entry: object, shown: str) -> Study:
     if not isinstance(entry, dict) or set(entry) - {"experiments"} != {"question", "variants"}:
         raise UserError(f"{shown}, study {name!r}: give a question and variants, each a list of changes as after -o")
+    known, asked = read_config_file()["EXPERIMENTS"], entry.get("experiments", [])
+    if not isinstance(asked, list | tuple) or set(asked) - set(known):
+        raise UserError(f"{shown}, study {name!r}: experiments is {asked!r}; give a list of names of EXPERIMENTS")
     changes = {variant: tuple(change) for variant, change in entry["variants"].items()}
     return Study(name, entry["question"], changes if BASE in changes else {BASE: (), **changes})
 

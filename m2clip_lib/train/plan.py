@@ -21,7 +21,7 @@ from m2clip_lib.files import read_json
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig
 from m2clip_lib.models.demo_clip import MODEL_CONFIG
 from m2clip_lib.models.sources import new_clip, refuse_unfit
-from m2clip_lib.runs import hardware
+from m2clip_lib.runs import hardware, short_commit
 
 ASSUMED_SHARE = 0.3  # of a card's peak that a step reaches: a guess until `m2clip bench train` has measured it on that card
 BENCH = "bench.json"  # in results/: what `m2clip bench train` measured last
@@ -128,15 +128,16 @@ def setup_of(experiment: Experiment) -> dict[str, object]:
 def measured_steps(experiment: Experiment, results: Path) -> list[dict]:
     """What `m2clip bench train` has measured on this machine for this model and precision, the nearest batch first.
 
-    Precision auto stands for the faster one. Returns: rows of results/bench.json.
+    Precision auto stands for bf16 where that was measured, which is where it is used, else for fp32. Returns: rows of results/bench.json.
     """
     found = read_json(results / BENCH) if (results / BENCH).is_file() else {}
     if not found or any(found["hardware"].get(key) != value for key, value in hardware().items() if key != "system"):
         return []
     rows = [row for row in found["rows"] if setup_of(experiment).items() <= row["setup"].items()]
-    fastest = max(rows, key=lambda row: row["rate"], default={"setup": {"precision": ""}})["setup"]["precision"]
-    precision = fastest if experiment.train.precision == "auto" else experiment.train.precision
-    rows = [row | {"made": f"{found['date']}, commit {found['commit'][:12]}"} for row in rows if row["setup"]["precision"] == precision]
+    measured = {row["setup"]["precision"] for row in rows}
+    precision = experiment.train.precision if experiment.train.precision != "auto" else "bf16" if "bf16" in measured else "fp32"
+    made = f"{found['date']}, commit {short_commit(found['commit'])}"
+    rows = [row | {"made": made} for row in rows if row["setup"]["precision"] == precision]
     return sorted(rows, key=lambda row: (abs(row["setup"]["batch_size"] - experiment.train.batch_size), row["rate"]))
 
 
@@ -202,7 +203,7 @@ def plan_lines(
             time = f"{duration(clips / rate / count)}, if {count} scale(s) evenly"
             lines.append(f"  {count} x this device: {time}; the loader must give {digits(rate * count)} clips/s")
     else:
-        lines.append("no speed measured yet; give --clips-per-s, or train for one epoch (metrics.csv is read)")
+        lines.append("no speed measured yet; give --clips-per-s, run m2clip bench train, or train for one epoch (metrics.csv is read)")
     lines.append(f"on paper, at {100 * ASSUMED_SHARE:.0f} % of the stated peak (a guess), without validation:")
     for card in CARDS:
         reached = ASSUMED_SHARE * card.peak * card.count / flop

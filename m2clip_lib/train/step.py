@@ -14,18 +14,19 @@ from tqdm import tqdm
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
 from m2clip_lib.data.listing.checks import check_mirror
-from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.data.seeds import Purpose, stream, torch_seed
 from m2clip_lib.data.transforms import Augmentation
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import make_reader
+from m2clip_lib.files import code_digest
 from m2clip_lib.models import M2CLIP, Backbone, multi_task_loss
 from m2clip_lib.models.losses import PartOfUpdate
 from m2clip_lib.models.text import NOT_A_TARGET, TrainingTexts, mask_batch, unit
 from m2clip_lib.train.optim import FiniteCheck, live_parameters, lr_factor, parameter_groups
 from m2clip_lib.train.record import TERMS, Tally
-from m2clip_lib.train.trunk import saved_clips
+from m2clip_lib.train.trunk import Trunk
 
 LEAST_SCALE = 1.0  # of the loss scaling of fp16, which starts at 65,536 and is halved at every overflow
 CHECK_EVERY = 20  # updates between checks of the GPU's results, each of which waits for the GPU
@@ -81,12 +82,10 @@ class TrainingSteps:
         self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
         if settings.saved_views:
             drawn = repr((augmentation, data.num_frames, data.stride, side, settings.seed, data.decoder, data.cache_frames))
-            inputs = (manifest.sha256, drawn, settings.precision, self.device.type)
-            loading = (settings.batch_size, data.workers)
-            place = experiment.prepared / "trunk"
-            self.dataset = saved_clips(
-                self.dataset, rows, settings.saved_views, model, backbone, inputs, place, processes, self.autocast, loading, report
-            )
+            inputs = [manifest.sha256, made_from(manifest.folder), code_digest(core=True), drawn, settings.precision, self.device.type]
+            inputs += [backbone.sha256, experiment.backbone.model_dump_json(), repr((backbone.mean, backbone.std))]
+            trunk = Trunk(model, backbone, processes, self.autocast, (settings.batch_size, data.workers), report)
+            self.dataset = trunk.saved_clips(self.dataset, rows, settings.saved_views, inputs, experiment.prepared / "trunk")
         self.loader = make_loader(self.dataset, self.sampler, data.workers)
         self.updates = self.sampler.updates  # per epoch
         self.total = settings.epochs * self.updates

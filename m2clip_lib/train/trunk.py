@@ -1,6 +1,10 @@
 """What the frozen blocks below the first adapter make of a training clip: computed once, kept as float16, read at every step."""
 
+import os
+from collections import ChainMap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +14,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from m2clip_lib.data.dataset import Item, TrainClips, batches, make_loader
-from m2clip_lib.data.workers import own
+from m2clip_lib.data.workers import own, with_progress
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.files import check_space, hash_texts, show_bytes
 from m2clip_lib.models import M2CLIP, Backbone
 
-Report = Callable[[str], None]
-
 
 class SavedClips(Dataset):
-    """The same `views` clips of every video, those of epochs 1 to `views`, in turns. tokens: what is kept of them; None: they are read."""
+    """The same `views` clips of every video, those of epochs 1 to `views`, in turns."""
 
-    def __init__(self, clips: TrainClips, views: int, tokens: "TrunkTokens | None"):
-        self.clips, self.views, self.tokens = clips, views, tokens
+    def __init__(self, clips: TrainClips, views: int, tokens: "TrunkTokens | None" = None, failed: dict[int, str] | None = None):
+        """tokens: what is kept of the clips; None: they are read. failed: row -> reason, of the videos without tokens."""
+        self.clips, self.views, self.tokens, self.failed = clips, views, tokens, failed or {}
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -39,7 +42,7 @@ class SavedClips(Dataset):
         if self.tokens is None:
             return self.clips[view + 1, row]
         found = self.tokens.read(view, row)
-        error = "it could not be read when the tokens of its clips were computed" if found is None else ""
+        error = self.failed.get(row, "it has no tokens") if found is None else ""
         return Item(row, self.clips.labels[row], found, error, "kept tokens")
 
 
@@ -59,12 +62,17 @@ class TrunkTokens:
         """Size of the tokens of one clip."""
         return 2 * int(np.prod(self.shape[2:]))
 
+    def create(self) -> None:
+        """Make the files where they are missing, in full, so that a disk cannot fill up later. Raises: OSError on a full disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, size in (("tokens.f16", self.item_bytes), ("kept.u8", 1)):
+            with (self.folder / name).open("ab") as file:
+                file.truncate(size := size * self.shape[0] * self.shape[1])
+                if hasattr(os, "posix_fallocate"):  # Linux; a write to a mapped page without room on the disk kills the process
+                    os.posix_fallocate(file.fileno(), 0, size)
+
     def _open(self) -> tuple[np.memmap, np.memmap]:
         if self._tokens is None:
-            for name, size in (("tokens.f16", self.item_bytes), ("kept.u8", 1)):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with (self.folder / name).open("ab") as file:
-                    file.truncate(self.shape[0] * self.shape[1] * size)
             self._tokens = np.memmap(self.folder / "tokens.f16", np.float16, mode="r+", shape=self.shape)
             self._kept = np.memmap(self.folder / "kept.u8", np.uint8, mode="r+", shape=self.shape[:2])
         return self._tokens, self._kept
@@ -87,68 +95,66 @@ class TrunkTokens:
         kept[view, rows] = 1
 
 
-def saved_clips(
-    clips: TrainClips,
-    rows: Sequence[int],
-    views: int,
-    model: M2CLIP,
-    backbone: Backbone,
-    inputs: Sequence[str],
-    place: Path,
-    processes: Processes,
-    autocast: Callable[[], torch.autocast],
-    loading: tuple[int, int],
-    report: Report,
-) -> SavedClips:
-    """Draw `views` clips of each video once and for all, and compute the tokens in front of the model's first adapter that are missing.
+@dataclass(frozen=True)
+class Trunk:
+    """The frozen blocks below the first adapter, as a training runs them. loading: batch size, and number of loader processes."""
 
-    Args:
-        rows: the videos in use. inputs: everything but the model that decides the tokens. place: the folder for all kept tokens.
-        autocast: the precision of training. loading: batch size, and number of loader processes.
-    Raises: UserError when the disk is too small, or values do not fit float16.
-    """
-    if not model.trunk_blocks:
-        report(f"train.saved_views: {views} clips of each video, in turns; an adapter stands in the first block, so no tokens are kept")
-        return SavedClips(clips, views, None)
-    one = torch.zeros(1, 3, clips.clip_len, clips.side, clips.side, device=processes.device)
-    with autocast():
-        shape = (views, len(clips), *model.trunk(one).shape[1:])
-    tokens = TrunkTokens(place / hash_texts(*inputs, backbone.sha256, str(model.trunk_blocks), str(shape))[:16], shape)
-    if processes.is_main:
-        size = show_bytes(views * len(clips) * tokens.item_bytes)
-        frozen = f"{model.trunk_blocks} of {len(model.visual.blocks)} blocks"
-        report(f"trunk: {frozen} of {views} clips per video are computed once: {size} in {place}")
-        with own(tokens.folder / ".lock", "train.saved_views", wait=True):
-            missing = tokens.missing(rows)
-            if missing:
-                check_space(tokens.folder, len(missing) * tokens.item_bytes, "train.saved_views")
-                _fill(tokens, clips, missing, model, backbone, autocast, loading)
-    processes.from_main(None)
-    return SavedClips(clips, views, tokens)
+    model: M2CLIP
+    backbone: Backbone
+    processes: Processes
+    autocast: Callable[[], torch.autocast]
+    loading: tuple[int, int]
+    report: Callable[[str], None]
 
+    def saved_clips(self, clips: TrainClips, rows: Sequence[int], views: int, inputs: Sequence[str], place: Path) -> SavedClips:
+        """Draw `views` clips of each video once and for all, and compute the missing tokens in front of the first adapter.
 
-@torch.inference_mode()
-def _fill(
-    tokens: TrunkTokens,
-    clips: TrainClips,
-    missing: Sequence[tuple[int, int]],
-    model: M2CLIP,
-    backbone: Backbone,
-    autocast: Callable[[], torch.autocast],
-    loading: tuple[int, int],
-) -> None:
-    size, workers = loading
-    device = next(model.parameters()).device
-    for view in sorted({view for view, _ in missing}):
-        rows = [row for of_view, row in missing if of_view == view]
-        keys = [[(view + 1, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
-        for batch in batches(make_loader(clips, keys, workers)):
-            if not batch.indices:
-                continue
-            with autocast():
-                found = model.trunk(backbone.video(batch.clips, device)).half().cpu()
-            good = found.isfinite().flatten(1).all(dim=1)
-            if not good.all():
-                row = batch.indices[int((~good).nonzero()[0])]
-                raise UserError(f"train.saved_views: the tokens of row {row} of the training split do not fit float16; set it to 0")
-            tokens.keep(view, batch.indices, found)
+        The processes of a training share the work.
+
+        Args:
+            rows: the videos in use. inputs: everything that decides the tokens but the trunk's own size. place: the folder for all tokens.
+        Raises: UserError when the disk is too small, or values do not fit float16.
+        """
+        model, processes = self.model, self.processes
+        if not model.trunk_blocks:
+            self.report(
+                f"train.saved_views: {views} clips of each video, in turns; no block stays as it is below what is trained, "
+                "so no tokens are kept"
+            )
+            return SavedClips(clips, views)
+        one = torch.zeros(1, 3, clips.clip_len, clips.side, clips.side, device=processes.device)
+        with self.autocast():
+            shape = (views, len(clips), *model.trunk(one).shape[1:])
+        tokens = TrunkTokens(place / hash_texts(*inputs, str(model.trunk_blocks), str(shape))[:16], shape)
+        with own(tokens.folder / ".lock", "train.saved_views", wait=True) if processes.is_main else nullcontext():
+            if processes.is_main:
+                size, frozen = views * len(clips) * tokens.item_bytes, f"{model.trunk_blocks} of {len(model.visual.blocks)} blocks"
+                self.report(f"trunk: {frozen} of {views} clips per video are computed once: {show_bytes(size)} in {place}")
+                if not (tokens.folder / "kept.u8").is_file():
+                    check_space(tokens.folder, size, "train.saved_views")
+                tokens.create()
+            missing = processes.from_main(tokens.missing(rows) if processes.is_main else None)
+            failed = self._fill(tokens, clips, missing[processes.rank :: processes.count])
+            return SavedClips(clips, views, tokens, dict(ChainMap(*processes.gather(failed))))
+
+    @torch.inference_mode()
+    def _fill(self, tokens: TrunkTokens, clips: TrainClips, missing: Sequence[tuple[int, int]]) -> dict[int, str]:
+        """Compute tokens. Returns: row -> reason, of the videos that cannot be read."""
+        size, workers = self.loading
+        failed: dict[int, str] = {}
+        for view in sorted({view for view, _ in missing}):
+            rows = [row for of_view, row in missing if of_view == view]
+            keys = [[(view + 1, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+            loaded = batches(make_loader(clips, keys, workers))
+            for batch in with_progress(loaded, len(keys), f"tokens of view {view + 1}", self.report, "batches"):
+                failed |= dict(batch.failed)
+                if not batch.indices:
+                    continue
+                with self.autocast():
+                    found = self.model.trunk(self.backbone.video(batch.clips, self.processes.device)).half().cpu()
+                good = found.isfinite().flatten(1).all(dim=1)
+                if not good.all():
+                    row = batch.indices[int((~good).nonzero()[0])]
+                    raise UserError(f"train.saved_views: the tokens of row {row} of the training split do not fit float16; set it to 0")
+                tokens.keep(view, batch.indices, found)
+        return failed

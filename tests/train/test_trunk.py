@@ -12,10 +12,13 @@ from m2clip_lib import paths
 from m2clip_lib.config import load_experiment
 from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.video.cache import CachedReader
+from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.experiment import build_model, open_backbone
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
+from m2clip_lib.train import step
 from m2clip_lib.train.loop import train
 from m2clip_lib.train.step import TrainingSteps
 from m2clip_lib.train.trunk import TrunkTokens
@@ -139,13 +142,40 @@ def test_a_filling_that_was_stopped_goes_on_with_what_is_missing(prepared, monke
     assert sorted(written + again) == list(range(24))
 
 
-def test_a_video_that_cannot_be_read_is_skipped_and_asked_again(prepared, monkeypatch):
+def test_a_video_that_cannot_be_read_is_skipped_with_its_reason_and_asked_again(prepared, monkeypatch):
+    read = CachedReader.__call__
+
+    def refuse(self, row, indices, short_side):
+        if row == 5:
+            raise VideoError("truncated")
+        return read(self, row, indices, short_side)
+
+    monkeypatch.setattr(CachedReader, "__call__", refuse)
     steps = make_steps(*LAST, "train.saved_views=1", "train.seed=8")
-    tokens = steps.dataset.tokens
-    tokens._open()[1][0, 5] = 0
     item = steps.dataset[1, 5]
-    assert (item.clip, item.error) == (None, "it could not be read when the tokens of its clips were computed")
-    assert tokens.missing(range(24)) == [(0, 5)]
+    assert (item.clip, item.error) == (None, "truncated")
+    assert steps.dataset.tokens.missing(range(24)) == [(0, 5)]
+    monkeypatch.undo()
+    assert make_steps(*LAST, "train.saved_views=1", "train.seed=8").dataset[1, 5].clip is not None
+
+
+@pytest.mark.parametrize("change", ["videos", "code", "weights", "activation", "seed"])
+def test_kept_tokens_are_those_of_the_same_videos_code_and_backbone(prepared, monkeypatch, change):
+    """Each of these decides the tokens; the manifest's digest does not know the content of the videos."""
+    before = make_steps(*LAST, "train.saved_views=1").dataset.tokens.folder
+    overrides = []
+    if change == "videos":
+        monkeypatch.setattr(step, "made_from", lambda folder: "rewritten in place")
+    elif change == "code":
+        monkeypatch.setattr(step, "code_digest", lambda core: "another")
+    elif change == "weights":
+        opened = open_backbone(load_experiment("tiny"))
+        monkeypatch.setitem(globals(), "open_backbone", lambda experiment: dataclasses.replace(opened, sha256="another"))
+    elif change == "activation":
+        overrides = ["backbone.model_name=ViT-B-16"]
+    else:
+        overrides = ["train.seed=1"]
+    assert make_steps(*LAST, "train.saved_views=1", *overrides).dataset.tokens.folder != before
 
 
 def test_values_beyond_float16_are_refused(prepared, monkeypatch):
@@ -154,10 +184,12 @@ def test_values_beyond_float16_are_refused(prepared, monkeypatch):
         make_steps(*LAST, "train.saved_views=1", "train.seed=9")
 
 
-def test_where_an_adapter_stands_in_the_first_block_views_are_saved_but_no_tokens(prepared):
+def test_where_the_first_block_is_adapted_views_are_saved_but_no_tokens(prepared):
     lines = []
     steps = make_steps("model.vision_adapter_layers=4", "train.saved_views=2", lines=lines)
-    assert lines == ["train.saved_views: 2 clips of each video, in turns; an adapter stands in the first block, so no tokens are kept"]
+    assert lines == [
+        "train.saved_views: 2 clips of each video, in turns; no block stays as it is below what is trained, so no tokens are kept"
+    ]
     first, third = (steps.dataset[epoch, 0].clip for epoch in (1, 3))
     assert first.dtype == torch.uint8
     assert first.equal(third)
