@@ -105,6 +105,6 @@ def test_a_variant_that_does_not_fit_is_named_with_its_change(workspace, written
     with pytest.raises(UserError, match=r"config\.py, study 'bad': give a question and variants"):
         load_studies(load_experiment("tiny"), ["bad"])
     for wrong in ('"tiny"', '["tiny", "tinny"]'):
-        written('{"bad": {"question": "?", "variants": {"a": ["train.lr=1"]}, "experiments": %s}}' % wrong)
+        written(f'{{"bad": {{"question": "?", "variants": {{"a": ["train.lr=1"]}}, "experiments": {wrong}}}}}')
         with pytest.raises(UserError, match=r"study 'bad': experiments is .*; give a list of names of EXPERIMENTS"):
             load_studies(load_experiment("tiny"), ["bad"])
