@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_key, read_names
 from m2clip_lib.data.sampling import test_indices
 from m2clip_lib.data.video.decode import fit_short_side, read_clips
 from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.controls import frozen_clip
 from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.protocol import Protocol, TestViews, views_of_files
 from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.experiment import backbone_of, pick_device
-from m2clip_lib.models import M2CLIP
+from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.models.checkpoint import read_checkpoint_info
 
 log = logging.getLogger(__name__)
@@ -136,6 +138,22 @@ def predict_videos(videos: Sequence[Path], checkpoint: Path, labels: Sequence[st
     for place, reason in failed.items():
         results[place].error = reason
     return results
+
+
+def name_video(path: Path, names: Sequence[str], experiment: Experiment, backbone: Backbone) -> pd.DataFrame:
+    """What frozen CLIP, before anything is trained, says of a video. names: what to choose from.
+
+    Returns: one row per name, the best first: label, score (percent). Raises: UserError when the video cannot be read.
+    """
+    protocol = Protocol.of_experiment(experiment).one_view()
+    _, views, failed = views_of_files([path], protocol, backbone.image_size)
+    if views is None:
+        raise UserError(f"{path}: {failed[0]}")
+    scored = predict(frozen_clip(experiment, backbone, list(names)).to(pick_device()), views, 1, 0, class_names=list(names))
+    if scored.failed:
+        raise UserError(f"{path}: {scored.failed[0][1]}")
+    (best,) = _best(scored.best, scored.class_names, len(names))
+    return pd.DataFrame([(name, 100 * score) for name, score in best], columns=["label", "score"])
 
 
 def windows(times: np.ndarray, window_s: float, every_s: float) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
