@@ -99,4 +99,7 @@ def _run(command: list[str], environment: dict[str, str], folder: str) -> None:
     sys.argv = [*command[command.index("-m") + 1 :], f"--IPKernelApp.parent_handle={os.getppid()}"]
     from ipykernel.kernelapp import launch_new_instance
 
+    from m2clip_lib.experiment import set_threads
+
+    set_threads(0)  # torch has read OMP_NUM_THREADS in the fork server
     launch_new_instance()

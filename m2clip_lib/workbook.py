@@ -125,11 +125,15 @@ def studies_ahead(experiment: Experiment, run: str, overrides: Sequence[str], st
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
         child = subprocess.Popen([sys.executable, "-c", code, arguments], stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=paths.ROOT)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # two threads that share a core with a training wait for one another
     try:
         yield
     finally:
         child.terminate()
         child.wait()
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ |= {} if threads is None else {"OMP_NUM_THREADS": threads}
 
 
 def plan_steps(experiment: Experiment, run: str, overrides: Sequence[str], parameters: Sequence[str], first: str, only: str) -> list[Step]:

@@ -1,6 +1,7 @@
 """The notebook runner on small notebooks: parameters are strict, finished steps are skipped, failures are shown and kept."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -269,13 +270,16 @@ def started(monkeypatch):
     return children
 
 
-def test_trainings_of_the_study_begin_beside_the_long_training(workspace, started):
+def test_trainings_of_the_study_begin_beside_the_long_training(workspace, started, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     overrides, lines = ["train.epochs=2", "eval.ablation_epochs=1"], []
     experiment = load_experiment("tiny", overrides)
     with workbook.studies_ahead(experiment, "tiny", overrides, Step("05_ablations", workspace, {"EXPERIMENT": "tiny"}, ""), lines.append):
         assert json.loads(started[0].command[-1]) == ["tiny", "tiny", overrides, ["quick"], 1]
         assert not started[0].ended
+        assert os.environ["OMP_NUM_THREADS"] == "1"  # notebooks that run meanwhile keep to one core
     assert started[0].ended
+    assert os.environ["OMP_NUM_THREADS"] == "3"
     assert lines == ["      trainings of 05_ablations begin on the other core"]
 
 
