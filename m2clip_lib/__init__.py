@@ -49,7 +49,7 @@ _HOMES = {  # module -> the names it lends
     "viz.explorer": ("Explorer", "model_video"),
     "viz.overlay": ("example_films", "show_mistakes", "write_film"),
     "viz.panel": ("explore", "live_curves"),
-    "viz.style": ("literal", "new_figure", "note"),
+    "viz.style": ("literal", "new_figure", "note", "shown"),
     "viz.versus": ("compare_runs", "comparison_html", "runs_table", "saved_evaluations"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import Event
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from pandas.io.formats.style import Styler
 
 from m2clip_lib.runs import finding
 
@@ -136,6 +137,13 @@ def figure_html(figure: Figure, context: str = "") -> str:
 def literal(name: str) -> str:
     """Return a name for use in Markdown, where its signs are neither markup nor mathematics."""
     return re.sub(r"[^\w\s]|_", lambda found: f"<span>&#{ord(found[0])};</span>" if found[0] == "$" else f"&#{ord(found[0])};", name)
+
+
+def shown(table: pd.DataFrame, precision: int = 1) -> Styler:
+    """A table for a notebook: whole words, left-aligned; numbers with as many decimals as asked, or thousands; no index."""
+    words = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
+    left = {column: [{"selector": "th,td", "props": "text-align:left"}] for column in words}
+    return table.style.format(precision=precision, na_rep="–", thousands=",").hide().set_table_styles(left)
 
 
 def note(text: str, when: bool = True) -> None:

@@ -7,13 +7,14 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from m2clip_lib.evaluate.predict import Timeline
 from m2clip_lib.viz import style
 from m2clip_lib.viz.plots.attention import save_timeline
-from m2clip_lib.viz.style import CARDS, figure_html, literal, name_rows, new_figure, png_bytes
+from m2clip_lib.viz.style import CARDS, figure_html, literal, name_rows, new_figure, png_bytes, shown
 
 
 def test_a_figure_becomes_a_picture_and_is_closed():
@@ -84,3 +85,12 @@ def test_characters_without_a_font_are_said_once(monkeypatch, caplog):
 )
 def test_a_name_in_markdown_is_no_markup(name, text):
     assert literal(name) == text
+
+
+def test_a_table_for_a_notebook_shows_words_whole_on_the_left_and_numbers_with_sensible_digits():
+    table = pd.DataFrame({"name": ["a very long name " * 8, "b"], "top1": [61.25, float("nan")], "videos": [1234567, 2]})
+    page = shown(table).to_html()
+    assert "a very long name " * 8 in page
+    assert all(text in page for text in ("61.2", "–", "1,234,567"))
+    assert "text-align:left" in page.replace(" ", "")
+    assert "61.250" in shown(table, 3).to_html()
