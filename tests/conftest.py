@@ -45,6 +45,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def shipped(monkeypatch):
+    """configs/config.py as it is shipped, whatever workspace other tests of this process are in."""
+    monkeypatch.setattr(paths, "CONFIG", paths.ROOT / "configs" / "config.py")
+
+
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> Path:
     """Write a small CLIP with random weights in the workbook's own file format."""

@@ -137,13 +137,14 @@ def test_updates_are_timed_in_turns_and_one_that_fails_says_why(bench, tmp_path,
     assert 0 <= rows[3].more["% of the time waiting for clips"] <= 100
 
 
-def test_train_is_measured_at_batch_2_and_8_or_on_a_gpu_at_32(bench, monkeypatch):
+def test_train_is_measured_at_batch_2_and_8_or_on_a_gpu_at_32(bench, shipped, monkeypatch):
     ways = bench("ways")
     assert setup_of(ways.KINETICS) == setup_of(load_experiment("k400_b16"))  # so that its plan finds the rows
     for amx, halves in ((False, []), (True, ["bf16"])):
         monkeypatch.setattr(ways, "device_precision", lambda *_, amx=amx: "bf16" if amx else "fp32")
         found = ways.comparisons(torch.device("cpu"))
-        assert [comparison.batch for comparison in found] == [2, 8]
+        assert [comparison.batch for comparison in found] == [2, 8, 8, 8]
+        assert [[way.kept for way in comparison.ways] for comparison in found[2:]] == [[False, True]] * 2
         assert [way.name for way in found[0].ways] == ["published, fp32", "ours, fp32", *(f"ours, {half}" for half in halves)]
     (found,) = ways.comparisons(torch.device("cuda"))
     asked = [found.settings(way).train for way in found.ways]

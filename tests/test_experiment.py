@@ -159,8 +159,7 @@ def test_auto_is_bf16_where_it_is_faster(monkeypatch, device, has_bf16, cpuinfo,
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     monkeypatch.setattr(Path, "is_file", lambda self: True)
     monkeypatch.setattr(Path, "read_text", lambda self, **_: cpuinfo)
-    conv = SimpleNamespace(out_channels=width)
-    backbone = SimpleNamespace(clip=SimpleNamespace(visual=SimpleNamespace(conv1=conv)))
+    backbone = SimpleNamespace(visual=SimpleNamespace(width=width))
     assert device_precision("auto", backbone, device) == expected
     assert device_precision("fp16", backbone, device) == "fp16"
     asked = Experiment(name="any", train={"precision": "auto"})

@@ -47,7 +47,7 @@ def test_no_executed_notebook_holds_an_error_or_a_warning(results):
 
 
 def test_every_promised_figure_and_table_exists(results):
-    data, model = ["clips", "class_balance", "files"], ["walk", "text_similarity", "zero_shot", "relabelling", "curves"]
+    data, model = ["clips", "class_balance", "files"], ["block", "walk", "text_similarity", "zero_shot", "relabelling", "curves"]
     findings = ["headline", "honesty", "calibration", "confusion", "per_class", "gain", "focus", "frames", "embedding"]
     ablations = ["ablation_top1", "ablation_direction"]
     assert {file.stem for file in (results / "figures").glob("*.png")} == {*data, *model, *findings, *ablations}
@@ -135,7 +135,7 @@ def test_names_that_clip_does_not_know_are_no_warning_in_the_report(results):
 def test_report_shows_the_finding_and_every_figure(results):
     page = (results / "report.html").read_text()
     assert record(results, "04_evaluation")["finding"] in page
-    assert page.count("data:image/png;base64,") == 18  # all but text_similarity, which only its notebook shows
+    assert page.count("data:image/png;base64,") == 19  # all but text_similarity, which only its notebook shows
     assert page.count('href="executed/') == 5
     assert not re.findall(r"""(?:src|href)=["']https?:""", page)
 

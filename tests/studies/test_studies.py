@@ -14,12 +14,6 @@ SHIPPED = list(runpy.run_path(str(paths.ROOT / "configs" / "config.py"))["STUDIE
 
 
 @pytest.fixture
-def shipped(monkeypatch):
-    """configs/config.py as it is shipped, whatever workspace other tests of this process are in."""
-    monkeypatch.setattr(paths, "CONFIG", paths.ROOT / "configs" / "config.py")
-
-
-@pytest.fixture
 def written(workspace):
     """Write STUDIES into the workspace's config."""
 
