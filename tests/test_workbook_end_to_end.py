@@ -156,3 +156,10 @@ def test_a_second_run_has_nothing_to_do(trained, results, monkeypatch):
 
 def test_nothing_temporary_is_left_behind(trained):
     assert not [file for file in trained[0].rglob("*") if file.suffix == ".tmp"]
+
+
+def test_the_settings_of_the_training_are_shown_as_they_are(results):
+    """Before, the table rounded them to one decimal: a learning rate of 0.01 was shown as 0.0."""
+    page = (results / "executed" / "03_training.html").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"<td[^>]*>\s*(lr|weight_decay|loss_weights\.mlm)\s*</td>\s*<td[^>]*>\s*([^<]*?)\s*</td>", page))
+    assert rows == {"lr": "0.01", "weight_decay": "0.01", "loss_weights.mlm": "0.1"}
