@@ -110,7 +110,7 @@ EXPERIMENTS = {
         "model": SMALL_ADAPTERS,
         "data": DEMO_VIDEOS | {"cache_frames": True, "workers": 0},
         "train": {"epochs": 8, "batch_size": 32, "lr": 8e-3, "warmup": 0.15, "precision": "fp32", "threads": 1},
-        "eval": {"batch_size": 64, "ablation_epochs": 4},
+        "eval": {"batch_size": 64, "ablation_epochs": 3},
     },
     # Every motion in each of four colours, for notebook 13: unseen combinations of colours and motions that were seen.
     "demo_combinations": {

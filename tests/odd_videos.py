@@ -210,7 +210,7 @@ def _link(target: str) -> Callable[[Path], None]:
 
 
 ALL = list(range(FRAMES))
-MPEG4 = {"codec": "mpeg4", "options": {"q": "2", "g": "6", "bf": "2"}}
+MPEG4 = {"codec": "mpeg4", "options": {"q": "2", "g": "6", "bf": "2", "threads": "3"}}  # as many slices on every machine
 VP9 = {"codec": "libvpx-vp9", "options": {"g": "6", "deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "0"}}
 VP8 = {"codec": "libvpx", "options": {"g": "12", "crf": "4", "b": "2M", "cpu-used": "4"}}
 AV1 = {"codec": "libsvtav1", "options": {"preset": "8", "crf": "8", "g": "6", "svtav1-params": "lp=1"}}
