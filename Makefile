@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-kills test-compile test-open-clip test-browser lint lab bench lock clean
+.PHONY: help setup demo test test-slow test-kills test-compile test-open-clip test-browser gallery lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ test-browser: $(READY)  ## drive the notebooks and the report in a headless Chro
 
 test-kills: $(READY)  ## kill a training 20 times at random moments, and the driver of a study; the results must match uninterrupted runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
+
+gallery: $(READY)  ## make docs/gallery/ from the executed notebooks of results/demo
+	$(BIN)/python docs/gallery.py demo
 
 lint: $(READY)  ## run ruff (also on notebooks); check the order of imports between rooms, and that notebooks carry no outputs
 	$(BIN)/ruff check .

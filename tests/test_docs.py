@@ -9,7 +9,7 @@ from m2clip_lib import paths
 PAGES = sorted(
     [
         *paths.ROOT.glob("*.md"),
-        *(paths.ROOT / "docs").glob("*.md"),
+        *(paths.ROOT / "docs").rglob("*.md"),
         *(paths.ROOT / folder / "README.md" for folder in ("data", "results", "benchmarks")),
     ]
 )
