@@ -10,7 +10,7 @@ import pandas as pd
 from m2clip_lib.files import write_atomically
 
 # Columns that never hold numbers, whatever their cells look like.
-TEXTS = ("class_name", "most_often_taken_for", "path", "reason", "model", "variant", "prompt", "list_sha256")
+TEXTS = ("class_name", "most_often_taken_for", "path", "reason", "model", "variant", "prompt", "list_sha256", "note")
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # what a spreadsheet would run; behind apostrophes it is text
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE | re.ASCII)
 SEPARATORS = (",", ";", "\t")
@@ -26,7 +26,7 @@ def write_csv(file: Path, table: pd.DataFrame, float_format: str | None = None) 
 def read_csv(file: Path) -> pd.DataFrame:
     """Read what write_csv wrote. A column is of numbers or truth values if all its cells are and it holds no names; an empty one is NaN."""
     table = pd.read_csv(file, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
-    names = [_as_written(name) for name in table.columns]
+    names = [as_written(name) for name in table.columns]
     for place, (column, name) in enumerate(zip(list(table), names, strict=True)):
         cells = set(table[column]) - {""}
         is_text = name in TEXTS or (place == 0 and name == "true_class")  # of a confusion table; elsewhere it is a percentage
@@ -35,7 +35,7 @@ def read_csv(file: Path) -> pd.DataFrame:
         elif not is_text and cells <= {"True", "False"} and not (table[column] == "").any():
             table[column] = table[column] == "True"
         else:
-            table[column] = table[column].map(_as_written)
+            table[column] = table[column].map(as_written)
     table.columns = names
     return table
 
@@ -44,7 +44,8 @@ def _as_text(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
-def _as_written(cell: str) -> str:
+def as_written(cell: str) -> str:
+    """Return the text that write_csv wrote into a cell."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 

@@ -1,7 +1,8 @@
 """The manifest: one row per video with all that later steps need, so that no step has to open a video again to learn about it.
 
-Columns: path, label (int), class_name, split (train | val | test), num_frames, fps, duration_s, width, height, codec,
-times (when each frame is shown, see video/times.py), status ("ok", or the reason why the video cannot be used).
+Columns: path, label (int), class_name, listed_as (the class name before corrections), split (train | val | test), num_frames, fps,
+duration_s, width, height, codec, times (when each frame is shown, see video/times.py), status ("ok", or the reason why the video cannot
+be used). A video that corrections.csv ignores has no row.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from m2clip_lib.data.listing.recordings import Listing
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json, write_atomically, write_json
 
-VERSION = "manifest 4"  # change it with the columns, or with what is read from a file: older manifests are then replaced
+VERSION = "manifest 5"  # change it with the columns, or with what is read from a file: older manifests are then replaced
 FILE, SIDE_FILE, UNREADABLE_FILE = "manifest.parquet", "manifest.json", "unreadable.csv"
 
 

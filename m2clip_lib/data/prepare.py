@@ -1,6 +1,7 @@
 """From an experiment's data section to a manifest on disk: what notebook 01 and `m2clip prepare` do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ from m2clip_lib.data.classes import no_split
 from m2clip_lib.data.demo.videos import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, check_mirror, read_kinetics_names
+from m2clip_lib.data.listing.corrections import FILE as CORRECTIONS
+from m2clip_lib.data.listing.corrections import Correction, correct, corrections_sha256, read_corrections
 from m2clip_lib.data.listing.recordings import Listing, torn_recordings
 from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
 from m2clip_lib.data.prompts import experiment_texts
@@ -35,12 +38,16 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     root, folder, copies = videos_root(experiment), experiment.prepared, experiment.prepared / COPIES
     if experiment.data.layout == "synthetic" and make_videos(root, synthetic_config(experiment), processes):
         report(f"videos: written to {paths.shown(root)}")
-    listing = list_videos(experiment)
+    listed = list_videos(experiment)
+    corrections = corrections_of(experiment, listed.class_names)
+    listing, before, counts = correct(listed, corrections, root)
     if not listing.rows:
-        raise UserError(f"experiment {experiment.name!r}: its lists name no video; check data.train_list, val_list and test_list")
+        ignored = f", {counts['ignore']} of which {folder / CORRECTIONS} ignores" if corrections else ""
+        named = f"its lists name {len(listed.rows) or 'no'} videos{ignored}"
+        raise UserError(f"experiment {experiment.name!r}: {named}; check data.train_list, val_list and test_list")
     for line in listing.passed:
         report(line)
-    trusted = check_listing(experiment, listing, report)
+    trusted = check_listing(experiment, listing, before, report)
     doubts = check_leaks(listing, experiment.data.trust_list)
     texts = experiment_texts(experiment.data, listing.class_names)
     report(f"texts: {texts.summary()}")
@@ -50,12 +57,14 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
         "vocabulary": texts.vocabulary,
         "trust_list": trusted,
         "doubts": doubts,
+        "corrections": {"sha256": corrections_sha256(corrections), **counts},
     }
 
     def open_all() -> tuple[pd.DataFrame, list[str]]:
         report(f"manifest: opening {len(listing.rows)} videos of {len(listing.class_names)} classes")
         check_space(folder, BYTES_PER_ROW * len(listing.rows), "manifest")
         table = scan(listing, processes, folder, limit_s, report)
+        table.insert(3, "listed_as", [listing.class_names[label] for label in before])
         untested = classes_without(experiment.eval.split, experiment.eval.split, listing)
         return table, [*listing.notes, *doubts, *untested, *torn_recordings(table, root)]
 
@@ -105,16 +114,18 @@ def _finished(folder: Path, digest: str) -> Manifest | None:
     return manifest if complete and not status.str.removeprefix("transcode: ").str.startswith(PASSING).any() else None
 
 
-def check_listing(experiment: Experiment, listing: Listing, report: Callable[[str], None]) -> str:
+def check_listing(experiment: Experiment, listing: Listing, before: list[int], report: Callable[[str], None]) -> str:
     """Find what is wrong with a listing before any video is opened; report what was checked and which classes lack training videos.
 
+    before: the label of each row as it was listed; where a person has given another one, it is not compared with the path.
     Returns: the disagreement of labels and paths that data.trust_list overrules; "" if there is none.
     Raises: UserError for labels that disagree with the paths, a video in two splits, or mirroring of left and right.
     """
     table = experiment.data.check_csv
     checked, overruled = 0, ""
+    as_listed = replace(listing, rows=[row for row, label in zip(listing.rows, before, strict=True) if row[1] == label])
     try:
-        checked = check_labels_in_paths(listing, read_kinetics_names(paths.resolve(table)) if table else None)
+        checked = check_labels_in_paths(as_listed, read_kinetics_names(paths.resolve(table)) if table else None)
     except UserError as error:
         if not experiment.data.trust_list:
             raise UserError(f"{error}; if the folders are no classes but subjects or cameras, set data.trust_list=true") from error
@@ -156,17 +167,29 @@ def load_manifest(experiment: Experiment) -> Manifest:
     folder = experiment.prepared / COPIES if copies else experiment.prepared
     command = f"m2clip prepare {experiment.name}" + (" --transcode" if copies else "")
     manifest = read_manifest(folder, command)
-    known = read_side_file(folder).get("sources", {})
+    side = read_side_file(folder)
+    known = side.get("sources", {})
     for file in source_files(experiment.data):  # one that is missing, or was not used then, cannot be compared
         if paths.shown(file) in known and file.is_file() and file_sha256(file) != known[paths.shown(file)]:
             raise UserError(f"manifest: {paths.shown(file)} has changed since the manifest was made; make it again with: {command}")
+    applied = side.get("corrections", {}).get("sha256", corrections_sha256({}))
+    if corrections_sha256(corrections_of(experiment, manifest.class_names)) != applied:
+        changed = paths.shown(experiment.prepared / CORRECTIONS)
+        raise UserError(f"manifest: {changed} has changed since the manifest was made; make it again with: {command}")
     return manifest
+
+
+def corrections_of(experiment: Experiment, class_names: list[str]) -> dict[str, Correction]:
+    """Read the corrections of an experiment's videos; see read_corrections."""
+    return read_corrections(experiment.prepared / CORRECTIONS, videos_root(experiment), class_names)
 
 
 def data_fingerprint(experiment: Experiment) -> str:
     """Return a digest that changes when the videos on disk would give another manifest; no video is opened for it."""
+    listing = list_videos(experiment)
     synthetic = experiment.data.layout == "synthetic"
-    parts = [recipe_hash(synthetic_config(experiment)) if synthetic else listing_sha256(list_videos(experiment))]
+    parts = [recipe_hash(synthetic_config(experiment)) if synthetic else listing_sha256(listing)]
+    parts.append(corrections_sha256(corrections_of(experiment, listing.class_names)))
     parts += [file_sha256(file) for file in source_files(experiment.data) if file.is_file()]
     return hash_texts(*parts)
 

@@ -201,6 +201,8 @@ def vouched_for(manifest: Manifest, check_csv: str = "") -> bool:
     """Whether the path of every usable video, or a Kinetics table, confirms its class: then the names cannot be permuted."""
     table = read_kinetics_names(paths.resolve(check_csv)) if check_csv else None
     usable = manifest.table[manifest.table.status == "ok"]
+    if "listed_as" in usable:  # a corrected label differs from its path, and says nothing about the list
+        usable = usable[usable.listed_as == usable.class_name]
     rows = [(Path(path), label, split) for path, label, split in zip(usable.path, usable.label, usable.split, strict=True)]
     side = manifest.folder / SIDE_FILE
     overruled = side.is_file() and read_json(side).get("trust_list")  # the folders are no classes: the user has said so
