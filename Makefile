@@ -8,17 +8,18 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-kills test-compile test-open-clip test-browser gallery lint lab bench lock clean
+.PHONY: help setup demo test test-slow test-kills test-compile test-open-clip test-browser test-docs gallery lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(READY)  ## create .venv with the tested versions (constraints.txt)
+setup: $(READY)  ## create .venv with the tested versions (constraints.txt); CPU=1 takes a CPU build of torch, if the package index has one
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install one, or: make setup PYTHON=/path/to/python3" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@if [ -n "$(CPU)" ]; then .ci/cpu-constraints $(BIN)/python > $(VENV)/constraints.txt; else cp constraints.txt $(VENV)/constraints.txt; fi
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## run the five notebooks on the demonstration -> results/demo/report.html
@@ -42,6 +43,9 @@ test-browser: $(READY)  ## drive the notebooks and the report in a headless Chro
 
 test-kills: $(READY)  ## kill a training 20 times at random moments, and the driver of a study; the results must match uninterrupted runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_kills
+
+test-docs: $(READY)  ## run the commands of README, docs and notebooks on a small demonstration
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -s -m slow_docs tests/test_docs_run.py
 
 gallery: $(READY)  ## make docs/gallery/ from the executed notebooks of results/demo
 	$(BIN)/python docs/gallery.py demo

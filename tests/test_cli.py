@@ -1,6 +1,7 @@
 """The command line: what it does, and that bad input ends with one line that says what is wrong, where, and what to do."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import forked
 import pandas as pd
 import pytest
 import torch
+import typer
 
 from m2clip_lib import cli, paths
+from m2clip_lib.cli import COMMANDS, app
 from m2clip_lib.data.video.decode import load_decoder
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import open_checkpoint
@@ -270,11 +273,15 @@ def test_help_lists_the_commands_and_imports_neither_torch_nor_pandas(workspace)
         assert f"  {command}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "prepare", "train", "eval", "predict", "bench"])
-def test_every_command_explains_itself(capsys, command):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(capsys, command, shipped):
     status, out, err = call(capsys, command, "--help")
     assert (status, err) == (0, "")
-    assert f"m2clip {command}" in out
+    example = COMMANDS[command][1]
+    assert " ".join(out.split()).endswith(f"Example: {example}")
+    program, name, *arguments = shlex.split(example)
+    assert (program, name) == ("m2clip", command)
+    typer.main.get_command(app).commands[command].make_context(command, arguments)  # is understood; runs nothing
 
 
 @pytest.mark.parametrize("backend", ["TkAgg", "no such backend"])

@@ -24,10 +24,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-COMMANDS = {"run": run, "prepare": prepare, "pretrain": pretrain, "train": train, "eval": evaluate}
-COMMANDS |= {"ablate": ablate, "features": features, "probe": probe, "predict": predict, "bench": bench, "plan": plan}
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+COMMANDS = {  # name -> what it runs, and an example
+    "run": (run, "m2clip run demo --run longer --from 03 -o train.epochs=12"),
+    "prepare": (prepare, "m2clip prepare --folder ~/videos"),
+    "pretrain": (pretrain, "m2clip pretrain --seed 1 --out other_clip.safetensors"),
+    "train": (train, "m2clip train own_folder -o train.epochs=20"),
+    "eval": (evaluate, "m2clip eval own_folder --mix 0,0.5,1"),
+    "ablate": (ablate, "m2clip ablate demo --study components,heads --seeds 3"),
+    "features": (features, "m2clip features own_folder"),
+    "probe": (probe, "m2clip probe own_folder --seeds 3"),
+    "predict": (predict, "m2clip predict holiday.mp4 --labels 'surfing,swimming,sailing' --top 2"),
+    "bench": (bench, "m2clip bench train --json speed.json"),
+    "plan": (plan, "m2clip plan k400_b16_16gb --videos 240000"),
+}
+for name, (command, example) in COMMANDS.items():
+    app.command(name, epilog=f"Example: {example}")(command)
 
 
 @app.callback()
