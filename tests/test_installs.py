@@ -59,6 +59,7 @@ def test_the_sdist_holds_what_the_workbook_needs(built):
     assert {f"notebooks/{file.name}" for file in (paths.ROOT / "notebooks").glob("*.ipynb")} <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_brings_what_the_library_opens(built, tmp_path):
     """Unpacked as pip does, and used outside the repository."""
     (wheel,) = built.glob("*.whl")
