@@ -52,7 +52,7 @@ def table_html(table: pd.DataFrame) -> str:
     constant = [c for c in table if len(table) > 1 and table[c].nunique(dropna=False) == 1 and c not in ("videos", "seeds")]
     shown = table.drop(columns=constant)
     texts = [c for c in shown if not pd.api.types.is_numeric_dtype(shown[c])]
-    note = ", ".join(f"{c} {_cell(table[c].iloc[0])}" for c in constant)
+    note = ", ".join(f"{c.replace('_', ' ')} {_cell(table[c].iloc[0])}" for c in constant if table[c].notna().any())
     return CARDS.table(list(shown), shown.map(_cell).to_dict("records"), texts, note)
 
 

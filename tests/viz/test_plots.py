@@ -56,6 +56,7 @@ def check_axes(found, ax, xlabel: str = "", ylabel: str = "") -> None:
     assert ylabel in ax.get_ylabel()
     assert ax.get_xlabel() or ax.get_ylabel()
     ax.figure.canvas.draw()  # what cannot be drawn fails here
+    assert not any("$" in label.get_text() for label in [*ax.get_xticklabels(), *ax.get_yticklabels()])  # TeX is not read: see style.py
 
 
 def test_clip_grid_shows_one_clip_per_row(ax):

@@ -80,6 +80,7 @@ def plot_walk(ax: Axes, trace: pd.DataFrame) -> Axes:
     ax.tick_params(axis="y", labelsize=11)
     finding = f"From {sizes['video']:,} pixel values to {sizes['image_features']:,} numbers per batch"
     ax.set(xscale="log", xlim=(1, sizes.max() * 40), title=finding)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel("numbers in the tensor (log scale); grey: input and frozen CLIP, blue: trained parts and outputs")
     return ax
 
