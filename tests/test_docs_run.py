@@ -70,12 +70,14 @@ def test_every_command_ends_well(tmp_path, video_folder, monkeypatch):
         "papermill": [sys.executable, "-m", "papermill"],
     }
     environment, failed = os.environ | {"PYTHONPATH": str(paths.ROOT)}, []
-    for command, reason in to_run():
-        print(f"{'-' if reason else '>'} {command}{f' ({reason})' if reason else ''}", flush=True)
+    for written, reason in to_run():
+        print(f"{'-' if reason else '>'} {written}{f' ({reason})' if reason else ''}", flush=True)
         if reason:
             continue
+        command = re.sub(r"--seeds \d+|\[0, 1, 2(, 3, 4)?\]", lambda m: "--seeds 1" if m[0].startswith("--") else "[0]", written)
         program, *arguments = [values.get(word, word) for word in words(command)]
         done = subprocess.run([*programs[program], *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             failed.append(f"{command}\n{done.stdout[-500:]}{done.stderr[-1500:]}")
+            print(f"failed: {failed[-1]}", flush=True)
     assert not failed, "\n\n".join(failed)

@@ -10,7 +10,7 @@ from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_json
 from m2clip_lib.runs import PNG_TEXT
-from m2clip_lib.viz.style import CARDS, TEMPLATES
+from m2clip_lib.viz.style import CARDS, TEMPLATES, cell_text, text_columns
 
 TABLES = ("headline", "honesty", "ablation_summary")
 
@@ -50,13 +50,6 @@ def check_one_checkpoint(folder: Path, evaluation: dict) -> None:
 def table_html(table: pd.DataFrame) -> str:
     """Return a table as HTML: floats have one decimal, and columns that are equal in all rows go into a line below it."""
     constant = [c for c in table if len(table) > 1 and table[c].nunique(dropna=False) == 1 and c not in ("videos", "seeds")]
-    shown = table.drop(columns=constant)
-    texts = [c for c in shown if not pd.api.types.is_numeric_dtype(shown[c])]
-    note = ", ".join(f"{c.replace('_', ' ')} {_cell(table[c].iloc[0])}" for c in constant if table[c].notna().any())
-    return CARDS.table(list(shown), shown.map(_cell).to_dict("records"), texts, note)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if pd.isna(value) else f"{value:,.0f}" if value == round(value) and abs(value) > 100 else f"{value:.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    left = table.drop(columns=constant).rename(columns=lambda name: name.replace("_", " "))
+    note = ", ".join(f"{c.replace('_', ' ')} {cell_text(table[c].iloc[0])}" for c in constant if table[c].notna().any())
+    return CARDS.table(list(left), left.map(cell_text).to_dict("records"), text_columns(left), note)

@@ -14,13 +14,13 @@ from functools import cache
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import HTML, Markdown, display
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import Event
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from pandas.io.formats.style import Styler
 
 from m2clip_lib.runs import finding
 
@@ -139,16 +139,32 @@ def literal(name: str) -> str:
     return re.sub(r"[^\w\s]|_", lambda found: f"<span>&#{ord(found[0])};</span>" if found[0] == "$" else f"&#{ord(found[0])};", name)
 
 
-def shown(table: pd.DataFrame, precision: int = 1) -> Styler:
-    """A table for a notebook: whole words, left-aligned; numbers with as many decimals as asked, or thousands; no index."""
-    words = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    left = {column: [{"selector": "th,td", "props": "text-align:left"}] for column in words}
-    return table.style.format(precision=precision, na_rep="–", thousands=",").hide().set_table_styles(left)
+def shown(table: pd.DataFrame, precision: int = 1) -> HTML:
+    """A table for a notebook: words whole and left-aligned, numbers as cell_text writes them, no index.
+
+    The alignment stands in every cell: JupyterLab drops style sheets from a notebook that somebody else has run.
+    """
+    cells = table.map(lambda value: cell_text(value, precision)).to_dict("records")
+    return HTML(CARDS.table(list(table), cells, text_columns(table), ""))
+
+
+def text_columns(table: pd.DataFrame) -> list[str]:
+    """The columns that hold no numbers."""
+    return [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
+
+
+def cell_text(value: object, precision: int = 1) -> str:
+    """A number with as many decimals as asked for, none if it is whole and above 100; "–" for a missing value; a shape as 2 x 3."""
+    if isinstance(value, tuple | list):
+        return " x ".join(map(str, value))
+    if pd.isna(value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value == round(value) and abs(value) > 100 else f"{value:,.{precision}f}"
+    return f"{value:,}" if isinstance(value, int | np.integer) and not isinstance(value, bool) else str(value)
 
 
 def note(text: str, when: bool = True) -> None:
     """Show a paragraph of Markdown in a notebook: words that hold for some experiments, or that were made from a table (see literal)."""
-    from IPython.display import Markdown, display
-
     if when:
         display(Markdown(text))

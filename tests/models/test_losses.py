@@ -38,6 +38,12 @@ def test_masked_word_loss_averages_over_masked_words_only():
     assert masked_word_loss(logits, targets).item() == pytest.approx((math.log(4) + 0) / 2, abs=1e-5)
 
 
+def test_a_single_masked_word_counts_whole():
+    targets = torch.full((2, 3), NOT_A_TARGET)
+    targets[0, 1] = 2
+    assert masked_word_loss(torch.zeros(2, 3, 4), targets).item() == pytest.approx(math.log(4), abs=1e-6)
+
+
 def test_masked_word_loss_without_a_masked_word_is_zero_and_has_a_gradient():
     logits = torch.randn(2, 3, 4, requires_grad=True)
     loss = masked_word_loss(logits, torch.full((2, 3), NOT_A_TARGET))

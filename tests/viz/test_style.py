@@ -89,8 +89,10 @@ def test_a_name_in_markdown_is_no_markup(name, text):
 
 def test_a_table_for_a_notebook_shows_words_whole_on_the_left_and_numbers_with_sensible_digits():
     table = pd.DataFrame({"name": ["a very long name " * 8, "b"], "top1": [61.25, float("nan")], "videos": [1234567, 2]})
-    page = shown(table).to_html()
+    page = shown(table).data
     assert "a very long name " * 8 in page
     assert all(text in page for text in ("61.2", "–", "1,234,567"))
-    assert "text-align:left" in page.replace(" ", "")
-    assert "61.250" in shown(table, 3).to_html()
+    assert page.count("text-align:left") == 3  # in the cells themselves: head and two rows
+    assert ">2 x 3<" in shown(pd.DataFrame({"shape": [(2, 3)]})).data
+    assert "<b>" not in shown(pd.DataFrame({"name": ["<b>"]})).data
+    assert "61.250" in shown(table, 3).data
