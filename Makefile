@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-kills test-compile test-open-clip test-browser test-docs gallery lint lab bench lock clean
+.PHONY: help setup demo test test-matrix test-slow test-kills test-compile test-open-clip test-browser test-docs gallery lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,13 @@ demo: $(READY)  ## run the five notebooks on the demonstration -> results/demo/r
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+MATRIX ?= python3.11 python3.12 python3.13
+test-matrix:  ## run the tests with Python 3.11 to 3.13, each in .venv-matrix/; MATRIX="/path/to/python3.12 ..." names others
+	@for python in $(MATRIX); do \
+		command -v $$python >/dev/null || { echo "test-matrix: no $$python on this machine"; continue; }; \
+		$(MAKE) test PYTHON=$$python VENV=.venv-matrix/$$(basename $$python) || exit 1; \
+	done
 
 test-slow: $(READY)  ## what takes too long for make test: torchrun and accelerate, full-size weights, memory over epochs, a full /dev/shm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
