@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-slow test-kills test-compile test-open-clip test-browser test-docs gallery lint lab bench lock clean
+.PHONY: help setup demo test test-matrix test-slow test-kills test-compile test-open-clip test-browser test-docs check-readme gallery lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ test-kills: $(READY)  ## kill a training 20 times at random moments, and the dri
 
 test-docs: $(READY)  ## run the commands of README, docs and notebooks on a small demonstration
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -s -m slow_docs tests/test_docs_run.py
+
+check-readme: $(READY)  ## train the README's study again, about half an hour, and compare its table
+	PYTHONPATH=tests $(BIN)/python tests/check_readme.py
 
 gallery: $(READY)  ## make docs/gallery/ from the executed notebooks of results/demo
 	$(BIN)/python docs/gallery.py demo

@@ -2,8 +2,10 @@
 
 import re
 
+import pandas as pd
 import pytest
 import typer
+from check_readme import README, differences, told
 from documents import NOTEBOOKS, PAGES, commands, is_synopsis, words
 
 from m2clip_lib import paths
@@ -79,3 +81,11 @@ def test_every_make_target_exists(page, command):
 def test_every_script_exists(page, command):
     named = [word for word in words(command) if word.endswith((".py", ".ipynb")) and not word.isupper() and "OUT" not in word]
     assert all((paths.ROOT / word).is_file() for word in named)
+
+
+def test_the_table_of_the_readme_is_that_of_the_kept_study():
+    text = README.read_text(encoding="utf-8")
+    summary = pd.read_csv(paths.ROOT / "results" / "sample" / "study" / "tables" / "ablation_summary.csv")
+    assert len(told(text)) == 12
+    assert differences(text, summary, exact=True) == []
+    assert differences(text.replace("99.4 (", "98.4 ("), summary, exact=True) == ["full, top1: README 98.4, study 99.35"]
