@@ -18,6 +18,8 @@ _HOMES = {  # module -> the names it lends
     "attention.maps": ("BRANCHES", "MapChoice", "blocks_with_branch"),
     "attention.record": ("guess_words", "word_attention"),
     "config": ("load_experiment",),
+    "curate.check": ("check_data",),
+    "curate.findings": ("summary_lines",),
     "data.demo.videos": ("draw_video", "write_video"),
     "data.prepare": ("load_manifest", "prepare_data"),
     "data.sampling": ("test_indices",),

@@ -153,7 +153,7 @@ def code_digest(core: bool = False) -> str:
 
     core: only the code that decides numbers, without figures and maps; finished trainings depend on this alone.
     """
-    root, skipped = Path(__file__).parent, ("cli/", "viz/", "attention/") if core else ("cli/",)
+    root, skipped = Path(__file__).parent, ("cli/", "viz/", "attention/", "curate/") if core else ("cli/",)
     facts = []
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()

@@ -1,4 +1,4 @@
-"""The command line: m2clip run | prepare | pretrain | train | eval | ablate | features | probe | predict | bench | plan.
+"""The command line: m2clip run | prepare | check | pretrain | train | eval | ablate | features | probe | predict | bench | plan.
 
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from m2clip_lib.cli.curate import check
 from m2clip_lib.cli.evaluation import evaluate, predict
 from m2clip_lib.cli.studies import ablate, features, probe
 from m2clip_lib.cli.training import plan, pretrain, train
@@ -27,6 +28,7 @@ app = typer.Typer(
 COMMANDS = {  # name -> what it runs, and an example
     "run": (run, "m2clip run demo --run longer --from 03 -o train.epochs=12"),
     "prepare": (prepare, "m2clip prepare --folder ~/videos"),
+    "check": (check, "m2clip check own_folder --top 50"),
     "pretrain": (pretrain, "m2clip pretrain --seed 1 --out other_clip.safetensors"),
     "train": (train, "m2clip train own_folder -o train.epochs=20"),
     "eval": (evaluate, "m2clip eval own_folder --mix 0,0.5,1"),

@@ -1,0 +1,126 @@
+"""The check of a made data set whose faults are known: it finds them, and following its suggestions makes a probe no worse."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from colour_videos import LARGE, make_colour_set
+from workspaces import use_workspace
+
+from m2clip_lib.cli import main
+from m2clip_lib.config import load_experiment
+from m2clip_lib.csvfiles import read_csv
+from m2clip_lib.curate.check import check_data
+from m2clip_lib.curate.findings import suggested_corrections
+from m2clip_lib.data.listing.corrections import Correction, write_correction
+from m2clip_lib.data.prepare import load_manifest, prepare_data
+from m2clip_lib.experiment import open_backbone
+from m2clip_lib.probes.table import Probes
+
+
+class Checked:
+    """A colour set in a workspace of its own, prepared and checked."""
+
+    def __init__(self, root, clip_file, video_folder, **sizes):
+        self.patch = pytest.MonkeyPatch()
+        use_workspace(root, self.patch, clip_file, video_folder)
+        self.videos = root / "videos"
+        self.misplaced, self.copies = make_colour_set(self.videos, **sizes)
+        self.overrides = [f"data.root={self.videos}", "backbone.source=demo"]
+        self.experiment, self.lines = load_experiment("folder", self.overrides), []
+        prepare_data(self.experiment, lambda line: None)
+        self.table = check_data(self.experiment, self.lines.append)
+
+    def of_kind(self, kind: str) -> pd.DataFrame:
+        return self.table[self.table.kind == kind]
+
+    def accuracy(self) -> float:
+        found, *_ = Probes(self.experiment, load_manifest(self.experiment), open_backbone(self.experiment))("linear")
+        return float((found.similarity.argmax(axis=1) == found.labels).mean())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, clip_file, video_folder):
+    checked = Checked(tmp_path_factory.mktemp("colours"), clip_file, video_folder, videos=144, wrong=6, copied=3, size=48)
+    yield checked
+    checked.patch.undo()
+
+
+def test_every_copy_in_another_split_is_found_and_nothing_else(small):
+    leaks = small.of_kind("leak")
+    assert dict(zip(leaks["with"], leaks.path, strict=True)) == small.copies  # the training video is to go
+    assert set(leaks.suggestion) == {"ignore"}
+    assert small.of_kind("duplicate").empty
+
+
+def test_wrong_labels_are_found_with_their_right_class(small):
+    found = small.of_kind("label")
+    right = {f"relabel: {colour}" for colour in small.misplaced.values()}
+    assert len(found) <= 0.1 * 147
+    assert len(set(found.path) & small.misplaced.keys()) >= 4
+    for row in found[found.path.isin(small.misplaced)].itertuples():
+        assert row.suggestion == f"relabel: {small.misplaced[row.path]}"
+        assert row.suggestion in right
+    assert (np.diff(found.score) <= 0).all()
+
+
+def test_the_table_is_written_and_read_again_and_nothing_else_is_changed(small):
+    file = small.experiment.prepared / "check.csv"
+    pd.testing.assert_frame_equal(read_csv(file), small.table, check_dtype=False, atol=1e-4)
+    before = {path: path.stat().st_mtime_ns for path in [*small.videos.rglob("*.*"), *small.experiment.prepared.glob("manifest.*")]}
+    content = file.read_bytes()
+    again = check_data(small.experiment, lambda line: None)
+    assert file.read_bytes() == content
+    assert len(again) == len(small.table)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_command_prints_a_line_for_each_kind_and_the_table_as_json(small, capsys):
+    options = [text for override in small.overrides for text in ("-o", override)]
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "folder", *options, "--top", "2"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "     3 leak: videos that another split has, too\n" in shown
+    assert shown.count("ignore") == 2
+    with pytest.raises(SystemExit):
+        main(["check", "folder", *options, "--json"])
+    printed = capsys.readouterr()
+    assert [row["path"] for row in json.loads(printed.out)] == small.table.path.tolist()
+    assert "duplicates: " in printed.err
+
+
+def test_rows_of_an_accepted_video_are_left_out(small):
+    path = small.of_kind("label").path.iloc[0]
+    file = small.experiment.prepared / "corrections.csv"
+    write_correction(file, small.videos, [], Correction(path, "accept"))
+    table = check_data(small.experiment, lambda line: None)
+    file.unlink()
+    assert path not in set(table.path)
+    assert len(table) == len(small.table) - 1
+
+
+@pytest.mark.slow  # draws 306 videos, encodes them twice with CLIP: about a minute
+def test_300_videos_with_known_faults_and_what_following_the_suggestions_gains(tmp_path, clip_file, video_folder):
+    made = Checked(tmp_path, clip_file, video_folder, videos=300, wrong=15, copied=6)
+    leaks, suspected = made.of_kind("leak"), made.of_kind("label")
+    assert dict(zip(leaks["with"], leaks.path, strict=True)) == made.copies
+    first = suspected.head(len(load_manifest(made.experiment).table) // 10)
+    found = len(set(first.path) & made.misplaced.keys())
+    assert found >= 0.8 * len(made.misplaced)
+    uneven = made.of_kind("imbalance")
+    assert set(uneven.class_name) == {LARGE}
+    assert (uneven.score > 2).all()
+    before = made.accuracy()
+    for asked in suggested_corrections(made.table):
+        write_correction(made.experiment.prepared / "corrections.csv", made.videos, ["blue", "green", "red", "yellow"], asked)
+    lines = []
+    corrected = prepare_data(made.experiment, lines.append)
+    assert f"corrections: {len(suspected)} videos relabelled, 6 left out, 0 accepted as they are" in lines
+    assert len(corrected.table) == 300
+    after = made.accuracy()
+    print(f"{found} of 15 wrong labels among {len(first)} suspects, top-1 {100 * before:.1f} % before and {100 * after:.1f} % after")
+    assert after >= before
+    assert check_data(made.experiment, lines.append).kind.eq("leak").sum() == 0
+    made.patch.undo()
