@@ -20,7 +20,7 @@ def make_colour_set(root: Path, videos: int, wrong: int, copied: int, size: int 
 
     Returns: path below root -> true colour of the videos in a wrong folder; copy -> original of the copies, which are in another split.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(3)  # a seed with wrong labels in every split
     others = [colour for colour in COLOURS if colour != LARGE]
     true = [LARGE if number % 2 else others[number // 2 % 3] for number in range(videos)]
     mistaken = dict.fromkeys(rng.choice(videos, wrong, replace=False).tolist())

@@ -109,7 +109,7 @@ def imbalance_rows(videos: pd.DataFrame, class_names: Sequence[str], report: Cal
         most, least = int(counts.argmax()), int(counts.argmin())
         ratio = counts[most] / max(1, counts[least])
         why = f"{class_names[most]!r} has {counts[most]} of {counts.sum()} videos, {class_names[least]!r} has {counts[least]}"
-        report(f"balance: {split}: {why} ({ratio:.1f} times)")
+        report(f"balance: {split}: {why} ({ratio:.1f} times)" if ratio > 1 else f"balance: {split}: every class has {counts[0]} videos")
         if ratio >= UNEVEN:
             rows.append({"kind": "imbalance", "class_name": class_names[most], "split": split, "score": ratio, "why": why})
     return rows
