@@ -1,5 +1,6 @@
 """m2clip pretrain, train and plan."""
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -76,7 +77,8 @@ def train(
             outcome = {"best_epoch": result.best_epoch, "best_val_top1": result.best_val_top1, "seconds": result.seconds}
             opened.record(**outcome, warning=warning, outputs=[str(result.best)])
         if processes.is_main:
-            say(f"best: epoch {result.best_epoch}, validation top-1 {result.best_val_top1:.1f} % (nan: no validation) -> {result.best}")
+            reached = f"validation top-1 {result.best_val_top1:.1f} %" if math.isfinite(result.best_val_top1) else "no validation"
+            say(f"best: epoch {result.best_epoch}, {reached} -> {result.best}")
 
 
 def plan(
