@@ -151,9 +151,10 @@ NOT_INPUTS = (  # code that cannot change a step's result
 def code_digest(core: bool = False) -> str:
     """Hash the library's code that results depend on: when it changes, finished steps are run again.
 
-    core: only the code that decides numbers, without figures and maps; finished trainings depend on this alone.
+    core: only the code that decides numbers, without figures, maps and timelines; finished trainings depend on this alone.
     """
-    root, skipped = Path(__file__).parent, ("cli/", "viz/", "attention/", "curate/") if core else ("cli/",)
+    above = ("cli/", "viz/", "attention/", "curate/", "moments/")
+    root, skipped = Path(__file__).parent, above if core else above[:1]
     facts = []
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()

@@ -61,8 +61,15 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
         ("predict clip.mp4", ["checkpoint: experiment 'tiny' has none", "--checkpoint"]),
         ("predict clip.mp4 --top 0", ["--top", "greater than or equal to 1"]),
         ("predict", ["VIDEO"]),
-        ("predict clip.mp4 --window 3", ["--window, --every and --picture belong to --timeline"]),
+        ("predict clip.mp4 --window 3", ["--window, --every, --picture and --threshold belong to --timeline"]),
         ("predict clip.mp4 --timeline --every -1", ["--every"]),
+        ("predict clip.mp4 --timeline --merge 1", ["--min-length, --merge, --export and --out belong to --threshold"]),
+        ("predict clip.mp4 --timeline --threshold 0.5 --export vtt", ["--export FORMAT and --out DIR belong together"]),
+        (
+            "predict clip.mp4 --timeline --threshold 0.5 --export vtt,srt --out x",
+            ["--export vtt,srt: 'srt' is not one of csv, json"],
+        ),
+        ("predict a.mp4 b.mp4 --timeline --picture a.png", ["--picture: draws one video, 2 were given"]),
         ("prepare folder --folder /nowhere/at/all", ["no such folder: /nowhere/at/all"]),
         ("trian tiny", ["trian"]),
         ("train tiny --epochs 3", ["--epochs"]),
@@ -204,6 +211,26 @@ def test_a_timeline_is_printed_as_a_table_or_json_and_drawn(trained, workspace, 
     assert [(window["start_s"], window["end_s"], window["error"]) for window in found["windows"]] == [(0.0, 1.0, ""), (0.5, 1.5, "")]
     status, _, err = call(capsys, *common, "--picture", "when.jpg")
     assert_one_line(status, err, "--picture when.jpg", ".png")
+
+
+def test_segments_of_several_videos_are_printed_and_exported_without_a_second_run_of_the_model(
+    trained, workspace, video_folder, capsys, monkeypatch
+):
+    checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
+    videos = sorted(video_folder.rglob("*.mp4"))[:2]
+    common = ("predict", *videos, "--checkpoint", checkpoint, "--timeline", "--window", 1, "--every", 0.5)
+    status, out, err = call(capsys, *common, workspace / "gone.mp4", "--top", 1)
+    assert_one_line(status, err, "gone.mp4: missing; not predicted")
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == [f"{path}  (ensemble)" for path in videos]
+    monkeypatch.setattr("m2clip_lib.moments.windows.video_timeline", None)  # would end the command if a model ran
+    status, out, err = call(capsys, *common, "--threshold", 0, "--export", "csv,vtt", "--out", workspace / "out")
+    assert status == 0
+    assert out.count(" 0.0 to     1.5 s") == 24  # at threshold 0 each of twelve classes is one segment of 1.5 s
+    written = [workspace / "out" / name for name in ("segments.csv", f"{videos[0].stem}.vtt", f"{videos[1].stem}.vtt")]
+    assert err.splitlines() == [f"written: {file}" for file in written]
+    assert len(pd.read_csv(written[0])) == 24
+    status, out, _ = call(capsys, *common, "--threshold", 1, "--json")
+    assert [video["segments"] for video in json.loads(out)] == [[], []]
 
 
 def test_a_users_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from m2clip_lib.cli.curate import check
-from m2clip_lib.cli.evaluation import evaluate, predict
+from m2clip_lib.cli.evaluation import evaluate
+from m2clip_lib.cli.moments import predict
 from m2clip_lib.cli.studies import ablate, features, probe
 from m2clip_lib.cli.training import plan, pretrain, train
 from m2clip_lib.cli.workbook import bench, prepare, run

@@ -54,6 +54,7 @@ class Protocol:
         resize: "fast" in the decoder, or "exact" as published. order: of the frames, see frame_order.
         mix: weight of the trained adapters; 0 is frozen CLIP. precision: "fp32", or "bf16" autocast.
         count_unreadable_as_wrong: in tables, listed videos without scores are wrong; otherwise they are left out.
+        clip_s: length of a training clip where its checkpoint records it (stride 0), seconds; 0 where it does not.
     """
 
     split: str
@@ -68,6 +69,7 @@ class Protocol:
     mix: float = 1.0
     precision: str = "fp32"
     count_unreadable_as_wrong: bool = False
+    clip_s: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", tuple(self.prompts))  # JSON has lists
@@ -86,8 +88,9 @@ class Protocol:
 
     @classmethod
     def of_checkpoint(cls, info: CheckpointInfo) -> "Protocol":
-        """One clip per file, sampled as in training; stride 0 if the checkpoint does not record its own."""
-        return cls("", info.config.num_frames, info.extra.get("stride", 0)).with_texts_of(info.config)
+        """One clip per file, sampled and resized as the checkpoint records; stride 0 and fast resizing if it does not."""
+        about = {name: info.extra[name] for name in ("stride", "resize", "clip_s") if name in info.extra}
+        return cls(**{"split": "", "frames": info.config.num_frames, "stride": 0} | about).with_texts_of(info.config)
 
     @property
     def views(self) -> str:
@@ -187,8 +190,10 @@ def evaluation_views(
     return TestViews(table, reader, protocol, backbone.image_size, (backbone.mean, backbone.std), rows)
 
 
-def views_of_files(files: Sequence[str | Path], protocol: Protocol, side: int) -> tuple[pd.DataFrame, TestViews | None, dict[int, str]]:
-    """The views of video files that are not in a manifest.
+def views_of_files(
+    files: Sequence[str | Path], protocol: Protocol, side: int, colours: tuple[Colours, Colours] | None = None
+) -> tuple[pd.DataFrame, TestViews | None, dict[int, str]]:
+    """The views of video files that are not in a manifest. colours: see TestViews; without them resizing is fast.
 
     Returns: the table of the readable files (`place`: index into files), their views (None without any), and index -> reason of the rest.
     """
@@ -199,4 +204,4 @@ def views_of_files(files: Sequence[str | Path], protocol: Protocol, side: int) -
         except VideoError as error:
             failed[place] = str(error)
     table = pd.DataFrame(rows)
-    return table, TestViews(table, VideoReader(table, "auto"), protocol, side) if rows else None, failed
+    return table, TestViews(table, VideoReader(table, "auto"), protocol, side, colours) if rows else None, failed

@@ -243,7 +243,9 @@ class Training:
             self.report(line)
 
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
-        extra = {"stride": self.experiment.data.stride, "run": self.run, "experiment": self.experiment.name}
+        data, clip_s = self.experiment.data, float(self.manifest.split("train").duration_s.median())
+        extra = {"stride": data.stride, "resize": data.resize} | ({} if data.stride else {"clip_s": round(clip_s, 3)})
+        extra |= {"run": self.run, "experiment": self.experiment.name}
         extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble, "epoch_chosen_on": "last epoch"}
         write_csv(self.metrics_file, record.metrics_table(self.at.rows))
         self.model.save(self.folder / "last.safetensors", **extra)

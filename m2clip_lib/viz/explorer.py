@@ -26,13 +26,14 @@ from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import take_class_names
 from m2clip_lib.evaluate.metrics import top_ids
-from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, video_timeline
+from m2clip_lib.evaluate.predict import open_checkpoint
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import Protocol, views_of_files
 from m2clip_lib.evaluate.scoring import class_logits
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.text import text_features
+from m2clip_lib.moments.windows import Timeline, video_timeline
 from m2clip_lib.runs import Run
 from m2clip_lib.viz.overlay import plot_overlay
 from m2clip_lib.viz.style import new_figure

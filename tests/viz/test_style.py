@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from m2clip_lib.evaluate.predict import Timeline
+from m2clip_lib.moments.windows import Timeline
 from m2clip_lib.viz import style
 from m2clip_lib.viz.plots.attention import save_timeline
 from m2clip_lib.viz.style import CARDS, figure_html, literal, name_rows, new_figure, png_bytes, shown

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from m2clip_lib.evaluate.predict import Timeline
 from m2clip_lib.files import write_atomically
+from m2clip_lib.moments.windows import Timeline
 from m2clip_lib.viz.style import BLUE, GREY, ORANGE, RED, name_rows, new_figure, png_bytes
 
 MODEL_LOOKS = (("o", BLUE), ("D", ORANGE), ("x", GREY))  # the run's own model first

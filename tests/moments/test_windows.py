@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import av
 import numpy as np
@@ -17,9 +18,12 @@ from m2clip_lib.data.video import container
 from m2clip_lib.data.video.decode import read_clips
 from m2clip_lib.data.video.probe import probe
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.predict import Timeline, open_checkpoint, predict_videos, video_timeline, windows
-from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.predict import open_checkpoint, predict_videos
+from m2clip_lib.evaluate.protocol import Protocol, views_of_files
+from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
+from m2clip_lib.models.checkpoint import read_checkpoint_info
+from m2clip_lib.moments.windows import Timeline, clip_seconds, stored_timelines, video_timeline, windows
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -105,7 +109,7 @@ def shown_in_windows(monkeypatch, path, model, **lengths) -> tuple[Timeline, lis
             seen.append(numbers(frames))
             yield frames, how
 
-    monkeypatch.setattr("m2clip_lib.evaluate.predict.read_clips", spy)
+    monkeypatch.setattr("m2clip_lib.moments.windows.read_clips", spy)
     return video_timeline(path, *model, **lengths), seen
 
 
@@ -192,6 +196,85 @@ def test_a_video_that_cannot_be_read_gives_the_reason(model, long_video, tmp_pat
 
 
 def test_too_many_windows_are_refused(model, long_video, monkeypatch):
-    monkeypatch.setattr("m2clip_lib.evaluate.predict.MOST_WINDOWS", 2)
+    monkeypatch.setattr("m2clip_lib.moments.windows.MOST_WINDOWS", 2)
     with pytest.raises(UserError, match=r"3 windows of 2 s are too many; give a larger --every than 1 s"):
         video_timeline(long_video / "both.mp4", *model)
+
+
+@pytest.fixture
+def stored(trained, long_video, tmp_path, monkeypatch):
+    """A call of stored_timelines on the two motions, and how often a video was scored."""
+    checkpoint, scored = trained[0] / "checkpoints" / "tiny" / "best.safetensors", []
+    monkeypatch.setattr("m2clip_lib.moments.windows.video_timeline", lambda *a: scored.append(a[0]) or video_timeline(*a))
+
+    def call(*videos, labels=(), every_s=1.0, checkpoint=checkpoint):
+        return list(stored_timelines(videos or [long_video / "both.mp4"], checkpoint, labels, 2.0, every_s, tmp_path / "stored"))
+
+    return call, scored, checkpoint
+
+
+def test_a_timeline_is_scored_once_and_read_afterwards(stored, tmp_path, monkeypatch):
+    call, scored, _ = stored
+    (first,) = call()
+    monkeypatch.setattr("m2clip_lib.moments.windows.open_checkpoint", lambda file: pytest.fail("opened"))
+    (again,) = call()
+    assert len(scored) == 1
+    assert np.array_equal(again.scores, first.scores)
+    assert dataclasses.replace(again, scores=first.scores, starts=first.starts, ends=first.ends) == first
+    with np.load(next((tmp_path / "stored").glob("*.npz")), allow_pickle=False) as file:
+        assert set(file) == {"starts", "ends", "scores", "about"}
+
+
+def test_another_video_checkpoint_label_window_or_code_is_another_timeline(stored, long_video, tmp_path, monkeypatch):
+    call, scored, checkpoint = stored
+    copy = tmp_path / "copy.mp4"
+    shutil.copy2(long_video / "first.mp4", copy)  # of equal size and time
+    other = tmp_path / "other.safetensors"
+    open_checkpoint(checkpoint)[0].save(other, stride=0, note="other")
+    calls = [{}, {"labels": ["a", "b"]}, {"labels": ["b", "a"]}, {"every_s": 2.0}, {"checkpoint": other}]
+    for options in calls:
+        call(**options)
+    call(long_video / "first.mp4", copy)
+    assert len(scored) == len(calls) + 2
+    write_video(copy, draw_video(3, np.random.default_rng(3), 16, 64))  # changed
+    call(copy)
+    assert len(scored) == len(calls) + 3
+    monkeypatch.setattr("m2clip_lib.moments.windows.code_digest", lambda: "new")
+    call(copy)
+    assert len(scored) == len(calls) + 4
+
+
+def test_a_video_that_cannot_be_read_does_not_stop_the_others(stored, long_video, tmp_path):
+    call, _, _ = stored
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    gone, first, broken = call(tmp_path / "gone.mp4", long_video / "first.mp4", tmp_path / "broken.mp4")
+    assert str(gone).endswith("gone.mp4: missing")
+    assert first.path == str(long_video / "first.mp4")
+    assert "broken.mp4: cannot be opened" in str(broken)
+
+
+def test_a_checkpoint_records_how_it_samples_and_resizes(trained, untrained, tmp_path):
+    _, protocol = open_checkpoint(trained[0] / "checkpoints" / "tiny" / "best.safetensors")
+    assert (protocol.stride, protocol.resize, protocol.clip_s) == (0, "fast", 2.0)  # videos of 16 frames at 8 per second
+    untrained[0].save(tmp_path / "own.safetensors", stride=3, resize="exact")
+    assert Protocol.of_checkpoint(read_checkpoint_info(tmp_path / "own.safetensors")).resize == "exact"
+
+
+def test_the_length_of_a_window_by_hand():
+    assert clip_seconds(Protocol("", 8, 4), 25.0) == 29 / 25
+    assert clip_seconds(Protocol("", 8, 0, clip_s=3.5), 25.0) == 3.5
+    assert clip_seconds(Protocol("", 8, 0), 25.0) == 2.0
+
+
+def test_windows_of_exact_resizing_are_those_of_separate_videos(untrained, tmp_path):
+    model, protocol = untrained
+    parts = [draw_video(label, np.random.default_rng(label), 16, 96) for label in (0, 5)]
+    for name, frames in (("first", parts[0]), ("second", parts[1]), ("both", np.concatenate(parts))):
+        write_video(tmp_path / f"{name}.mp4", frames, options={"qp": "0"})
+    exact = dataclasses.replace(protocol, resize="exact")
+    found = video_timeline(tmp_path / "both.mp4", model, exact, window_s=2, every_s=2)
+    backbone = model.backbone
+    files = [tmp_path / "first.mp4", tmp_path / "second.mp4"]
+    _, views, _ = views_of_files(files, exact, backbone.image_size, (backbone.mean, backbone.std))
+    np.testing.assert_allclose(found.scores, predict(model, views, 2, 0).best, atol=1e-5)
+    assert np.abs(found.scores - video_timeline(tmp_path / "both.mp4", model, protocol, window_s=2, every_s=2).scores).max() > 1e-4

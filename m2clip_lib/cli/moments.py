@@ -1,0 +1,139 @@
+"""m2clip predict: what happens in videos, and when."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2clip_lib.cli.options import Checkpoint, say
+from m2clip_lib.errors import UserError
+
+Least = Annotated[float, typer.Option("--min-length", min=0, metavar="S", help="Leave out shorter segments, seconds.")]
+Merge = Annotated[float, typer.Option("--merge", min=0, metavar="S", help="Join segments of a class with no larger gap, seconds.")]
+
+
+def predict(
+    videos: Annotated[list[Path] | None, typer.Argument(metavar="VIDEO...", help="Video files.")] = None,
+    checkpoint: Checkpoint = None,
+    labels: Annotated[str, typer.Option("--labels", metavar="A,B,C|FILE", help="Other class names: a list, or a file, one per line.")] = "",
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Predict window by window: when does it happen?")] = False,
+    window: Annotated[float, typer.Option("--window", min=0, metavar="S", help="Seconds per window; 0: a training clip.")] = 0.0,
+    every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Seconds between window starts; 0: half a window.")] = 0.0,
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="PNG", help="Also draw the timeline.")] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Show segments with this score or more.")] = None,
+    min_length: Least = 0.0,
+    merge: Merge = 0.0,
+    export: Annotated[str, typer.Option("--export", metavar="FORMAT,...", help="Write segments as csv, json, vtt, eaf, boris.")] = "",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the exported files.")] = None,
+) -> None:
+    """Predict what is happening in videos, or when it happens in long ones.
+
+    Scores of a timeline are stored: another threshold runs no model.
+    """
+    from m2clip_lib.evaluate.predict import parse_labels, predict_videos
+
+    if not timeline and (window or every or picture or threshold is not None):
+        raise UserError("--window, --every, --picture and --threshold belong to --timeline: add it")
+    if threshold is None and (min_length or merge or export or out):
+        raise UserError("--min-length, --merge, --export and --out belong to --threshold: give one, such as --threshold 0.5")
+    if bool(export) != bool(out):
+        raise UserError("--export FORMAT and --out DIR belong together: give both")
+    if not videos:
+        raise UserError("predict: give one VIDEO or more")
+    names = parse_labels(labels)
+    if timeline:
+        if not math.isfinite(window + every + min_length + merge):
+            raise UserError("--window, --every, --min-length and --merge: give seconds as finite numbers")
+        if picture is not None and len(videos) > 1:
+            raise UserError(f"--picture: draws one video, {len(videos)} were given")
+        if picture is not None and picture.suffix.lower() != ".png":
+            raise UserError(f"--picture {picture}: give a path that ends in .png")
+        from m2clip_lib.moments.formats import parse_formats
+
+        formats = parse_formats(export) if export else []
+        ask = None if threshold is None else (threshold, min_length, merge)
+        _timelines(videos, checkpoint or _last_checkpoint(), names, top, as_json, (window, every), picture, ask, formats, out)
+        return
+    found = predict_videos(videos, checkpoint or _last_checkpoint(), names, top)
+    if as_json:
+        print(json.dumps([video.as_dict() for video in found], indent=2, ensure_ascii=False))
+    for video in found:
+        if not (as_json or video.error):
+            print(f"{video.path}  ({video.readout})")
+            for name, score in video.top:
+                print(f"  {100 * score:5.1f} %  {name}")
+    _end_with_failures([f"{video.path}: {video.error}" for video in found if video.error])
+
+
+def _last_checkpoint() -> Path:
+    from m2clip_lib import paths
+    from m2clip_lib.config import load_experiment
+    from m2clip_lib.experiment import last_run
+
+    checkpoint = paths.CHECKPOINTS / last_run(load_experiment().name) / "best.safetensors"
+    print(f"checkpoint: {checkpoint}", file=sys.stderr)
+    return checkpoint
+
+
+def _end_with_failures(failures: list[str]) -> None:
+    for failure in failures:
+        print(f"m2clip: {failure}; not predicted", file=sys.stderr)
+    if failures:
+        raise SystemExit(2)
+
+
+def _timelines(
+    videos: list[Path],
+    checkpoint: Path,
+    labels: list[str],
+    top: int,
+    as_json: bool,
+    lengths: tuple[float, float],
+    picture: Path | None,
+    ask: tuple[float, float, float] | None,
+    formats: list[str],
+    out: Path | None,
+) -> None:
+    from m2clip_lib.moments.formats import export_segments, segments_list
+    from m2clip_lib.moments.windows import stored_timelines
+
+    failures, contents, segments = [], [], {}
+    for path, found in zip(videos, stored_timelines(videos, checkpoint, labels, *lengths), strict=True):
+        if isinstance(found, UserError):
+            failures.append(str(found))
+            continue
+        failures += [f"{found.path}: {found.starts[place]:.1f} s: {reason}" for place, reason in found.failed]
+        contents.append({"path": found.path, "readout": found.readout, "windows": found.as_list(top)})
+        if ask is not None:
+            segments[path] = found.segments(*ask)
+            contents[-1]["segments"] = segments_list(segments[path])
+        if not as_json:
+            rows = zip(found.starts, found.ends, found.top(top), strict=True)
+            _print_rows(f"{found.path}  ({found.readout})", rows if ask is None else [_row(s) for s in segments[path]])
+        if picture is not None:
+            from m2clip_lib.viz.plots.attention import save_timeline
+
+            save_timeline(found, picture)
+            print(f"picture: {picture}", file=sys.stderr)
+    if as_json and contents:
+        print(json.dumps(contents[0] if len(videos) == 1 else contents, indent=2, ensure_ascii=False))
+    if out is not None and segments:
+        for file in export_segments(segments, formats, out):
+            print(f"written: {file}", file=sys.stderr)
+    _end_with_failures(failures)
+
+
+def _row(segment) -> tuple[float, float, list[tuple[str, float]]]:
+    return segment.start_s, segment.end_s, [(segment.name, segment.score)]
+
+
+def _print_rows(head: str, rows: Sequence[tuple[float, float, list[tuple[str, float]]]]) -> None:
+    say(head)
+    for start, end, best in rows:
+        say(f"  {start:7.1f} to {end:7.1f} s  " + ", ".join(f"{100 * score:.1f} % {name}" for name, score in best))

@@ -1,0 +1,1 @@
+"""When something happens: long videos, folders of them, live pictures, and search by a sentence."""
