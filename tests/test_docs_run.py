@@ -15,7 +15,7 @@ from m2clip_lib import paths
 ELSEWHERE = {
     r"k400|ucf|hmdb|ssv2": "needs a dataset that has to be asked for",
     r"--cluster slurm": "needs a cluster; tests/studies/test_jobs.py runs submitit's own executors",
-    r"bench (all|train|eval)|two_commits|fused_bottleneck": "measures for minutes; tests/test_bench.py runs each on a small model",
+    r"bench (all|train|eval)|two_commits|fused_bottleneck|benchmarks/segments": "measures for minutes; tests/test_bench.py runs each on a small model",
     r"^make |pytest": "the suite itself, or the environment",
     r"--study all|pretrain": "trains for an hour; the other studies, and tests/train/test_pretrain.py, run the same code",
     r"checkpoints/study/": "follows the study of the README, which is run",
@@ -55,12 +55,13 @@ def test_every_command_ends_well(tmp_path, video_folder, monkeypatch):
     monkeypatch.setenv("M2CLIP_CONFIG", str(config))
     for name in ("DATA", "RESULTS", "CHECKPOINTS"):
         monkeypatch.setenv(f"M2CLIP_{name}", str(tmp_path / name.lower()))
-    some = next(video_folder.rglob("*.mp4"))
+    some, other = sorted(video_folder.rglob("*.mp4"))[:2]
     values = {
         "EXPERIMENT": "demo",
         "DIR": str(video_folder),
         "N": "100",
         "VIDEO": str(some),
+        "VIDEO2": str(other),
         "some_video.mp4": str(some),
         "OUT.ipynb": "out.ipynb",
     }

@@ -1,4 +1,4 @@
-"""A made video whose segments are known: what it shows, that scoring it is one pass, and how well a trained checkpoint finds them (slow)."""
+"""A made video whose segments are known: what it shows, that scoring is one pass, and how well a checkpoint finds them (slow)."""
 
 import importlib.util
 from itertools import pairwise
