@@ -15,7 +15,7 @@ from m2clip_lib import paths
 ELSEWHERE = {
     r"k400|ucf|hmdb|ssv2": "needs a dataset that has to be asked for",
     r"--cluster slurm": "needs a cluster; tests/studies/test_jobs.py runs submitit's own executors",
-    r"bench (all|train|eval)|two_commits|fused_bottleneck|benchmarks/segments": "measures for minutes; tests/test_bench.py runs each on a small model",
+    r"bench (all|train|eval)|two_commits|fused_|/segments\.py": "measures for minutes; tests/test_bench.py runs each on a small model",
     r"^make |pytest": "the suite itself, or the environment",
     r"--study all|pretrain": "trains for an hour; the other studies, and tests/train/test_pretrain.py, run the same code",
     r"checkpoints/study/": "follows the study of the README, which is run",
