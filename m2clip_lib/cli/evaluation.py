@@ -50,8 +50,10 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
     from m2clip_lib.evaluate.processes import Processes
     from m2clip_lib.evaluate.tables import mix_table
     from m2clip_lib.experiment import last_run
+    from m2clip_lib.models.checkpoint import existing
     from m2clip_lib.runs import Run, check_run_name, own_run
 
+    checkpoint = None if checkpoint is None else existing(checkpoint)  # of a folder, its file
     processes = Processes()
     report = say if processes.is_main else lambda line: None
     run = check_run_name(run_for_checkpoint(loaded, run, checkpoint, report) if checkpoint is not None else run or last_run(loaded.name))

@@ -17,6 +17,7 @@ from m2clip_lib.models.backbone import Backbone, M2CLIPConfig
 from m2clip_lib.models.foreign import load_published
 from m2clip_lib.models.sources import refuse_not_finite
 
+WEIGHTS = "best.safetensors"  # in a checkpoint's folder
 FORMAT, UNSEALED = "m2clip-workbook/2", "m2clip-workbook/1"  # UNSEALED: of earlier versions, without a digest
 
 
@@ -51,10 +52,11 @@ def save_checkpoint(model, path: str | Path, **extra: object) -> None:
 
 
 def existing(path: str | Path) -> Path:
-    """The path of a checkpoint. Raises: UserError when there is no such file."""
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint: no such file: {path}; train first, or give another file with --checkpoint")
-    return Path(path)
+    """The path of a checkpoint's file; for a folder, of its best.safetensors. Raises: UserError when there is no such file."""
+    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(f"checkpoint: no such file: {file}; train first, or give another file with --checkpoint")
+    return file
 
 
 def is_ours(path: str | Path) -> bool:

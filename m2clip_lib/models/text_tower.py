@@ -51,7 +51,7 @@ class TextTower:
 
     def pool(self, x: Float[Tensor, "n l w"], end: Int[Tensor, "n"]) -> Float[Tensor, "n e"]:
         """The feature of each text, not normalised. end: which position is read."""
-        read = self.module.ln_final(x[torch.arange(len(x), device=x.device), end])
+        read = self.module.ln_final(x[torch.arange(x.shape[0], device=x.device), end])
         projection = self.module.text_projection
         if projection is None:
             return read

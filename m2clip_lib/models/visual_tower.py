@@ -77,7 +77,7 @@ class OpenClipTower:
         """See VisualTower."""
         visual = self.module
         x = visual.conv1(frames).flatten(2).transpose(1, 2)  # (m, n-1, c)
-        cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)  # len() would fix the batch of an export
         x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
         return visual.ln_pre(x if added is None else x + added)
 
