@@ -79,4 +79,4 @@ class Calls(BaseHTTPRequestHandler):
             return self.answer(200, [{"type": "file", "path": file, **about} for file, about in sizes.items()])
         return self.answer(200, {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]})
 
-    do_GET = do_POST = do_HEAD = handle_call
+    do_GET = do_POST = do_HEAD = handle_call  # noqa: N815

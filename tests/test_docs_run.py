@@ -18,6 +18,7 @@ ELSEWHERE = {
     r"bench (all|train|eval)|two_commits|fused_|/segments\.py": "measures for minutes; tests/test_bench.py runs each on a small model",
     r"^make |pytest": "the suite itself, or the environment",
     r"--study all|pretrain": "trains for an hour; the other studies, and tests/train/test_pretrain.py, run the same code",
+    r"OWNER/NAME": "needs an account of the Hub; tests/ship/test_hub.py runs both against a stand-in",
     r"checkpoints/study/": "follows the study of the README, which is run",
 }
 CONFIG = """
@@ -64,6 +65,7 @@ def test_every_command_ends_well(tmp_path, video_folder, monkeypatch):
         "VIDEO2": str(other),
         "some_video.mp4": str(some),
         "OUT.ipynb": "out.ipynb",
+        "docs/onnx_example.py": str(paths.ROOT / "docs" / "onnx_example.py"),
     }
     programs = {
         "m2clip": [sys.executable, "-m", "m2clip_lib"],

@@ -75,7 +75,7 @@ def test_graphs_of_an_earlier_export_stay_listed_while_they_are_there(exported, 
 def test_a_folder_with_another_checkpoint_is_left_as_it_is(demo_file, tmp_path, workspace):
     open_checkpoint(demo_file)[0].save(tmp_path / "other" / "best.safetensors")
     before = file_sha256(tmp_path / "other" / "best.safetensors")
-    with pytest.raises(UserError, match="other: holds another checkpoint, .*best.safetensors; give another folder"):
+    with pytest.raises(UserError, match=r"other: holds another checkpoint, .*best\.safetensors; give another folder"):
         export(demo_file, tmp_path / "other", None)
     with pytest.raises(UserError, match="holds another checkpoint"):
         write_folder(demo_file, tmp_path / "other")
