@@ -58,7 +58,7 @@ class Calls(BaseHTTPRequestHandler):
             return self.answer(200, {"errors": [], "warnings": []})
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree)/[^/]+)?(?:/.*)?", path)
         served = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
-        name, what = (found or served or ["", "", ""])[1:3] if found or served else ("", "")
+        name, what = (found or served).groups() if found or served else ("", "")
         files = hub.repositories.get(name)
         if files is None:
             return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
