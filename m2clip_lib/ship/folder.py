@@ -16,6 +16,10 @@ from m2clip_lib.ship.card import model_card
 from m2clip_lib.ship.graphs import text_graph, video_graph, write_onnx, write_pt2
 
 FORMAT = "m2clip-folder/1"
+RESIZING = {  # what a program has to do before it gives frames to a graph
+    "fast": "short side to image_size, bicubic, by FFmpeg's scaler",
+    "exact": "short side to image_size, bicubic without antialiasing, as torch does it; uint8 rounds what the model reads as floats",
+}
 ABOUT, CARD, NAMES = "model.json", "README.md", "class_names.txt"
 FILES = (WEIGHTS, ABOUT, CARD, NAMES)
 
@@ -61,7 +65,13 @@ def write_folder(checkpoint: Path, folder: Path, graphs: dict[str, dict] | None 
     names, protocol = list(info.config.class_names), Protocol.of_checkpoint(info)
     write_atomically(folder / NAMES, lambda place: place.write_text("\n".join(names) + "\n", encoding="utf-8"))
     earlier = read_json(about)["graphs"] if about.is_file() else {}
-    sizes = {"frames": protocol.frames, "stride": protocol.stride, "image_size": info.preprocessing["image_size"]}
+    clip = {"frames": protocol.frames, "stride": protocol.stride, "image_size": info.preprocessing["image_size"]}
+    clip |= {
+        "resize": RESIZING[protocol.resize],
+        "crop": "centre",
+        "clips_per_video": protocol.num_views,
+        "training_clip_s": protocol.clip_s,
+    }
     content = {
         "format": FORMAT,
         "made_with": {"m2clip": __version__, "torch": versions()["torch"]},
@@ -69,7 +79,7 @@ def write_folder(checkpoint: Path, folder: Path, graphs: dict[str, dict] | None 
         "backbone": {"source": info.backbone_source, "sha256": info.backbone_sha256},
         "class_names": names,
         "prompts": info.prompts,
-        "clip": sizes | {"resize": "short side to image_size, bicubic", "crop": "centre", "clips_per_video": protocol.num_views},
+        "clip": clip,
         "normalisation": {"inside_graphs": True, "mean": info.preprocessing["mean"], "std": info.preprocessing["std"]},
         "scores": {"similarity_scale": SCORE_SCALE, "similarity_weight": Predictions.weight},
         "graphs": {name: each for name, each in earlier.items() if (folder / name).is_file()} | (graphs or {}),

@@ -46,8 +46,8 @@ def test_a_folder_holds_weights_card_class_names_and_protocol(exported, demo_fil
     assert about["class_names"][:2] == ["moving left", "moving right"]
     assert (folder / "class_names.txt").read_text(encoding="utf-8").split("\n")[:-1] == about["class_names"]
     assert about["prompts"][0] == "A video of moving left"
-    clip = {"frames": 8, "stride": 0, "image_size": 64, "clips_per_video": 1, "crop": "centre"}
-    assert about["clip"] == clip | {"resize": "short side to image_size, bicubic"}
+    clip = {"frames": 8, "stride": 0, "image_size": 64, "clips_per_video": 1, "crop": "centre", "training_clip_s": 0.0}
+    assert about["clip"] == clip | {"resize": "short side to image_size, bicubic, by FFmpeg's scaler"}
     assert about["scores"] == {"similarity_scale": 100.0, "similarity_weight": 0.5}
     assert about["checkpoint_sha256"] == file_sha256(demo_file)
     assert about["graphs"]["video.onnx"]["input"] == {"frames": {"type": "uint8", "shape": ["batch", 8, 3, 64, 64]}}
