@@ -1,6 +1,7 @@
 """The check of a made data set whose faults are known: it finds them, and following its suggestions makes a probe no worse."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -99,6 +100,19 @@ def test_rows_of_an_accepted_video_are_left_out(small):
     file.unlink()
     assert path not in set(table.path)
     assert len(table) == len(small.table) - 1
+
+
+def test_fast_copies_are_named_by_their_originals_and_a_video_that_is_gone_is_said(workspace, video_folder):
+    """Twelve videos of 12 frames: all are shorter than a clip of 20."""
+    experiment, lines = load_experiment("folder", ["data.transcode=true", "data.num_frames=20"]), []
+    manifest = prepare_data(experiment, lines.append)
+    gone = manifest.split("train").path.iloc[0]
+    Path(gone).unlink()
+    table = check_data(experiment, lines.append)
+    named = set(table[table.kind == "short"].path)
+    names = {path.relative_to(video_folder).as_posix() for path in video_folder.rglob("*.*")}
+    assert named == names - {Path(gone).relative_to(experiment.prepared / "transcoded" / "videos").as_posix().removesuffix(".mp4")}
+    assert [line for line in lines if line.startswith("features: 1 videos of split train could not be read: ")]
 
 
 @pytest.mark.slow  # draws 306 videos, encodes them twice with CLIP: about a minute
