@@ -132,7 +132,9 @@ def refuse_not_finite(where: str | Path, tensors: Mapping[str, Tensor]) -> None:
 def load_weights_only(path: Path) -> dict[str, Tensor]:
     """The named tensors of a torch.save file, {} if there are none. Raises: UserError; no code in the file is run."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # torch asks for a bug report; what is refused has its line
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
         raise UserError(f"{path}: not a readable weight file ({type(error).__name__}); no code in it was run") from error
     state = next((content[key] for key in WRAPPERS if key in content), content) if isinstance(content, dict) else {}
