@@ -1,5 +1,6 @@
 """The command line: what it does, and that bad input ends with one line that says what is wrong, where, and what to do."""
 
+import itertools
 import json
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from m2clip_lib.cli import COMMANDS, app
 from m2clip_lib.data.video.decode import load_decoder
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import open_checkpoint
+from m2clip_lib.moments import live
 
 pytestmark = pytest.mark.xdist_group("trained")
 
@@ -69,6 +71,9 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
             "predict clip.mp4 --timeline --threshold 0.5 --export vtt,srt --out x",
             ["--export vtt,srt: 'srt' is not one of csv, json"],
         ),
+        ("predict a.mp4 --folder b", ["give one VIDEO or more, or --folder DIR, --stream URL or --camera N"]),
+        ("predict a.mp4 --csv b.csv", ["--csv, --burn and --workers belong to --folder"]),
+        ("predict --camera 0 --timeline", ["--timeline is for videos"]),
         ("predict a.mp4 b.mp4 --timeline --picture a.png", ["--picture: draws one video, 2 were given"]),
         ("prepare folder --folder /nowhere/at/all", ["no such folder: /nowhere/at/all"]),
         ("trian tiny", ["trian"]),
@@ -231,6 +236,50 @@ def test_segments_of_several_videos_are_printed_and_exported_without_a_second_ru
     assert len(pd.read_csv(written[0])) == 24
     status, out, _ = call(capsys, *common, "--threshold", 1, "--json")
     assert [video["segments"] for video in json.loads(out)] == [[], []]
+
+
+def test_a_folder_is_predicted_into_a_table_and_burnt_copies(trained, workspace, video_folder, capsys):
+    checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
+    folder = workspace / "mine" / "deep"
+    folder.mkdir(parents=True)
+    shutil.copy(next(video_folder.rglob("*.avi")), folder / "a.avi")
+    (folder / "b.mp4").write_bytes(b"no video")
+    common = ("predict", "--folder", workspace / "mine", "--checkpoint", checkpoint, "--top", 1)
+    status, out, err = call(capsys, *common, "--csv", workspace / "table.csv", "--burn", workspace / "burnt")
+    assert status == 0  # some were read
+    assert out.startswith(f"{folder / 'a.avi'}  ")
+    assert err.splitlines()[-2].startswith(f"m2clip: {folder / 'b.mp4'}: cannot be opened")
+    assert err.splitlines()[-1] == f"1 of 2 videos predicted; table: {workspace / 'table.csv'}"
+    assert pd.read_csv(workspace / "table.csv").path.tolist() == [str(folder / "a.avi"), str(folder / "b.mp4")]
+    assert (workspace / "burnt" / "deep" / "a.avi.mp4").is_file()
+    (folder / "a.avi").unlink()
+    status, out, err = call(capsys, *common)
+    assert (status, out) == (2, "")
+    assert "0 of 1 videos predicted" in err
+
+
+def test_a_stream_prints_a_line_per_window_and_ends_with_their_number(trained, workspace, video_folder, capsys, monkeypatch):
+    checkpoint = trained[0] / "checkpoints" / "tiny" / "best.safetensors"
+    video = next(video_folder.rglob("*.mp4"))  # 12 frames at 8 per second
+    command = ("predict", "--stream", video, "--checkpoint", checkpoint, "--window", 0.5, "--every", 0.5, "--top", 1)
+    status, out, err = call(capsys, *command)
+    assert (status, err) == (0, "")
+    assert [line.split("s  ")[0].split() for line in out.splitlines()[:-1]] == [
+        ["0.0", "to", "0.5"],
+        ["0.5", "to", "1.0"],
+        ["1.0", "to", "1.5"],
+    ]
+    assert out.splitlines()[-1] == "3 windows"
+
+    def interrupted(*arguments):
+        yield from itertools.islice(watch(*arguments), 2)
+        raise KeyboardInterrupt
+
+    watch = live.watch
+    monkeypatch.setattr(live, "watch", interrupted)
+    status, out, err = call(capsys, *command)
+    assert (status, err) == (130, "m2clip: interrupted\n")
+    assert out.splitlines()[-1] == "2 windows"
 
 
 def test_a_users_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):

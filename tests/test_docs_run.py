@@ -14,6 +14,7 @@ from m2clip_lib import paths
 # Why some are not run here.
 ELSEWHERE = {
     r"k400|ucf|hmdb|ssv2": "needs a dataset that has to be asked for",
+    r"rtsp:|--camera": "needs a camera",
     r"--cluster slurm": "needs a cluster; tests/studies/test_jobs.py runs submitit's own executors",
     r"bench (all|train|eval)|two_commits|fused_|/segments\.py": "measures for minutes; tests/test_bench.py runs each on a small model",
     r"^make |pytest": "the suite itself, or the environment",

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,25 +32,42 @@ def predict(
     merge: Merge = 0.0,
     export: Annotated[str, typer.Option("--export", metavar="FORMAT,...", help="Write segments as csv, json, vtt, eaf, boris.")] = "",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the exported files.")] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="All videos of a folder; can be continued.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the folder's table.")] = None,
+    burn: Annotated[Path | None, typer.Option("--burn", metavar="DIR", help="Also write copies with the best class in them.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that read; default: one per core.")] = None,
+    stream: Annotated[str, typer.Option("--stream", metavar="URL|PATH", help="Window by window while it comes; Ctrl-C stops.")] = "",
+    camera: Annotated[str, typer.Option("--camera", metavar="N", help="The same of a camera, by its number.")] = "",
 ) -> None:
     """Predict what is happening in videos, or when it happens in long ones.
 
-    Scores of a timeline are stored: another threshold runs no model.
+    Scores of a timeline and of a folder are stored: another threshold runs no model, and nothing is scored twice.
     """
     from m2clip_lib.evaluate.predict import parse_labels, predict_videos
 
-    if not timeline and (window or every or picture or threshold is not None):
+    live = bool(stream or camera)
+    if not (timeline or live) and (window or every or picture or threshold is not None):
         raise UserError("--window, --every, --picture and --threshold belong to --timeline: add it")
     if threshold is None and (min_length or merge or export or out):
         raise UserError("--min-length, --merge, --export and --out belong to --threshold: give one, such as --threshold 0.5")
     if bool(export) != bool(out):
         raise UserError("--export FORMAT and --out DIR belong together: give both")
-    if not videos:
-        raise UserError("predict: give one VIDEO or more")
+    if sum(map(bool, (videos, folder, stream, camera))) != 1:
+        raise UserError("predict: give one VIDEO or more, or --folder DIR, --stream URL or --camera N")
+    if folder is None and (table or burn or workers is not None):
+        raise UserError("--csv, --burn and --workers belong to --folder: add it")
+    if (folder and timeline) or (live and (timeline or picture or threshold is not None or as_json)):
+        raise UserError("--timeline is for videos, without --folder, --stream and --camera; the last two show windows, without --json")
+    if not math.isfinite(window + every + min_length + merge):
+        raise UserError("--window, --every, --min-length and --merge: give seconds as finite numbers")
     names = parse_labels(labels)
+    if live:
+        _watch(stream or camera, checkpoint or _last_checkpoint(), names, top, window, every, bool(camera))
+        return
+    if folder is not None:
+        _folder(folder, checkpoint or _last_checkpoint(), names, top, as_json, table, burn, workers)
+        return
     if timeline:
-        if not math.isfinite(window + every + min_length + merge):
-            raise UserError("--window, --every, --min-length and --merge: give seconds as finite numbers")
         if picture is not None and len(videos) > 1:
             raise UserError(f"--picture: draws one video, {len(videos)} were given")
         if picture is not None and picture.suffix.lower() != ".png":
@@ -127,6 +145,55 @@ def _timelines(
         for file in export_segments(segments, formats, out):
             print(f"written: {file}", file=sys.stderr)
     _end_with_failures(failures)
+
+
+def _folder(
+    folder: Path,
+    checkpoint: Path,
+    labels: list[str],
+    top: int,
+    as_json: bool,
+    table: Path | None,
+    burn: Path | None,
+    workers: int | None,
+) -> None:
+    from m2clip_lib.csvfiles import write_csv
+    from m2clip_lib.moments.folder import predict_folder, predictions_table
+
+    found = predict_folder(folder, checkpoint, labels, top, workers, partial(print, file=sys.stderr, flush=True))
+    read = [video for video in found if not video.error]
+    if as_json:
+        say(json.dumps([video.as_dict() for video in found], indent=2, ensure_ascii=False))
+    for video in [] if as_json else read:
+        say(f"{video.path}  {100 * video.top[0][1]:.1f} % {video.top[0][0]}")
+    if table is not None:
+        write_csv(table, predictions_table(found))
+    if burn is not None:
+        from m2clip_lib.viz.overlay import burn_label
+
+        for video in read:
+            burn_label(
+                Path(video.path), burn / f"{Path(video.path).relative_to(folder)}.mp4", f"{video.top[0][0]} {100 * video.top[0][1]:.0f} %"
+            )
+    for video in found:
+        if video.error:
+            print(f"m2clip: {video.path}: {video.error}; not predicted", file=sys.stderr)
+    print(f"{len(read):,} of {len(found):,} videos predicted" + (f"; table: {table}" if table else ""), file=sys.stderr)
+    if not read:
+        raise SystemExit(2)
+
+
+def _watch(source: str, checkpoint: Path, labels: list[str], top: int, window: float, every: float, camera: bool) -> None:
+    from m2clip_lib.moments.live import watch
+
+    count = dropped = 0
+    try:
+        for found in watch(source, checkpoint, labels, window, every, top, camera):
+            count, lost, dropped = count + 1, found.dropped - dropped, found.dropped
+            best = ", ".join(f"{100 * score:.1f} % {name}" for name, score in found.best)
+            say(f"  {found.start_s:7.1f} to {found.end_s:7.1f} s  {best}" + (f"  ({lost} frames dropped)" if lost else ""))
+    finally:
+        say(f"{count} windows" + (f", {dropped} frames dropped: the model is slower than the source" if dropped else ""))
 
 
 def _row(segment) -> tuple[float, float, list[tuple[str, float]]]:

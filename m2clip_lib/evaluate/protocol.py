@@ -106,6 +106,10 @@ class Protocol:
         """The same protocol with one view: the centre crop of the middle clip."""
         return dataclasses.replace(self, temporal_views=1, spatial_views=1)
 
+    def spread(self) -> "Protocol":
+        """The same protocol with one view, whose clip is spread over what it is given: a window."""
+        return dataclasses.replace(self.one_view(), stride=0)
+
     def with_texts_of(self, config: M2CLIPConfig) -> "Protocol":
         """The same protocol with the prompts that a model was trained with."""
         if config.own_prompts:

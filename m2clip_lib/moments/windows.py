@@ -157,8 +157,8 @@ def video_timeline(
         every_s: seconds from window to window; 0: half a window.
     Raises: UserError when the video cannot be read, does not say when its frames are shown, or would give too many windows.
     """
-    backbone, protocol_of_windows = model.backbone, dataclasses.replace(protocol.one_view(), stride=0)
-    table, video, failed = views_of_files([path], protocol_of_windows, backbone.image_size, (backbone.mean, backbone.std))
+    backbone = model.backbone
+    table, video, failed = views_of_files([path], protocol.spread(), backbone.image_size, (backbone.mean, backbone.std))
     if video is None:
         raise UserError(f"{path}: {failed[0]}")
     info, times = table.iloc[0], frame_times(table.times[0])

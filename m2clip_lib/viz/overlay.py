@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
+from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
 from m2clip_lib.attention.maps import PatchMap
 from m2clip_lib.data.demo.videos import write_video
+from m2clip_lib.data.video.container import open_video, video_stream
+from m2clip_lib.data.video.decode import Pictures
+from m2clip_lib.data.video.probe import decodable_frames, shown_size
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import TestViews
+from m2clip_lib.files import write_atomically
 from m2clip_lib.viz.style import CARDS
 
 HEAT = "inferno"
@@ -83,6 +90,30 @@ def film_bytes(frames: np.ndarray, found: PatchMap | None = None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         write_film(file := Path(folder) / "film.mp4", frames, found)
         return file.read_bytes()
+
+
+def burn_label(video: Path, copy: Path, text: str) -> None:
+    """Write a copy of a video as H.264 in MP4, upright, without sound, with the same times and a line of text in its top left corner."""
+    write_atomically(copy, lambda place: _burn(video, place, text))
+
+
+def _burn(video: Path, copy: Path, text: str) -> None:
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 24)
+    with open_video(video) as source, av.open(f"file:{copy}", "w", format="mp4") as target:
+        stream, out, picture = video_stream(source), None, None
+        for frame in decodable_frames(source, stream):
+            if out is None:
+                width, height = (max(2, side // 2 * 2) for side in shown_size(frame, stream))  # 4:2:0 needs even sides
+                out, picture = target.add_stream("libx264", rate=stream.average_rate or 25), Pictures(stream, (width, height))
+                out.width, out.height, out.pix_fmt, out.time_base = width, height, "yuv420p", stream.time_base
+                font = font.font_variant(size=max(8, height // 12))
+            image = Image.fromarray(picture(frame))
+            draw = ImageDraw.Draw(image)
+            draw.text((2, 2), text, "white", font, stroke_width=max(1, height // 120), stroke_fill="black")
+            shown = av.VideoFrame.from_image(image)
+            shown.pts, shown.time_base = frame.pts, frame.time_base
+            target.mux(out.encode(shown))
+        target.mux(out.encode() if out else ())
 
 
 def _times(seconds: Sequence[float]) -> list[str]:
