@@ -77,6 +77,17 @@ def test_temporal_conv_weighs_past_present_and_future():
     assert temporal_conv(x, conv).flatten().tolist() == expected
 
 
+def test_the_spatial_convolution_looks_along_the_rows_of_a_grid_that_is_not_square():
+    branch = TemporalDifference(1, 1)
+    branch.conv.weight.data[0, 0, 0, 1, 0] = 1.0  # each patch takes its left neighbour's change
+    for layer in (branch.fc1, branch.fc2):
+        layer.weight.data.fill_(1.0)
+    patches = torch.zeros(1, 2, 6, 1)
+    patches[0, 1, :, 0] = torch.arange(1.0, 7.0)  # row 1 2 3 above row 4 5 6
+    with torch.no_grad():
+        assert branch(patches, (2, 3))[0, 1, :, 0].tolist() == [0, 1, 2, 0, 4, 5]
+
+
 def test_difference_of_the_first_frame_is_zero():
     x = torch.tensor([5.0, 7.0, 4.0]).reshape(1, 3, 1, 1)
     assert frame_difference(x).flatten().tolist() == [0.0, 2.0, -3.0]
