@@ -282,6 +282,18 @@ def test_a_stream_prints_a_line_per_window_and_ends_with_their_number(trained, w
     assert out.splitlines()[-1] == "2 windows"
 
 
+def test_search_prints_moments_as_lines_or_json(trained, workspace, video_folder, capsys):
+    status, out, err = call(capsys, "search", "a red square", "--folder", video_folder, "--top", 3)
+    assert (status, len(out.splitlines())) == (0, 3), err
+    status, out, _ = call(capsys, "search", "a red square", "--folder", video_folder, "--top", 2, "--json")
+    assert [list(moment) for moment in json.loads(out)] == [["path", "start_s", "end_s", "score"]] * 2
+    status, _, err = call(capsys, "search", "a red square")
+    assert_one_line(status, err, "manifest: none at", "m2clip prepare tiny")
+    status, out, _ = call(capsys, "search", "a red square", "-o", prepared(trained), "--top", 2, "--per-video", 1, "--json")
+    assert all("videos" in moment["path"] for moment in json.loads(out))
+    assert status == 0
+
+
 def test_a_users_folder_is_prepared_trained_evaluated_and_predicted(workspace, video_folder, capsys):
     """Prepare starts worker processes that import torch: about 10 s."""
     data = workspace / "my data"  # with a space

@@ -1,5 +1,5 @@
-"""The command line: m2clip run | prepare | check | pretrain | train | eval | ablate | features | probe | predict | bench | plan |
-export | card | push | pull.
+"""The command line: m2clip run | prepare | check | pretrain | train | eval | ablate | features | probe | predict | search |
+bench | plan | export | card | push | pull.
 
 Imports are lazy, so that --help answers at once. Bad input ends with one line on stderr and exit status 2; --debug shows the traceback.
 """
@@ -14,7 +14,7 @@ import typer
 
 from m2clip_lib.cli.curate import check
 from m2clip_lib.cli.evaluation import evaluate
-from m2clip_lib.cli.moments import predict
+from m2clip_lib.cli.moments import predict, search
 from m2clip_lib.cli.shipping import card, export, pull, push
 from m2clip_lib.cli.studies import ablate, features, probe
 from m2clip_lib.cli.training import plan, pretrain, train
@@ -39,6 +39,7 @@ COMMANDS = {  # name -> what it runs, and an example
     "features": (features, "m2clip features own_folder"),
     "probe": (probe, "m2clip probe own_folder --seeds 3"),
     "predict": (predict, "m2clip predict holiday.mp4 --labels 'surfing,swimming,sailing' --top 2"),
+    "search": (search, "m2clip search 'a red square' --folder ~/videos --top 5"),
     "bench": (bench, "m2clip bench train --json speed.json"),
     "plan": (plan, "m2clip plan k400_b16_16gb --videos 240000"),
     "export": (export, "m2clip export checkpoints/demo/best.safetensors --onnx exported"),

@@ -1,4 +1,4 @@
-"""m2clip predict: what happens in videos, and when."""
+"""m2clip predict and search: what happens in videos, and when; the moments that resemble a sentence."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from m2clip_lib.cli.options import Checkpoint, say
+from m2clip_lib.cli.options import Checkpoint, Overrides, say
 from m2clip_lib.errors import UserError
 
 Least = Annotated[float, typer.Option("--min-length", min=0, metavar="S", help="Leave out shorter segments, seconds.")]
@@ -204,3 +204,32 @@ def _print_rows(head: str, rows: Sequence[tuple[float, float, list[tuple[str, fl
     say(head)
     for start, end, best in rows:
         say(f"  {start:7.1f} to {end:7.1f} s  " + ", ".join(f"{100 * score:.1f} % {name}" for name, score in best))
+
+
+def search(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A sentence, in quotes: 'a red square'.")],
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="Of videos; default: the experiment's videos.")] = None,
+    experiment: Annotated[str, typer.Option("--experiment", metavar="NAME", help="Its CLIP and videos; default: DEFAULT_EXPERIMENT.")] = "",
+    top: Annotated[int, typer.Option("--top", min=1, help="Moments to show.")] = 10,
+    per_video: Annotated[int, typer.Option("--per-video", min=1, help="Moments of one video, at most.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    override: Overrides = None,
+) -> None:
+    """Find the moments of many videos that resemble a sentence most, with frozen CLIP: no training is needed.
+
+    Frame features are computed once per video and kept: the next search decodes nothing.
+    """
+    from m2clip_lib.config import load_experiment
+
+    loaded = load_experiment(experiment, override or [])
+    from m2clip_lib.moments.search import search as find
+
+    table, failed = find(text, loaded, folder, top, per_video, partial(print, file=sys.stderr, flush=True))
+    if as_json:
+        say(json.dumps(table.to_dict("records"), indent=2, ensure_ascii=False))
+    for row in [] if as_json else table.itertuples():
+        say(f"{row.score:.3f}  {row.start_s:7.1f} to {row.end_s:7.1f} s  {row.path}")
+    for path, why in failed.items():
+        print(f"m2clip: {path}: {why}; not searched", file=sys.stderr)
+    if table.empty:
+        raise SystemExit(2)
