@@ -94,7 +94,7 @@ def predictions_table(found: Sequence[VideoPrediction]) -> pd.DataFrame:
         | {
             f"{what}_{place}": cell
             for place, (name, score) in enumerate(one.top, 1)
-            for what, cell in (("label", name), ("score", 100 * score))
+            for what, cell in (("label", name), ("score", round(100 * score, 3)))
         }
         | {"reason": one.error}
         for one in found
