@@ -23,6 +23,7 @@ from m2clip_lib.data.video.decode import OTHERS, load_decoder
 from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone
+from m2clip_lib.models.backbone import WEIGHT_FILES
 from m2clip_lib.models.checkpoint import CheckpointInfo, read_checkpoint_info
 from m2clip_lib.runs import TRAINING
 
@@ -103,7 +104,7 @@ def open_backbone(experiment: Experiment) -> Backbone:
 def _local(source: str) -> str | Path:
     """A weight file relative to the repository, or the source as it is written (a tag, or a file that is missing)."""
     path = paths.resolve(source)
-    return path if path.is_file() else source
+    return path if path.is_file() or path.suffix in WEIGHT_FILES else source
 
 
 def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:

@@ -22,6 +22,8 @@ from m2clip_lib.sections import ModelSection
 
 log = logging.getLogger(__name__)
 
+WEIGHT_FILES = {".pt", ".pth", ".bin", ".safetensors"}  # endings
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -106,7 +108,7 @@ def load_backbone(source: str | Path, *, model_name: str = "", trust_torchscript
     path = DEMO_CLIP if source == "demo" else Path(source).expanduser()
     if path.is_file():
         clip, text_config, mean, std = from_file(path, model_name, trust_torchscript)
-    elif path.suffix in {".pt", ".pth", ".bin", ".safetensors"} or path.is_dir():
+    elif path.suffix in WEIGHT_FILES or path.is_dir():
         raise UserError(f"backbone weights: no such file: {path.absolute()}; give the path of a CLIP file or an open_clip tag")
     else:
         clip, text_config, mean, std = from_tag(str(source))
