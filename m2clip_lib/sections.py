@@ -82,20 +82,20 @@ class ModelSection:
 class DataSection(Section):
     """Which videos to use, how clips are cut from them, and how they are augmented."""
 
-    layout: Literal["synthetic", "folder", "list", "kinetics", "ssv2", "ucf101", "hmdb51", "k600_zero_shot"] = "folder"
+    layout: Literal["synthetic", "folder", "list", "kinetics", "ssv2", "ucf101", "hmdb51", "k600_zero_shot", "annotations"] = "folder"
     """How the dataset is laid out on disk; "synthetic" writes the demonstration's videos first."""
     root: str = ""
     """Folder of the videos; relative to the root of the repository."""
     prepared: str = "prepared"
     """Folder for manifest and frame cache; relative to data/."""
     train_list: str = ""
-    """Annotation file of the training split (layouts list, kinetics, ssv2)."""
+    """Annotation file of the training split (layouts list, kinetics, ssv2, annotations: path,label[,start,end])."""
     val_list: str = ""
     """The same for the validation split."""
     test_list: str = ""
     """The same for the test split."""
     names_file: str = ""
-    """Class names, one per line or with indices, a header is understood (list, k600_zero_shot); "kinetics400"; labels.json (ssv2)."""
+    """Class names, one per line or with indices, a header is understood (list, k600_zero_shot, annotations); "kinetics400"; labels.json (ssv2)."""
     annotations: str = ""
     """Folder of the official split files (ucf101, hmdb51)."""
     official_split: Literal[1, 2, 3] = 1
@@ -167,6 +167,8 @@ class DataSection(Section):
             raise ValueError("cache_frames keeps frames at the backbone's input size: leave short_side null")
         if self.resize == "exact" and (self.cache_frames or self.decoder not in ("auto", "pyav")):
             raise ValueError("resize exact reads full frames with PyAV: set cache_frames false and decoder auto or pyav")
+        if self.transcode and self.layout == "annotations":
+            raise ValueError("transcode copies whole videos, whose segments would be lost: set it to false for layout annotations")
         return self
 
 

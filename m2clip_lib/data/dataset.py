@@ -69,12 +69,14 @@ class VideoReader:
 
     def __init__(self, table: pd.DataFrame, decoder: str):
         self.paths, self.decoder = table.path.tolist(), decoder
-        self.num_frames = table.num_frames.tolist()
+        self.num_frames = table.get("file_frames", table.num_frames).tolist()
+        self.starts = table.start_frame.tolist() if "start_frame" in table else [0] * len(table)  # of segments
         self.sizes = list(zip(table.width, table.height, strict=True))
 
     def __call__(self, row: int, indices: Sequence[int], short_side: int | None) -> tuple[np.ndarray, str]:
         """Read frames; see FrameReader above."""
         size = None if short_side is None else fit_short_side(*self.sizes[row], short_side)
+        indices = [self.starts[row] + index for index in indices]
         return read_frames(self.paths[row], indices, size, self.decoder, self.num_frames[row])
 
 

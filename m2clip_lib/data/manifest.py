@@ -2,7 +2,8 @@
 
 Columns: path, label (int), class_name, listed_as (the class name before corrections), split (train | val | test), num_frames, fps,
 duration_s, width, height, codec, times (when each frame is shown, see video/times.py), status ("ok", or the reason why the video cannot
-be used). A video that corrections.csv ignores has no row.
+be used). A video that corrections.csv ignores has no row. From annotation rows also: labels (all of them, ascending; label is the first),
+start_frame, file_frames; num_frames and duration_s are those of the segment.
 """
 
 import hashlib
@@ -10,7 +11,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool
+from numpy import ndarray
 
 from m2clip_lib.csvfiles import write_csv
 from m2clip_lib.data.classes import SPLITS, labels_sha256, no_split
@@ -44,6 +48,26 @@ class Manifest:
             raise UserError(f"{self.folder / FILE}: no readable video in split {name!r}; see {UNREADABLE_FILE} beside it")
         return rows
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether any video, or segment, has more than one label."""
+        return "labels" in self.table and bool((self.table.labels.map(len) > 1).any())
+
+    def targets(self, name: str) -> Bool[ndarray, "n k"]:
+        """Which labels each usable video of a split has."""
+        rows = self.split(name)
+        found = np.zeros((len(rows), len(self.class_names)), bool)
+        for own, labels in zip(found, rows.get("labels", rows.label), strict=True):
+            own[labels] = True
+        return found
+
+    def by_label(self) -> pd.DataFrame:
+        """The table with one row per label of each video, so that a video with two labels is in it twice."""
+        if not self.several_labels:
+            return self.table
+        rows = self.table.explode("labels", ignore_index=True)
+        return rows.assign(label=rows.labels.astype(int), class_name=[self.class_names[label] for label in rows.labels])
+
     def summary(self) -> pd.DataFrame:
         """Return counts per split: listed, ok, missing, unreadable."""
         ok, missing = self.table.status == "ok", self.table.status.str.startswith("missing")
@@ -61,7 +85,8 @@ def write_manifest(table: pd.DataFrame, class_names: list[str], folder: Path, ro
     for row in table.itertuples():
         path = Path(row.path)
         relative = path.relative_to(root) if path.is_relative_to(root) else path
-        digest.update(f"{relative.as_posix()}|{row.label}|{row.split}|{row.num_frames}|{row.status}\n".encode())
+        annotated = f"|{list(row.labels)}|{row.start_frame}" if "labels" in table else ""
+        digest.update(f"{relative.as_posix()}|{row.label}|{row.split}|{row.num_frames}|{row.status}{annotated}\n".encode())
     manifest = Manifest(table, class_names, folder, digest.hexdigest())
     write_atomically(folder / FILE, lambda file: table.to_parquet(file, index=False))
     bad = table.loc[table.status != "ok", ["path", "class_name", "split", "status"]]
@@ -110,6 +135,8 @@ def made_from(folder: Path) -> str:
 def listing_sha256(listing: Listing) -> str:
     """Return a digest of paths, labels, splits, sizes and modification times; new, missing or replaced videos change it."""
     digest = hashlib.sha256("\n".join([VERSION, *listing.class_names]).encode())
+    if listing.labels:
+        digest.update(repr((listing.labels, listing.spans)).encode())
     for path, label, split in listing.rows:
         try:
             stat = path.stat()

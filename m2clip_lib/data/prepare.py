@@ -150,7 +150,8 @@ def check_listing(experiment: Experiment, listing: Listing, before: list[int], r
 
 def classes_without(split: str, what: str, listing: Listing) -> list[str]:
     """A line about the classes without a video in a split that the dataset has; none if there are no such classes."""
-    of_split = {label for _, label, found in listing.rows if found == split}
+    rows = zip(listing.rows, listing.all_labels, strict=True)
+    of_split = {label for (_, _, found), labels in rows if found == split for label in labels}
     empty = sorted(set(range(len(listing.class_names))) - of_split)
     if not of_split or not empty:
         return []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from m2clip_lib.data.listing.recordings import Listing
+from m2clip_lib.data.listing.segments import with_segments
 from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe_row
 from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 
@@ -49,10 +50,11 @@ def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_
             else:
                 rows[path] = result
                 journal.add(path, mark, result)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {"path": path, "label": label, "class_name": listing.class_names[label], "split": split, **rows[path]}
         for path, (_, label, split) in zip(paths, listing.rows, strict=True)
     )
+    return with_segments(table, listing) if listing.labels else table
 
 
 def _look(path: str) -> tuple[str, str]:

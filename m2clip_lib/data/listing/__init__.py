@@ -8,6 +8,7 @@ from m2clip_lib.data.classes import KINETICS_400, SPLITS, find_names
 from m2clip_lib.data.demo.videos import class_names
 from m2clip_lib.data.listing import annotations, folders
 from m2clip_lib.data.listing.recordings import Listing, hold_out, without_repeats
+from m2clip_lib.data.listing.segments import list_annotations
 from m2clip_lib.errors import UserError
 
 
@@ -31,7 +32,9 @@ def list_videos(experiment: Experiment) -> Listing:
         return Listing(rows, names)
     if not root.is_dir():
         raise UserError(f"videos of experiment {experiment.name!r}: no such folder: {root}; put them there, or set data.root")
-    listing = folders.list_folder(root) if data.layout == "folder" else without_repeats(_read_annotations(experiment, root))
+    listing = folders.list_folder(root) if data.layout == "folder" else _read_annotations(experiment, root)
+    if data.layout not in ("folder", "annotations"):  # these have done it
+        listing = without_repeats(listing)
     return hold_out(listing, data.hold_out, root, numbered=data.layout == "hmdb51")
 
 
@@ -49,6 +52,8 @@ def _read_annotations(experiment: Experiment, root: Path) -> Listing:
         raise UserError(f"{where} needs data.train_list (and val_list, test_list)")
     if data.layout == "kinetics":
         return annotations.list_kinetics(root, lists)
+    if data.layout == "annotations":
+        return list_annotations(root, lists, find_names(data.names_file) if data.names_file else ())
     if not data.names_file:
         raise UserError(f"{where} needs data.names_file")
     if data.layout == "ssv2":

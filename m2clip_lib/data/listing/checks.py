@@ -50,12 +50,12 @@ def check_labels_in_paths(listing: Listing, table: dict[str, str] | None = None)
         top = Path(os.path.commonpath([path.parent.absolute() for path, _, _ in listing.rows]))
         shared = {top, *top.parents}
     wrong, checked, in_table = [], 0, 0
-    for path, label, _ in listing.rows:
+    for (path, label, _), labels in zip(listing.rows, listing.all_labels, strict=True):
         known = table.get(path.stem) or table.get(KINETICS_TIMES.sub("", path.stem)) if table else None
         in_table += known is not None
         carried = [own for own in map(find, [known] if known else _names_in_path(path, shared)) if own is not None]
         checked += bool(carried)
-        if carried and label not in carried:
+        if carried and not set(labels) & set(carried):
             pair = listing.class_names[carried[0]], listing.class_names[label]
             wrong.append((pair, f"{path.parent.name}/{path.name} says {pair[0]!r}, its label {pair[1]!r}"))
     if table is not None and listing.rows and not in_table:
@@ -82,14 +82,15 @@ def check_leaks(listing: Listing, trusted: bool = False) -> list[str]:
     Args:
         trusted: copies in two splits are no more than a doubt.
     Returns: lines of doubt, such as about videos that are stored under several classes, where nobody can say which is right.
-    Raises: UserError with counts and three examples when a path has two labels, or a video is in two splits.
+    Raises: UserError with counts and three examples when a path has two labels, unless it is listed by annotation rows, or a video is in
+        two splits.
     """
-    names = listing.class_names
+    names, several = listing.class_names, bool(listing.labels)
     splits, labels = defaultdict(dict), defaultdict(dict)  # path -> ordered set
     for place, (_, label, split) in zip(real_paths(path for path, *_ in listing.rows), listing.rows, strict=True):
         splits[place][split] = labels[place][names[label]] = None
     torn = [f"{path.name} is {' and '.join(map(repr, found))}" for path, found in labels.items() if len(found) > 1]
-    if torn:
+    if torn and not several:
         raise UserError(f"lists: {len(torn)} of {len(labels)} videos have two labels: {'; '.join(torn[:3])}; keep one line for each")
     torn = [f"{path.name} in {' and '.join(found)}" for path, found in splits.items() if len(found) > 1]
     if torn:
@@ -98,7 +99,7 @@ def check_leaks(listing: Listing, trusted: bool = False) -> list[str]:
     for rows in copies(listing):
         by_split = {split: path for path, _, split in (listing.rows[i] for i in rows)}
         by_label = {names[label]: path for path, label, _ in (listing.rows[i] for i in rows)}
-        if len(by_label) > 1:
+        if len(by_label) > 1 and not several:
             unsure.append(" and ".join(f"{path.name} in {name!r}" for name, path in by_label.items()))
         elif len(by_split) > 1:
             torn.append(" and ".join(f"{path.parent.name}/{path.name} in {split}" for split, path in by_split.items()))

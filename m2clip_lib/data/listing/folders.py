@@ -89,7 +89,7 @@ def list_files(root: Path, lists: dict[str, Path], class_names: list[str]) -> Li
             path, label = _cells_of(line, *header) if header else _split_line(line)
             if not re.fullmatch("[0-9]+", label) or int(label) >= len(class_names) or not path:
                 raise UserError(f"{file}:{number}: {line!r}: expected '<path> <label>' with a label from 0 to {len(class_names) - 1}")
-            rows.append((_as_stored(root, path), int(label), split))
+            rows.append((as_stored(root, path), int(label), split))
     return Listing(rows, class_names)
 
 
@@ -110,7 +110,7 @@ def _cells_of(line: str, separator: str, heads: list[str]) -> tuple[str, str]:
     return (cells[path], cells[label]) if cells else ("", "")
 
 
-def _as_stored(root: Path, path: str) -> Path:
-    """The path with the bytes that the file has on disk: macOS stores other ones for accents than lists have."""
+def as_stored(root: Path, path: str) -> Path:
+    """Return the path with the bytes that the file has on disk: macOS stores other ones for accents than lists have."""
     forms = [root / path, *(root / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
     return forms[0] if path.isascii() else next((form for form in forms if os.path.exists(form)), forms[0])  # noqa: PTH110 (never raises)

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, pairwise
@@ -18,6 +18,7 @@ from m2clip_lib.data.listing.walk import EXTENSIONS
 
 ENDS = 1 << 16  # bytes at each end of a file that are compared
 VAL_SHARE, TEST_SHARE = 0.15, 0.15  # of the recordings, for a folder without split folders
+Span = tuple[float, float] | None  # of a segment, seconds from the start of its video; None: the whole video
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,20 @@ class Listing:
 
     rows: (path, label, split); label is an index into class_names. notes: what listing them decided, one line each.
     passed: what was passed over, one line per reason.
+    labels, spans: of annotation rows alone: all labels of each row, ascending, and its segment; label is then the first of them.
     """
 
     rows: list[tuple[Path, int, str]]
     class_names: list[str]
     notes: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
+    labels: tuple[tuple[int, ...], ...] = ()
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def all_labels(self) -> Sequence[tuple[int, ...]]:
+        """All labels of each row."""
+        return self.labels or [(label,) for _, label, _ in self.rows]
 
 
 def real_paths(paths: Iterable[Path]) -> list[Path]:

@@ -53,7 +53,10 @@ def cached_reader(
     if total > LIMIT_BYTES:
         size, limit = show_bytes(total), show_bytes(LIMIT_BYTES)
         raise UserError(f"data.cache_frames: the frames would take {size}, more than {limit}; set it to false")
+    starts = table.start_frame.tolist() if "start_frame" in table else [0] * len(table)  # of segments
     digest = hashlib.sha256(f"{short_side}|{'pyav' if decoder == 'auto' else decoder}".encode())
+    if any(starts):
+        digest.update(repr(starts).encode())
     for path, shape in zip(table.path, shapes, strict=True):
         stat = Path(path).stat() if Path(path).exists() else None
         digest.update(f"{path}|{shape}|{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
@@ -69,7 +72,7 @@ def cached_reader(
         check_space(folder, total, "data.cache_frames")
         with own(folder / ".lock", "data.cache_frames", wait=True):
             if not finished():  # by another process in the meantime
-                videos = zip(table.path, shapes, table.num_frames, strict=True)
+                videos = zip(table.path, shapes, table.get("file_frames", table.num_frames), starts, strict=True)
                 errors = _fill(file, [(decoder, *video) for video in videos], processes, limit_s)
                 write_json(side_file, {"videos": len(shapes), "bytes": total, "errors": errors})
     errors = read_json(side_file)["errors"]
@@ -100,10 +103,10 @@ def _fill(file: Path, jobs: list[tuple], processes: int, limit_s: float) -> dict
     return dict(sorted(errors.items(), key=lambda item: int(item[0])))
 
 
-def _decode_all(job: tuple[str, str, tuple[int, int, int], int]) -> np.ndarray | str:
+def _decode_all(job: tuple[str, str, tuple[int, int, int], int, int]) -> np.ndarray | str:
     """Return all frames of a video, or why it cannot be read."""
-    decoder, path, (t, h, w), num_frames = job
+    decoder, path, (t, h, w), num_frames, start = job
     try:
-        return read_frames(path, range(t), (w, h), decoder, num_frames)[0]
+        return read_frames(path, range(start, start + t), (w, h), decoder, num_frames)[0]
     except VideoError as error:
         return str(error)
