@@ -107,7 +107,7 @@ def _local(source: str) -> str | Path:
     return path if path.is_file() or path.suffix in WEIGHT_FILES else source
 
 
-def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig:
+def model_config(experiment: Experiment, class_names: list[str], several_labels: bool = False) -> M2CLIPConfig:
     """The configuration of the experiment's model for these classes."""
     texts = experiment_texts(experiment.data, class_names)
     return M2CLIPConfig(
@@ -116,14 +116,15 @@ def model_config(experiment: Experiment, class_names: list[str]) -> M2CLIPConfig
         num_frames=experiment.data.num_frames,
         prompt=experiment.data.prompt,
         own_prompts=texts.own,
+        several_labels=several_labels,
         **dataclasses.asdict(experiment.model),
     )
 
 
-def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str]) -> M2CLIP:
+def build_model(experiment: Experiment, backbone: Backbone, class_names: list[str], several_labels: bool = False) -> M2CLIP:
     """Build a new model; its initial weights depend on train.seed alone."""
     torch.manual_seed(torch_seed(experiment.train.seed, Purpose.WEIGHTS))
-    model = M2CLIP(backbone, model_config(experiment, class_names))
+    model = M2CLIP(backbone, model_config(experiment, class_names, several_labels))
     without = names_without_word(model.config.prompts(), model.config.vocabulary)
     if without:
         log.warning("%d of %d class names have no word in the vocabulary: they are never masked", without, len(class_names))

@@ -95,7 +95,7 @@ class DataSection(Section):
     test_list: str = ""
     """The same for the test split."""
     names_file: str = ""
-    """Class names, one per line or with indices, a header is understood (list, k600_zero_shot, annotations); "kinetics400"; labels.json (ssv2)."""
+    """Class names, one per line or with indices (list, k600_zero_shot, annotations); "kinetics400"; labels.json (ssv2)."""
     annotations: str = ""
     """Folder of the official split files (ucf101, hmdb51)."""
     official_split: Literal[1, 2, 3] = 1
@@ -205,6 +205,9 @@ class TrainSection(Section):
     """Seed of everything random in training."""
     masked_share: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.2
     """Share of a class name's words that are masked for the masked-word head, but at least one word."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """For classes of uneven size: weights, the cross-modal and classification losses of a clip count more the rarer its classes are;
+    sampling, an epoch has as many clips, but draws them by the same weights."""
     cross_modal_ce: Literal["on_scores", "on_probabilities"] = "on_scores"
     """"on_probabilities" is the published loss (softmax twice)."""
     loss_weights: LossWeights = LossWeights()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
@@ -111,11 +111,21 @@ class TrainClips(Dataset):
         return Item(row, self.labels[row], augment(frames_to_clip(frames), self.side, self.augmentation, draw), decoder=decoder)
 
 
+def clip_weights(targets: Bool[np.ndarray, "n k"]) -> Float[np.ndarray, "n"]:
+    """How much each clip must count for all classes to count the same, 1 on average.
+
+    It is the mean over the clip's labels of 1 / (clips of that label), up to a factor.
+    """
+    weights = (targets / np.maximum(targets.sum(axis=0), 1)).sum(axis=1) / targets.sum(axis=1)
+    return weights / weights.mean()
+
+
 class EpochSampler(Sampler):
     """The batches of one process in one epoch, as [(epoch, row), ...]; the order is a function of (seed, epoch) alone.
 
     An update takes the next batch_size * accumulate * processes rows; the last one of an epoch is divided evenly, so that a batch of it
-    may be empty. Set `epoch`, `start` to the number of updates of this epoch that are already done, and `rows` to read but some.
+    may be empty. Set `epoch`, `start` to the number of updates of this epoch that are already done, and `rows` to read but some. With
+    `chances`, which add up to 1, each place of an epoch draws one of these rows, whether or not it was drawn before.
     """
 
     def __init__(self, num_rows: int, seed: int, batch_size: int, accumulate: int = 1, rank: int = 0, processes: int = 1):
@@ -124,12 +134,14 @@ class EpochSampler(Sampler):
         self.size = batch_size * self.parts  # rows per update
         self.updates = math.ceil(num_rows / self.size)  # per epoch
         self.epoch, self.start, self.rows = 0, 0, np.arange(num_rows)
+        self.chances: np.ndarray | None = None
 
     def __len__(self) -> int:
         return (self.updates - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self.rows[stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.num_rows)]
+        rng, rows = stream(self.seed, Purpose.ORDER, self.epoch), self.num_rows
+        order = self.rows[rng.permutation(rows) if self.chances is None else rng.choice(rows, rows, p=self.chances)]
         for update in range(self.start, self.updates):
             batches = np.array_split(order[update * self.size : (update + 1) * self.size], self.parts)
             for batch in batches[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:

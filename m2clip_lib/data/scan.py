@@ -8,14 +8,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from m2clip_lib.data.listing.recordings import Listing
-from m2clip_lib.data.listing.segments import with_segments
+from m2clip_lib.data.listing.recordings import Listing, Span
 from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe_row
+from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 
 JOURNAL_FILE = "scan.jsonl"
+SLACK_S = 0.5  # seconds by which a segment may end after its video: annotators round
+INSTANT_S = 1e-6  # seconds; less is an error of rounding
 PROBE = "probe 3"  # change it with what probe() finds in a file: entries of another version are ignored
 
 
@@ -67,3 +70,27 @@ def _look(path: str) -> tuple[str, str]:
         return str(error), ""
     except OSError as error:
         return f"cannot be opened: {error.strerror}", ""
+
+
+def with_segments(table: pd.DataFrame, listing: Listing) -> pd.DataFrame:
+    """Add what annotation rows say to a scanned table: labels, start_frame, and file_frames; num_frames are then those of the segment.
+
+    A segment holds the frames that begin within [start, end), or the one that is shown then. One beyond its video's end gets a status.
+    """
+    rows = [_segment(row, span) for row, span in zip(table.itertuples(), listing.spans, strict=True)]
+    own = pd.DataFrame(rows, table.index, ["start_frame", "num_frames", "duration_s", "status"])
+    return table.assign(labels=list(map(list, listing.labels)), file_frames=table.num_frames, **own)
+
+
+def _segment(row: tuple, span: Span) -> tuple[int, int, float, str]:
+    if span is None or row.status != "ok":
+        return 0, row.num_frames, row.duration_s, row.status
+    begins = frame_times(row.times)
+    last = begins[-1]
+    if not last:
+        return 0, 0, 0.0, "the file does not say when its frames are shown: no segment can be cut from it"
+    if span[0] >= last or span[1] > last + SLACK_S:
+        return 0, 0, 0.0, f"segment {span[0]:g} to {span[1]:g} s: beyond the video's end at {last:.2f} s"
+    first, end = np.searchsorted(begins[:-1], np.subtract(span, INSTANT_S))
+    first = first if first < end else end - 1  # shorter than a frame
+    return int(first), int(end - first), float(min(span[1], last) - span[0]), row.status

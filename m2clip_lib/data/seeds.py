@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     WEIGHTS = 6  # initial weights of a model or a probe
     SHUFFLE = 7  # the order of the frames of a view, where frames are shuffled: row, view
     DRAW = 8  # which classes, or which videos of a class, a study of transfer uses: nothing, or the label
+    LABEL = 9  # which of a video's labels its caption names, where it has several: epoch, row
 
 
 def stream(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

@@ -86,6 +86,8 @@ class M2CLIPConfig(ModelSection, _Words):
     """Sentences of each class, used instead of the templates; the templates still apply to other class names."""
     own_mlm_block: bool = False
     """The masked-word block came with a full file instead of being copied from CLIP's last text block; it is saved too."""
+    several_labels: bool = False
+    """A video may have several labels: the classifier's scores are sigmoids, one per class."""
 
     def prompts(self) -> list[tuple[Prompt, ...]]:
         """The prompts of every class, in the order of the class names."""

@@ -103,7 +103,7 @@ class Training:
         experiment = with_precision(experiment, backbone, processes.device)
         self.experiment, self.manifest, self.run, self.processes, self.report = experiment, manifest, run, processes, report
         self.settings = experiment.train
-        self.model = build_model(experiment, backbone, manifest.class_names).to(processes.device)
+        self.model = build_model(experiment, backbone, manifest.class_names, manifest.several_labels).to(processes.device)
         self.model.activation_checkpointing = self.settings.activation_checkpointing
         if self.settings.compile:
             self.model.compile_blocks()

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from tqdm import tqdm
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, make_loader
+from m2clip_lib.data.dataset import Batch, EpochSampler, TrainClips, clip_weights, make_loader
 from m2clip_lib.data.listing.checks import check_mirror
 from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.data.seeds import Purpose, stream, torch_seed
@@ -79,6 +79,13 @@ class TrainingSteps:
         rows = share_of_each_class(table.label.to_numpy(), data.train_share)
         self.sampler = EpochSampler(len(rows), settings.seed, settings.batch_size, settings.accumulate, processes.rank, processes.count)
         self.sampler.rows = rows
+        targets = manifest.targets("train")
+        weights = np.zeros(len(targets), np.float32)
+        weights[rows] = clip_weights(targets[rows])
+        if settings.balance == "sampling":
+            self.sampler.chances = weights[rows].astype(float) / weights[rows].sum(dtype=float)
+        self.clip_weights = torch.from_numpy(weights) if settings.balance == "weights" else None
+        self.targets = torch.from_numpy(targets) if manifest.several_labels else None
         self.model, self.settings, self.backbone, self.processes, self.device = model, settings, backbone, processes, processes.device
         if settings.saved_views:
             drawn = repr((augmentation, data.num_frames, data.stride, side, settings.seed, data.decoder, data.cache_frames))
@@ -143,7 +150,15 @@ class TrainingSteps:
         list(batches)  # nothing is left in it; this lets the loader end its pass
 
     def prepare(self, batch: Batch, epoch: int, step: int) -> Part:
-        """Mask the captions of a batch: the masked words are a function of (seed, epoch, row), the prompt of (seed, step)."""
+        """Mask the captions of a batch: the masked words are a function of (seed, epoch, row), the prompt of (seed, step).
+
+        So is the label that the caption of a video with several names, which takes the place of the batch's.
+        """
+        if self.targets is not None and batch.indices:
+            drawn = [
+                stream(self.settings.seed, Purpose.LABEL, epoch, row).choice(self.targets[row].nonzero()[:, 0]) for row in batch.indices
+            ]
+            batch = replace(batch, labels=torch.tensor(drawn))
         seeds = [(self.settings.seed, Purpose.MASK, epoch, index) for index in batch.indices]
         if not seeds:
             return Part(batch, torch.empty(0, 1, dtype=torch.int64), torch.empty(0, 1, dtype=torch.int64))
@@ -162,7 +177,7 @@ class TrainingSteps:
             return 0
         self.optimizer.zero_grad(set_to_none=True)
         terms = torch.zeros(len(TERMS), device=self.device)
-        images, labels = self._negatives(parts, counts[:, 0].tolist())
+        images, labels, targets = self._negatives(parts, counts[:, 0].tolist())
         starts = int(counts[: self.processes.rank, 0].sum()) + np.cumsum([0, *own[:, 0]])
         tokens = self.texts.of_step(step)[1]
         with self.autocast():
@@ -172,7 +187,7 @@ class TrainingSteps:
         for number, part in enumerate(parts):
             clips_here, words_here = part.counts
             if clips_here:
-                share = PartOfUpdate(clips_here / clips, words_here / max(words, 1), images, labels, int(starts[number]))
+                share = PartOfUpdate(clips_here / clips, words_here / max(words, 1), images, labels, int(starts[number]), targets)
                 torch.manual_seed(torch_seed(self.settings.seed, Purpose.DROPOUT, step, self.processes.rank * len(parts) + number))
                 loss = self._loss(part, tokens, shared, share)
                 self.scaler.scale(loss.total).backward()
@@ -225,22 +240,27 @@ class TrainingSteps:
         labels = part.batch.labels.to(self.device, non_blocking=True)
         masked = {"masked_tokens": part.tokens, "masked_targets": part.targets}
         recipe = {"cross_modal_ce": self.settings.cross_modal_ce, "weights": self.settings.loss_weights}
+        lists = {"targets": self.targets, "clip_weights": self.clip_weights}
+        of_rows = {name: x if x is None else x[part.batch.indices].to(self.device, non_blocking=True) for name, x in lists.items()}
         with self.autocast():
-            return multi_task_loss(self.model, self._video(part), labels, tokens, **masked, **recipe, class_features=classes, part=share)
+            given = {"class_features": classes, "part": share} | of_rows
+            return multi_task_loss(self.model, self._video(part), labels, tokens, **masked, **recipe, **given)
 
     def _negatives(self, parts: Sequence[Part], sizes: Sequence[int]):
-        """Features and labels to contrast with: (None, None) for those of the part itself, else those of the whole update."""
+        """Features, labels and targets to contrast with: None for those of the part itself, else those of the whole update."""
         if not self.settings.gather_negatives or (len(parts) == 1 and self.processes.count == 1):
-            return None, None
-        own = torch.cat([part.batch.labels for part in parts]).tolist()
-        labels = torch.tensor([label for of_one in self.processes.gather(own) for label in of_one]).to(self.device, non_blocking=True)
+            return None, None, None
+        own = [pair for part in parts for pair in zip(part.batch.labels.tolist(), part.batch.indices, strict=True)]
+        clips = [pair for of_one in self.processes.gather(own) for pair in of_one]
+        labels = torch.tensor([label for label, _ in clips]).to(self.device, non_blocking=True)
+        targets = None if self.targets is None else self.targets[[row for _, row in clips]].to(self.device, non_blocking=True)
         if len(parts) == 1:
-            return lambda image: self.processes.gather_rows(image.detach(), sizes), labels
+            return lambda image: self.processes.gather_rows(image.detach(), sizes), labels, targets
         with torch.no_grad(), self.autocast():
             features = [unit(self.model.encode_video(self._video(part)).image_features) for part in parts if part.counts[0]]
         width = self.model.visual.embed_dim
         images = self.processes.gather_rows(torch.cat([torch.empty(0, width, device=self.device), *features]), sizes)
-        return lambda image: images, labels
+        return lambda image: images, labels, targets
 
     def _apply(self, terms: Tensor, own_terms: Tensor, step: int, epoch: int, rows: list[int]) -> None:
         """Clip the gradients and let AdamW update; an update that is not finite leaves weights and moments unchanged."""

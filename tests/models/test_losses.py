@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2clip_lib.models import M2CLIP, LossWeights, M2CLIPConfig, multi_task_loss
-from m2clip_lib.models.losses import contrastive_loss, cosine_scores, masked_word_loss
+from m2clip_lib.models.losses import class_losses, contrastive_loss, cosine_scores, masked_word_loss
 from m2clip_lib.models.text import NOT_A_TARGET, build_captions, mask_batch
 
 NAMES = ("moving left", "growing")
@@ -159,3 +159,43 @@ def test_the_score_losses_are_those_of_fp32_products_under_autocast(backbone):
     assert loss.contrastive.item() == pytest.approx(contrastive.item(), abs=1e-4)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, logits.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_clip_is_contrasted_with_the_captions_of_none_of_its_labels():
+    # Clip 0 has labels 0 and 1, clip 1 has label 1; the captions name labels 0 and 1. Clip 0 has both captions: its target is (1/2, 1/2),
+    # which uniform scores meet. Clip 1 has the second alone: (1 - p, p). Seen from the captions: (p, 1 - p) and (1/2, 1/2).
+    p = 1 / (1 + math.exp(-10))
+    one = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
+    flat, targets = torch.zeros(2, 2), torch.tensor([[True, True, False], [False, True, False]])
+    assert contrastive_loss(flat, flat, torch.tensor([0, 1]), targets).item() == pytest.approx((one / 2 + one / 2) / 2, abs=1e-6)
+    scores = 10 * torch.tensor([[1.0, 1.0], [0.0, 1.0]])  # rows are clips, columns captions
+    assert contrastive_loss(scores, scores.T, torch.tensor([0, 1]), targets).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_of_several_labels_by_hand():
+    scores, logits = torch.tensor([[math.log(2), math.log(2), 0.0]]), torch.tensor([[0.0, math.log(3), -math.log(3)]])
+    targets = torch.tensor([[True, True, False]])
+    cross_modal, classification = class_losses(scores, logits, torch.tensor([0]), targets)
+    # softmax is (2/5, 2/5, 1/5), the target (1/2, 1/2, 0); the sigmoids are 1/2, 3/4 and 1/4
+    assert cross_modal.item() == pytest.approx(-math.log(2 / 5), abs=1e-6)
+    assert classification.item() == pytest.approx(-math.log(1 / 2) - 2 * math.log(3 / 4), abs=1e-6)
+
+
+def test_losses_with_clip_weights_are_means_of_weighted_losses():
+    scores, labels = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+    weights = torch.tensor([0.5, 1.5])
+    expected = (0.5 * -math.log(3 / 4) + 1.5 * math.log(2)) / 2
+    for loss in class_losses(scores, scores, labels, clip_weights=weights):
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
+    one_hot = torch.eye(2, dtype=torch.bool)
+    binary = (0.5 * (-math.log(3 / 4) + math.log(2)) + 1.5 * 2 * math.log(2)) / 2
+    cross_modal, classification = class_losses(scores, scores, labels, one_hot, weights)
+    assert (cross_modal.item(), classification.item()) == pytest.approx((expected, binary), abs=1e-6)
+
+
+def test_one_label_per_clip_gives_the_same_contrastive_and_cross_modal_loss_either_way(backbone):
+    model, inputs, _ = batch(backbone)
+    plain, several = (multi_task_loss(model, *inputs, targets=targets) for targets in (None, torch.eye(2, dtype=torch.bool)))
+    for term in ("contrastive", "cross_modal"):
+        assert getattr(plain, term).item() == pytest.approx(getattr(several, term).item(), abs=1e-6)
+    assert plain.classification.item() != pytest.approx(several.classification.item(), abs=1e-3)  # binary cross entropies

@@ -5,21 +5,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from m2clip_lib.csvfiles import find_header, split_cells
 from m2clip_lib.data.classes import NAME_WORDS, class_finder, class_key, refuse_lookalikes
 from m2clip_lib.data.listing.folders import LABEL_WORDS, PATH_WORDS, as_stored
 from m2clip_lib.data.listing.recordings import Listing, Span
-from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
 WORDS = {"path": PATH_WORDS, "label": LABEL_WORDS | NAME_WORDS}
 WORDS |= {end: {end, f"{end}s", f"{end}time", f"time{end}", f"{end}sec", f"{end}seconds"} for end in ("start", "end")}
-SLACK_S = 0.5  # seconds by which a segment may end after its video: annotators round
-INSTANT_S = 1e-6  # seconds; less is an error of rounding
 
 
 def list_annotations(root: Path, lists: dict[str, Path], class_names: Sequence[str] = ()) -> Listing:
@@ -80,27 +74,3 @@ def _span(where: str, start: str, end: str) -> Span:
     if span[1] <= span[0]:
         raise UserError(f"{where}: the segment ends at {end} s, which is not after its start at {start} s")
     return span
-
-
-def with_segments(table: pd.DataFrame, listing: Listing) -> pd.DataFrame:
-    """Add what annotation rows say to a scanned table: labels, start_frame, and file_frames; num_frames are then those of the segment.
-
-    A segment holds the frames that begin within [start, end), or the one that is shown then. One beyond its video's end gets a status.
-    """
-    rows = [_segment(row, span) for row, span in zip(table.itertuples(), listing.spans, strict=True)]
-    own = pd.DataFrame(rows, table.index, ["start_frame", "num_frames", "duration_s", "status"])
-    return table.assign(labels=list(map(list, listing.labels)), file_frames=table.num_frames, **own)
-
-
-def _segment(row: tuple, span: Span) -> tuple[int, int, float, str]:
-    if span is None or row.status != "ok":
-        return 0, row.num_frames, row.duration_s, row.status
-    begins = frame_times(row.times)
-    last = begins[-1]
-    if not last:
-        return 0, 0, 0.0, "the file does not say when its frames are shown: no segment can be cut from it"
-    if span[0] >= last or span[1] > last + SLACK_S:
-        return 0, 0, 0.0, f"segment {span[0]:g} to {span[1]:g} s: beyond the video's end at {last:.2f} s"
-    first, end = np.searchsorted(begins[:-1], np.subtract(span, INSTANT_S))
-    first = first if first < end else end - 1  # shorter than a frame
-    return int(first), int(end - first), float(min(span[1], last) - span[0]), row.status

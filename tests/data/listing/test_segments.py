@@ -10,10 +10,10 @@ import pytest
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks
-from m2clip_lib.data.listing.segments import list_annotations, with_segments
+from m2clip_lib.data.listing.segments import list_annotations
 from m2clip_lib.data.manifest import listing_sha256, read_manifest
 from m2clip_lib.data.prepare import classes_without, prepare_data
-from m2clip_lib.data.scan import scan
+from m2clip_lib.data.scan import scan, with_segments
 from m2clip_lib.data.video.cache import cached_reader
 from m2clip_lib.data.video.probe import EMPTY
 from m2clip_lib.errors import UserError
@@ -157,7 +157,7 @@ def test_a_video_may_have_several_labels_but_only_one_split(listed, tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(name.encode())
     check_leaks(listed(train="path,label\na.mp4,run\na.mp4,jump\n", val="path,label\nb.mp4,run\n"))
-    with pytest.raises(UserError, match="1 of 2 videos are in two splits: a.mp4 in train and val"):
+    with pytest.raises(UserError, match=r"1 of 2 videos are in two splits: a.mp4 in train and val"):
         check_leaks(listed(train="path,label\na.mp4,run\nb.mp4,jump\n", val="path,label,start,end\na.mp4,run,0,1\n"))
 
 
