@@ -121,6 +121,14 @@ EXPERIMENTS = {
         "train": {"epochs": 16, "batch_size": 32, "lr": 8e-3, "weight_decay": 0.3, "warmup": 0.15, "precision": "fp32", "threads": 1},
         "eval": {"batch_size": 64},
     },
+    # Two shapes in every video, each with a motion of its own: two labels per video.
+    "demo_multilabel": {
+        "backbone": DEMO_CLIP,
+        "model": SMALL_ADAPTERS,
+        "data": DEMO_VIDEOS | {"prepared": "demo_multilabel", "two_shapes": True, "cache_frames": True, "workers": 0},
+        "train": {"epochs": 8, "batch_size": 32, "lr": 8e-3, "warmup": 0.15, "precision": "fp32", "threads": 1},
+        "eval": {"batch_size": 64},
+    },
     # The demonstration's videos with a real CLIP at 224 px: needs the network once; a GPU is advisable.
     "demo_vit_b32": {
         "backbone": VIT_B_32,

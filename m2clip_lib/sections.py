@@ -116,6 +116,8 @@ class DataSection(Section):
     """Seed of the synthetic videos."""
     colours: tuple[Colour, ...] = ()
     """Synthetic classes are every motion in each of these colours ("red moving left"); empty: motions in any colour."""
+    two_shapes: bool = False
+    """Two synthetic shapes in every video, each with a motion of its own: two labels per video."""
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = "A video of {}"
     """Prompt template, or a list of several; {} is the class name. Training uses one per step, evaluation the mean of all."""
     prompts_file: str = ""
@@ -167,8 +169,10 @@ class DataSection(Section):
             raise ValueError("cache_frames keeps frames at the backbone's input size: leave short_side null")
         if self.resize == "exact" and (self.cache_frames or self.decoder not in ("auto", "pyav")):
             raise ValueError("resize exact reads full frames with PyAV: set cache_frames false and decoder auto or pyav")
-        if self.transcode and self.layout == "annotations":
-            raise ValueError("transcode copies whole videos, whose segments would be lost: set it to false for layout annotations")
+        if self.transcode and (self.layout == "annotations" or self.two_shapes):
+            raise ValueError("transcode copies whole videos, whose segments would be lost: set it to false for annotation rows")
+        if self.two_shapes and self.colours:
+            raise ValueError("two_shapes: the motions have no colours of their own, leave colours empty")
         return self
 
 

@@ -48,7 +48,7 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.evaluate.evaluate import decoders_note, run_for_checkpoint, score_checkpoint, zero_shot_note
     from m2clip_lib.evaluate.processes import Processes
-    from m2clip_lib.evaluate.tables import mix_table
+    from m2clip_lib.evaluate.tables import measure_of, mix_table
     from m2clip_lib.experiment import last_run
     from m2clip_lib.models.checkpoint import existing
     from m2clip_lib.runs import Run, check_run_name, own_run
@@ -67,7 +67,8 @@ def _evaluate(experiment: str, run: str, checkpoint: Path | None, mixes: list[fl
         if mixes:
             mixed = mix_table(opened.predictions, loaded.eval.split, mixes)
             opened.save(mixed, "mix")
-            shown = mixed[["mix", "split", "readout", "top1", "top1_low", "top1_high", "chosen"]]
+            measure = measure_of(mixed)
+            shown = mixed[["mix", "split", "readout", measure, f"{measure}_low", f"{measure}_high", "chosen"]]
             _print_table(shown.assign(mix=shown.mix.map("{:g}".format)))
         say(decoders_note(opened))
         if note := zero_shot_note(opened):

@@ -28,8 +28,9 @@ def ablate(
     studies = load_studies(loaded, study.split(","), overrides)  # before torch is imported, which takes seconds
     from m2clip_lib.data.prepare import load_manifest
     from m2clip_lib.evaluate.labelcheck import require_verdict
+    from m2clip_lib.evaluate.tables import measure_of
     from m2clip_lib.runs import Run, own_run
-    from m2clip_lib.studies.ablate import study_findings, study_tables
+    from m2clip_lib.studies.ablate import COMPARED, study_findings, study_tables
     from m2clip_lib.studies.jobs import plan_jobs, run_jobs, study_key
 
     opened = Run.open(experiment, run, overrides, step="ablate")
@@ -43,9 +44,10 @@ def ablate(
             made = study_tables(opened, each, planned[each.name])
             say(f"\n{each.question}  ({opened.tables / each.stem}.csv)")
             best = made["_summary"][made["_summary"].readout == made["_summary"].readout.iloc[-1]]
-            shown = ["variant", "seeds", "trainable", "top1", "top1_min", "top1_max", "direction", "backwards_true", "seconds"]
+            measure = measure_of(best)
+            shown = ["variant", "seeds", "trainable", measure, f"{measure}_min", f"{measure}_max", "direction", "backwards_true", "seconds"]
             say(best.filter(shown).to_string(index=False, float_format="%.1f"))
-            for sentence in study_findings(made["_tests"]):
+            for sentence in study_findings(made["_tests"], COMPARED[measure]):
                 say(f"- {sentence}")
 
 
@@ -103,5 +105,5 @@ def probe(
     tables += [probe_table(Probes(*inputs, patches=True), seeds, [ON_PATCHES])] if patches else []
     table = pd.concat(tables, ignore_index=True)
     opened.save(table, "probes")
-    shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "direction", "backwards_true"]
+    shown = ["kind", "sees_order", "seed", "lr", "weight_decay", "top1", "top1_low", "top1_high", "mean_ap", "direction", "backwards_true"]
     say(table.filter(shown).to_string(index=False, float_format="%.4g"))

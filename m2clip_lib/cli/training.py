@@ -74,11 +74,9 @@ def train(
             raise SystemExit(STATUS) from None
         if opened:
             opened.describe_inputs(checkpoint=result.best)
-            outcome = {"best_epoch": result.best_epoch, "best_val_top1": result.best_val_top1, "seconds": result.seconds}
-            opened.record(**outcome, warning=warning, outputs=[str(result.best)])
+            opened.record(**result.outcome, warning=warning, outputs=[str(result.best)])
         if processes.is_main:
-            reached = f"validation top-1 {result.best_val_top1:.1f} %" if math.isfinite(result.best_val_top1) else "no validation"
-            say(f"best: epoch {result.best_epoch}, {reached} -> {result.best}")
+            say(f"best: {result.validation} -> {result.best}")
 
 
 def plan(

@@ -61,6 +61,10 @@ class Manifest:
             own[labels] = True
         return found
 
+    def names_of(self, row: tuple) -> str:
+        """The class names of a row of the table, as itertuples gives it."""
+        return " + ".join(self.class_names[label] for label in getattr(row, "labels", [row.label]))
+
     def by_label(self) -> pd.DataFrame:
         """The table with one row per label of each video, so that a video with two labels is in it twice."""
         if not self.several_labels:

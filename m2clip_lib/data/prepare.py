@@ -198,4 +198,5 @@ def data_fingerprint(experiment: Experiment) -> str:
 def synthetic_config(experiment: Experiment) -> SyntheticConfig:
     """Return the part of the data section that decides what is drawn."""
     data = experiment.data
-    return SyntheticConfig(data.train_videos, data.val_videos, data.test_videos, seed=data.video_seed, colours=data.colours)
+    looks = {"seed": data.video_seed, "colours": data.colours, "two_shapes": data.two_shapes}
+    return SyntheticConfig(data.train_videos, data.val_videos, data.test_videos, **looks)

@@ -62,7 +62,7 @@ def comparison_table(found: Predictions, model: M2CLIP, dataset: str, about: dic
     own = {"method": model_name(found), "backbone": model.backbone.source, "frames": protocol.frames, "views": protocol.views}
     own |= {"head": row["readout"] + weight, "prompts": protocol.columns("")["prompt"], "mix": protocol.mix}
     own |= {"checkpoint_rule": found.epoch_chosen_on, "seeds": 1}
-    own |= {name: row[name] for name in ("top1", "top1_low", "top1_high", "top5")}
+    own |= {name: row[name] for name in ("top1", "top1_low", "top1_high", "top5", "mean_ap", "mean_ap_low", "mean_ap_high") if name in row}
     own |= {"gflops": protocol.num_views * video_gflops(model, protocol.frames)}
     own |= {"params_m": parameters[False], "tunable_m": parameters[True], "source": "this run", "note": ""}
     own |= {"list_sha256": found.list_sha256[:12], "checkpoint_sha256": found.checkpoint_sha256[:12]}

@@ -12,15 +12,16 @@ from m2clip_lib import paths
 from m2clip_lib.config import Experiment
 from m2clip_lib.data.classes import class_finder
 from m2clip_lib.data.manifest import Manifest, made_from
+from m2clip_lib.data.opposites import opposite_labels
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.honesty import honesty_table, named_subsets, subset_table
 from m2clip_lib.evaluate.metrics import best_weight, confused_pairs, confusion_matrix, per_class_table
-from m2clip_lib.evaluate.opposites import opposite_labels
+from m2clip_lib.evaluate.multilabel import best_thresholds, label_table
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
 from m2clip_lib.evaluate.scoring import predict_orders
-from m2clip_lib.evaluate.tables import accuracy_rows, calibration_tables, model_name
+from m2clip_lib.evaluate.tables import accuracy_rows, calibration_tables, model_name, validation_of
 from m2clip_lib.experiment import device_precision, keep_freed_memory, model_config, open_backbone, set_threads
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
@@ -29,7 +30,7 @@ from m2clip_lib.models.mix import mixed_with_frozen
 from m2clip_lib.runs import Run, own_run
 
 SHOWN = (  # columns to print
-    *("model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction"),
+    *("model", "readout", "top1", "top1_low", "top1_high", "mean_ap", "mean_ap_low", "mean_ap_high", "f1", "interval", "top5", "direction"),
     *("videos", "failed", "listed", "missing", "unreadable", "scored"),
 )
 
@@ -155,13 +156,16 @@ def ensemble_weight(experiment: Experiment, folder: Path) -> tuple[float, str]:
     if not (folder / "val.json").is_file():
         return 0.5, ""
     found = load_predictions(folder, "val")
+    if found.targets is not None:
+        raise UserError("eval.ensemble_weight: videos have several labels, and the weight is chosen by top-1; give a number")
     return (best_weight(found.similarity, found.classifier, found.labels), "val") if found.classifier is not None else (0.5, "")
 
 
 def checkpoint_facts(checkpoint: Path) -> dict[str, str]:
     """What predictions store about the file they were made with."""
-    chosen_on = read_checkpoint_info(checkpoint).extra.get("epoch_chosen_on", "") if is_ours(checkpoint) else ""
-    return {"checkpoint": str(checkpoint), "checkpoint_sha256": file_sha256(checkpoint), "epoch_chosen_on": chosen_on}
+    extra = read_checkpoint_info(checkpoint).extra if is_ours(checkpoint) else {}
+    told = {name: extra.get(name, "") for name in ("epoch_chosen_on", "balance")}
+    return {"checkpoint": str(checkpoint), "checkpoint_sha256": file_sha256(checkpoint)} | told
 
 
 def take_class_names(model: M2CLIP, checkpoint: Path, experiment: Experiment, class_names: list[str]) -> bool:
@@ -217,22 +221,25 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     """Make the evaluation's tables from the saved predictions. Returns: accuracy per read-out (tables/accuracy.csv)."""
     split = run.experiment.eval.split
     predictions = load_predictions(run.predictions, split)
-    table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions))).assign(**predictions.columns(), seeds=1)
+    validation = validation_of(predictions, run.predictions)
+    table = pd.DataFrame(accuracy_rows(predictions, model_name(predictions), validation)).assign(**predictions.columns(), seeds=1)
     run.save(table, "accuracy")
+    if run.experiment.eval.honesty:
+        run.save(honesty_table(run.predictions, split), "honesty")
+    if predictions.targets is not None:
+        thresholds = None if validation is None else best_thresholds(validation.best, validation.targets)
+        per_class = label_table(predictions.best, predictions.targets, manifest.class_names, thresholds)
+        run.save(per_class.assign(threshold_chosen_on="val" if validation else "", readout=predictions.readouts[-1]), "per_class")
+        return table
     per_class = per_class_table(predictions.best, predictions.labels, manifest.class_names, predictions.recordings, predictions.wrong)
     run.save(per_class.assign(readout=predictions.readouts[-1]), "per_class")
     matrix = confusion_matrix(predictions.best, predictions.labels)
     run.save(confused_pairs(matrix, manifest.class_names), "confused")
-    validation = load_predictions(run.predictions, "val") if split != "val" and (run.predictions / "val.json").is_file() else None
-    if validation is not None and validation.checkpoint_sha256 != predictions.checkpoint_sha256:
-        validation = None  # of another checkpoint
     for name, made in calibration_tables(predictions, validation).items():
         run.save(made, name)
     counts = pd.DataFrame(matrix, columns=manifest.class_names)
     counts.insert(0, "true_class", manifest.class_names, allow_duplicates=True)  # first: a class may have this name, too
     run.save(counts, "confusion")
-    if run.experiment.eval.honesty:
-        run.save(honesty_table(run.predictions, split), "honesty")
     subsets = named_subsets(manifest.class_names, run.experiment.eval.subsets)
     if subsets:
         run.save(subset_table(predictions, subsets), "subsets")

@@ -10,13 +10,18 @@ from m2clip_lib import paths
 from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit, percent, top1_columns, top_ids
+from m2clip_lib.evaluate.multilabel import drawn_maps, map_columns, mean_average_precision, one_sided
 from m2clip_lib.evaluate.paired import paired_bootstrap
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order
-from m2clip_lib.evaluate.tables import with_wrong
+from m2clip_lib.evaluate.tables import MEASURES, measure_of, with_wrong
 
 SUBSETS = Path(__file__).parent / "subsets.csv"
-REVERSED = {"top1": "backwards_true", "opposite": "backwards_opposite"}  # of the videos played backwards: columns of other tables
+REVERSED = {
+    "top1": "backwards_true",
+    "mean_ap": "backwards_mean_ap",
+    "opposite": "backwards_opposite",
+}  # of the videos played backwards: columns of other tables
 
 
 def honesty_table(folder: Path, split: str, orders: Sequence[Order] = WITHOUT_TIME) -> pd.DataFrame:
@@ -32,6 +37,7 @@ def honesty_rows(plain: Predictions, found: Mapping[str, Predictions]) -> list[d
     Columns: played (forwards, backwards, shuffled, repeated: one frame throughout), readout, videos, top1 with its 95 % interval,
     same_answer (share of videos whose answer is that of the video played forwards), drop (of top-1, in points) with its 95 % interval,
     and, where classes have opposites, direction (see direction_hits) and opposite (share of videos that become the opposite class).
+    Where videos have several labels, mean_ap (mAP) is in the place of top1, the answer is the best class, and opposite is left out.
     """
     return [_row(played, plain, of_order, readout) for played, of_order in found.items() for readout in plain.readouts]
 
@@ -40,6 +46,8 @@ def _row(played: str, plain: Predictions, found: Predictions, readout: str) -> d
     if found.rows != plain.rows:
         raise UserError(f"predictions: {played} and forwards are of different videos; evaluate again (m2clip eval, or notebook 04)")
     scores, labels = found.readout(readout), found.labels
+    if plain.targets is not None:
+        return _row_of_labels(played, plain, found, readout)
     hits, straight = (with_wrong(is_hit(values, labels, 1), found) for values in (scores, plain.readout(readout)))
     recordings = plain.recordings[: len(hits)]
     same = top_ids(scores, 1)[:, 0] == top_ids(plain.readout(readout), 1)[:, 0]
@@ -51,6 +59,18 @@ def _row(played: str, plain: Predictions, found: Predictions, readout: str) -> d
         row |= {"direction": percent(direction_hits(scores, labels, plain.opposites))}
         row |= {"opposite": percent((top_ids(scores, 1)[:, 0] == partners)[partners >= 0])}
     return row
+
+
+def _row_of_labels(played: str, plain: Predictions, found: Predictions, readout: str) -> dict[str, object]:
+    scores, straight, targets = found.readout(readout), plain.readout(readout), plain.targets
+    recordings = plain.recordings[: len(scores)]
+    lost = drawn_maps(straight, targets, recordings) - drawn_maps(scores, targets, recordings)
+    row = {"played": played, "readout": readout, "videos": len(scores)} | map_columns(scores, targets, recordings)
+    row |= {"same_answer": percent(top_ids(scores, 1)[:, 0] == top_ids(straight, 1)[:, 0])}
+    row |= {"drop": mean_average_precision(straight, targets) - row["mean_ap"]}
+    row |= dict(zip(("drop_low", "drop_high"), map(float, np.percentile(lost, [2.5, 97.5])), strict=True))
+    videos, named = one_sided(targets, plain.opposites)
+    return row | ({"direction": percent(direction_hits(scores[videos], named, plain.opposites))} if len(videos) else {})
 
 
 def named_subsets(class_names: Sequence[str], file: str = "") -> dict[str, list[str]]:
@@ -92,10 +112,10 @@ def subset_table(found: Predictions, subsets: dict[str, list[str]]) -> pd.DataFr
 
 def honesty_finding(table: pd.DataFrame) -> str:
     """The table's last read-out in one sentence, without a claim that its intervals do not carry."""
-    best = table[table.readout == table.readout.iloc[-1]].set_index("played")
+    best, measure = table[table.readout == table.readout.iloc[-1]].set_index("played"), measure_of(table)
     parts = []
     for played, words in (("backwards", "played backwards"), ("shuffled", "with shuffled frames"), ("repeated", "with one frame repeated")):
         row = best.loc[played]
         known = row.drop_low > 0 or row.drop_high < 0
-        parts.append(f"{row.top1:.1f} % {words}" + (f" ({row['drop']:.1f} points lost)" if known else " (no difference shown)"))
-    return f"Top-1 is {best.top1['forwards']:.1f} % as recorded, {', '.join(parts)}."
+        parts.append(f"{row[measure]:.1f} % {words}" + (f" ({row['drop']:.1f} points lost)" if known else " (no difference shown)"))
+    return f"{MEASURES[measure]} is {best[measure]['forwards']:.1f} % as recorded, {', '.join(parts)}."

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from m2clip_lib.data.manifest import Manifest
+from m2clip_lib.data.opposites import opposite_labels
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import NO_LABELS, READOUTS, top_ids
-from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.files import file_sha256, read_json, write_atomically, write_json
 
@@ -20,21 +20,23 @@ ABOUT = ("class_names", "decoders", "missing", "agreement", "weight", "weight_ch
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of n videos against k classes, float32, each row summing to 1: mean over views of a softmax.
+    """Scores of n videos against k classes, float32, mean over views of a softmax, so that each row sums to 1.
 
     Attributes:
-        similarity: softmax of 100 x cosine with the class texts. classifier: of the linear head (None for classes it was not trained on).
+        similarity: softmax of 100 x cosine with the class texts. classifier: of the linear head (None for classes it was not trained on);
+            a sigmoid per class if the model was trained with several labels per video.
         rows: rows of the split's table that were read. failed: (row, reason) of the others.
         decoders: number of videos read by each decoder.
         protocol: how the videos were scored (None: scores that do not come from videos). list_sha256: digest of the manifest, once saved.
         checkpoint_sha256: digest of the trained model's file, once saved; "" for controls.
-        epoch_chosen_on: the split that chose the trained model's epoch ("val"), or "last epoch", once saved.
+        epoch_chosen_on: the split that chose the trained model's epoch ("val"), or "last epoch", once saved. balance: train.balance.
         lost: labels of the listed videos without scores: first those of `failed`, then those that the manifest marks as not usable.
         missing: how many of the latter are missing. recordings: a number for each scored and then each lost video, the same for clips
             of one recording (by default each is its own).
         opposites: (k,) the label of each class played backwards, -1 where there is none; by default found from the names.
         weight: of the similarity in the ensemble. weight_chosen_on: the split that chose it; "" if it was given.
         agreement: for how many of how many videos the answer is the same in fp32, where they were scored in bf16.
+        targets: (n, k) all labels of each video, where any of the data set has several; `labels` are the first of them.
         logits: (n, k + m), 100 x cosine with the k class texts and m unrelated ones, mean over views, if these were asked for; not saved.
     """
 
@@ -49,6 +51,7 @@ class Predictions:
     list_sha256: str = ""
     checkpoint_sha256: str = ""
     epoch_chosen_on: str = ""
+    balance: str = ""
     lost: np.ndarray | None = None
     missing: int = 0
     recordings: np.ndarray | None = None
@@ -56,6 +59,7 @@ class Predictions:
     weight: float = 0.5
     weight_chosen_on: str = ""
     agreement: tuple[int, int] = (0, 0)
+    targets: np.ndarray | None = None
     logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +73,7 @@ class Predictions:
     def columns(self) -> dict[str, object]:
         """The columns that make a table's numbers reproducible: the protocol's, what counts as wrong, how the epoch was chosen."""
         own = {"count_unreadable_as_wrong": self.count_unreadable_as_wrong, "epoch_chosen_on": self.epoch_chosen_on}
-        own |= {"ensemble_weight": self.weight, "weight_chosen_on": self.weight_chosen_on}
+        own |= {"ensemble_weight": self.weight, "weight_chosen_on": self.weight_chosen_on, "balance": self.balance}
         return self.protocol.columns(self.list_sha256) | own
 
     def check_checkpoint(self, file: Path) -> None:
@@ -118,6 +122,7 @@ def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path,
     arrays = {readout: predictions.readout(readout) for readout in predictions.readouts if readout != "ensemble"}
     content = io.BytesIO()  # given a path, savez would append .npz to the temporary file's name
     arrays |= {name: getattr(predictions, name) for name in ARRAYS}
+    arrays |= {} if predictions.targets is None else {"targets": predictions.targets}
     np.savez(content, rows=np.asarray(predictions.rows), **arrays)
     write_atomically(folder / f"{name}.npz", lambda file: file.write_bytes(content.getbuffer()))
     failed = [{"row": row, "path": str(table.path[row]), "reason": reason} for row, reason in predictions.failed]
@@ -136,7 +141,8 @@ def load_predictions(folder: Path, name: str) -> Predictions:
     with np.load(folder / f"{name}.npz") as file:
         arrays = dict(file)
     rest = {name: arrays[name] for name in ARRAYS} | {name: about[name] for name in ABOUT}
-    rest |= {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on")}
+    rest |= {name: about.get(name, "") for name in ("list_sha256", "checkpoint_sha256", "epoch_chosen_on", "balance")}
     rest |= {"failed": [(entry["row"], entry["reason"]) for entry in about["failed"]], "agreement": tuple(about["agreement"])}
     protocol, rows = Protocol(**about["protocol"]), arrays["rows"].tolist()
-    return Predictions(arrays["similarity"], arrays.get("classifier"), rows=rows, protocol=protocol, **rest)
+    scores = arrays["similarity"], arrays.get("classifier")
+    return Predictions(*scores, rows=rows, protocol=protocol, targets=arrays.get("targets"), **rest)

@@ -86,6 +86,12 @@ def class_logits(seen: VideoOutput, texts: Tensor, own: bool) -> dict[str, Tenso
     return logits | {"classifier": seen.fc_logits} if own else logits
 
 
+def class_scores(logits: dict[str, Tensor], model: M2CLIP) -> dict[str, Tensor]:
+    """Scores in [0, 1], fp32: the softmax of each read-out; sigmoids of a classifier that was trained with several labels per video."""
+    several = model.config.several_labels
+    return {name: x.float().sigmoid() if several and name == "classifier" else x.float().softmax(-1) for name, x in logits.items()}
+
+
 class Scorer:
     """Scores clips with one model against one label set, in several orders of their frames.
 
@@ -114,7 +120,7 @@ class Scorer:
         self.half = protocol.precision == "bf16"
 
     def __call__(self, batch: Batch, compare: bool = False) -> Found:
-        """The scores of a batch: means over views of softmax scores. compare: also score in fp32, and count equal answers."""
+        """The scores of a batch: means over views. compare: also score in fp32, and count equal answers."""
         scores: dict[str, np.ndarray] = {}
         for order in self.orders if batch.indices else ():
             clips, (videos, views, frames) = batch.clips, batch.clips.shape[:3]
@@ -138,7 +144,7 @@ class Scorer:
         for piece in pieces:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
                 seen = self.model.encode_video(self.model.backbone.video(piece, self.device))
-            scores = {name: x.float().softmax(-1) for name, x in class_logits(seen, self.texts, self.own).items()}
+            scores = class_scores(class_logits(seen, self.texts, self.own), self.model)
             if self.others is not None:
                 scores |= {"logits": class_logits(seen, torch.cat([self.texts, self.others]), own=False)["similarity"]}
             for name, values in scores.items():
@@ -255,7 +261,7 @@ def predict_orders(
 
 
 def with_list(found: Predictions, experiment: Experiment, manifest: Manifest, chosen: bool = False) -> Predictions:
-    """Add what the manifest says: the recording of every video, and the videos of the split that it marks as not usable.
+    """Add what the manifest says: all labels and the recording of every video, and the videos of the split that it marks as not usable.
 
     chosen: only some rows of the split were asked for: no other video counts as listed.
     """
@@ -266,4 +272,7 @@ def with_list(found: Predictions, experiment: Experiment, manifest: Manifest, ch
     root, numbered = Path(read_side_file(manifest.folder)["root"]), experiment.data.layout == "hmdb51"
     recordings = pd.factorize(np.array([source_of(Path(path.removesuffix(copied)), root, numbered) for path in listed.path]))[0]
     missing = int(unusable.status.str.startswith("missing").sum())
-    return replace(found, lost=listed.label.to_numpy()[len(found.rows) :], missing=missing, recordings=recordings)
+    targets = manifest.targets(found.protocol.split)[found.rows] if manifest.several_labels else None
+    if targets is not None and found.protocol.count_unreadable_as_wrong:
+        raise UserError("eval.count_unreadable_as_wrong: videos have several labels, and mAP is of scored videos alone; set it to false")
+    return replace(found, lost=listed.label.to_numpy()[len(found.rows) :], missing=missing, recordings=recordings, targets=targets)

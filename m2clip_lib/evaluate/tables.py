@@ -1,6 +1,6 @@
 """Tables made from saved predictions: each row names its model and protocol, and each accuracy comes with its interval."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +18,24 @@ from m2clip_lib.evaluate.metrics import (
     tempered,
     top1_columns,
 )
+from m2clip_lib.evaluate.multilabel import best_thresholds, map_columns, one_sided
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
 MODEL_NAME = "M2-CLIP"
+MEASURES = {"top1": "Top-1", "mean_ap": "mAP", "direction": "Direction"}  # columns in words
 
 
-def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
+def accuracy_rows(predictions: Predictions, model: str, validation: Predictions | None = None) -> list[dict]:
     """One row per read-out: accuracies in percent, and numbers of videos.
 
     top1 with its 95 % interval; mean_class, the mean over classes; top5, NaN with five classes or fewer; direction, of direction_videos
     whose classes have opposites; ece, the expected calibration error in points. listed = missing +
     unreadable + scored; a video that failed while it was decoded is unreadable. videos: those scored; failed: those that failed.
+
+    Where videos have several labels, mean_ap (mAP, see map_columns) replaces top1, mean_class, top5 and ece, and direction is that of the
+    labels whose opposite is no label of the video.
+
+    validation: chooses the thresholds for f1, where videos have several labels.
     """
     labels, lost, missing, rows = predictions.labels, len(predictions.lost), predictions.missing, []
     counts = {"videos": len(labels), "failed": len(predictions.failed), "listed": len(labels) + lost, "missing": missing}
@@ -37,6 +44,14 @@ def accuracy_rows(predictions: Predictions, model: str) -> list[dict]:
     for readout in predictions.readouts:
         scores = predictions.readout(readout)
         row = {"model": model, "readout": readout}
+        if predictions.targets is not None:
+            thresholds = None if validation is None else best_thresholds(validation.readout(readout), validation.targets)
+            row |= map_columns(scores, predictions.targets, predictions.recordings[: len(scores)], thresholds)
+            videos, named = one_sided(predictions.targets, predictions.opposites)
+            if len(videos):
+                row |= {"direction": percent(direction_hits(scores[videos], named, predictions.opposites)), "direction_videos": len(videos)}
+            rows.append(row | counts)
+            continue
         hits = with_wrong(is_hit(scores, labels, 1), predictions)
         row |= top1_columns(hits, predictions.recordings[: len(hits)])
         row["mean_class"] = mean_class_accuracy(hits, np.append(labels, predictions.wrong))
@@ -82,8 +97,14 @@ def mix_table(folder: Path, split: str, mixes: Sequence[float]) -> pd.DataFrame:
     chosen = float("nan")
     if split != "val" and (table.split == "val").any():
         best = table[(table.split == "val") & (table.readout == table.readout.iloc[-1])]
-        chosen = best[best.top1 == best.top1.max()].mix.max()
+        values = best[measure_of(table)]
+        chosen = best[values == values.max()].mix.max()
     return table.assign(chosen=table.mix == chosen)
+
+
+def measure_of(table: Container[str]) -> str:
+    """The column of the headline measure, of a table or a row: "mean_ap" where videos have several labels, else "top1"."""
+    return "mean_ap" if "mean_ap" in table else "top1"
 
 
 def with_wrong(hits: np.ndarray, predictions: Predictions) -> np.ndarray:
@@ -99,12 +120,21 @@ def model_name(predictions: Predictions) -> str:
 def headline_table(folder: Path, split: str) -> pd.DataFrame:
     """The controls that cannot see time and the trained model, one row per read-out, from the saved predictions."""
     zero_shot, probe, trained = (load_predictions(folder, f"{split}{name}") for name in ("_frozen_clip", "_frame_mean_probe", ""))
+    validation = validation_of(trained, folder)
     rows = [
         (zero_shot, accuracy_rows(zero_shot, "frozen CLIP, zero-shot")),
         (probe, [row | {"readout": "classifier"} for row in accuracy_rows(probe, "probe on the frame mean")]),
-        (trained, accuracy_rows(trained, model_name(trained))),
+        (trained, accuracy_rows(trained, model_name(trained), validation)),
     ]
     return pd.DataFrame([row | {"seeds": 1} | found.columns() for found, own in rows for row in own])
+
+
+def validation_of(found: Predictions, folder: Path) -> Predictions | None:
+    """The predictions of the validation split by the same checkpoint; None where there are none, or they are what is reported."""
+    if found.protocol.split == "val" or not (folder / "val.json").is_file():
+        return None
+    validation = load_predictions(folder, "val")
+    return validation if validation.checkpoint_sha256 == found.checkpoint_sha256 else None
 
 
 def best_rows(headline: pd.DataFrame) -> pd.DataFrame:
@@ -119,10 +149,12 @@ def headline_finding(headline: pd.DataFrame) -> str:
     counted = own.listed if own.count_unreadable_as_wrong else own.scored
     chosen_here = own.get("epoch_chosen_on", "") == own.split
     videos = f"{counted:,} {'' if chosen_here else 'held-out '}videos ({own.split} split{', which also chose the epoch' * chosen_here})"
-    text = (
-        f"{own.model} names {own.top1:.1f} % of {videos} correctly "
-        f"(95 % interval {own.top1_low:.1f} to {own.top1_high:.1f}); the best control without time reaches {others.top1.max():.1f} %."
+    measure = measure_of(headline)
+    low, high, control = (f"{value:.1f}" for value in (own[f"{measure}_low"], own[f"{measure}_high"], others[measure].max()))
+    claim = (
+        f"names {own[measure]:.1f} % of {videos} correctly" if measure == "top1" else f"reaches an mAP of {own.mean_ap:.1f} % on {videos}"
     )
+    text = f"{own.model} {claim} (95 % interval {low} to {high}); the best control without time reaches {control} %."
     if "direction" in headline:
         span = dict.fromkeys(f"{value:.1f}" for value in (others.direction.min(), others.direction.max()))  # one number if they agree
         text += f" On direction it scores {own.direction:.1f} %, the controls {' to '.join(span)} %."

@@ -46,7 +46,7 @@ def scores(kind: str, parameters: dict[str, Tensor], x: Float[Tensor, "n t e"]) 
 def fit(
     kind: str,
     x: Float[Tensor, "n t e"],
-    y: Int[Tensor, "n"],
+    y: Int[Tensor, "n"] | Float[Tensor, "n k"],
     classes: int,
     grid: Sequence[tuple[float, float]],
     steps: int,
@@ -56,6 +56,7 @@ def fit(
     """Train a grid of heads by AdamW, all from one start and on the same batches.
 
     Args:
+        y: the label of each clip, or all its labels as zeros and ones, for binary cross entropy.
         grid: (learning rate, weight decay) of each; biases have no decay. batch: clips per step, drawn without replacement per pass.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -69,9 +70,11 @@ def fit(
     if kind == "linear":
         x = x.mean(1, keepdim=True)  # once
     order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(-(-steps * batch // len(x)))])
+    entropy = F.cross_entropy if y.dim() == 1 else F.binary_cross_entropy_with_logits
     for rows in order.split(min(batch, len(x)))[:steps]:
         of_heads = scores(kind, stacked(heads), x[rows]).flatten(0, 1)
-        loss = F.cross_entropy(of_heads, y[rows].repeat(len(grid)), reduction="sum") / len(rows)  # a sum over heads: none sees another
+        wanted = y[rows].repeat(len(grid), *[1] * (y.dim() - 1))
+        loss = entropy(of_heads, wanted, reduction="sum") / len(rows)  # a sum over heads: none sees another
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

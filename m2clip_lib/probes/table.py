@@ -11,6 +11,7 @@ from m2clip_lib.config import Experiment
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.honesty import REVERSED, honesty_rows
+from m2clip_lib.evaluate.multilabel import mean_average_precision
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.scoring import with_list
@@ -43,7 +44,7 @@ class Probes:
         patches: read patches in place of frames, which attentive probes can.
         """
         keep_freed_memory()
-        self.experiment, self.manifest = experiment, manifest
+        self.experiment, self.manifest, self.several = experiment, manifest, manifest.several_labels
         self.protocol = Protocol.of_experiment(experiment)
         self.found, self.clips = {}, {}
         self.may_choose = self.protocol.split != "val" and manifest.has("val")
@@ -64,12 +65,17 @@ class Probes:
         Returns: the best one's scores of the reported split, those of the same clips played backwards, its learning rate and weight decay.
         """
         x, y = self.clips["train"][:, 0], torch.from_numpy(self.found["train"].labels)
+        if self.several:
+            y = torch.from_numpy(self._targets("train")).float()
         batch = BATCH * x.shape[1] if kind == "linear" else BATCH  # a linear head reads one mean for every clip
         parameters = fit(kind, x, y, len(self.manifest.class_names), GRID, STEPS, batch, seed)
         best = MIDDLE
         if self.may_choose:  # of equals, the first
-            right = self._scored(kind, parameters, self.clips["val"]).argmax(-1) == self.found["val"].labels
-            best = int(right.mean(1).argmax())
+            answers = self._scored(kind, parameters, self.clips["val"])
+            if self.several:
+                best = int(np.argmax([mean_average_precision(of_one, self._targets("val")) for of_one in answers]))
+            else:
+                best = int((answers.argmax(-1) == self.found["val"].labels).mean(1).argmax())
         chosen = {name: value[best : best + 1] for name, value in parameters.items()}
         own, clips, both = self.found[self.protocol.split], self.clips[self.protocol.split], []
         reversed_ = clips.unflatten(2, (self.protocol.frames, -1)).flip(2).flatten(2, 3)  # frozen CLIP sees each frame by itself
@@ -79,13 +85,17 @@ class Probes:
             both.append(with_list(found, self.experiment, self.manifest))
         return *both, GRID[best]
 
+    def _targets(self, split: str) -> np.ndarray:
+        """All labels of the videos that were read (n, k)."""
+        return self.manifest.targets(split)[self.found[split].rows]
+
     @torch.inference_mode()
     def _scored(self, kind: str, parameters: dict[str, torch.Tensor], clips: torch.Tensor) -> np.ndarray:
-        """Mean over views of the softmax of every head of the grid (g, n, k). clips: (n, v, t, e)."""
+        """Mean over views of the softmax, or of sigmoids, of every head of the grid (g, n, k). clips: (n, v, t, e)."""
         parts = []
         for x in clips.split(BATCH):
             logits = scores(kind, parameters, x.flatten(0, 1)).unflatten(1, x.shape[:2])
-            parts.append(logits.softmax(-1).mean(2))
+            parts.append((logits.sigmoid() if self.several else logits.softmax(-1)).mean(2))
         return torch.cat(parts, 1).numpy()
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from m2clip_lib.evaluate.honesty import REVERSED, honesty_table
 from m2clip_lib.evaluate.metrics import direction_hits, is_hit
+from m2clip_lib.evaluate.multilabel import ranking_precision
 from m2clip_lib.evaluate.paired import comparison_table
 from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.tables import accuracy_rows
@@ -16,6 +17,7 @@ from m2clip_lib.runs import Run
 from m2clip_lib.studies.jobs import BACKWARDS, FORWARDS, Job
 from m2clip_lib.studies.studies import Study
 
+COMPARED = {"top1": "top-1", "mean_ap": "the precision with which a video's labels are ranked"}  # by headline measure, in words
 COSTS = ("trainable", "gflops", "clips_per_s", "peak_mb", "epochs", "seconds")
 
 
@@ -40,7 +42,7 @@ def job_table(jobs: Sequence[Job]) -> pd.DataFrame:
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row per variant and read-out: mean, minimum and maximum over seeds of each measure that the table has; mean of each cost."""
-    measures = [name for name in ("top1", "top5", "direction", *REVERSED.values()) if name in table]
+    measures = [name for name in ("top1", "top5", "mean_ap", "direction", *REVERSED.values()) if name in table]
     groups = table.groupby(["variant", "readout"], sort=False)
     summary = groups[measures].agg(["mean", "min", "max"])
     summary.columns = [name if statistic == "mean" else f"{name}_{statistic}" for name, statistic in summary.columns]
@@ -61,12 +63,17 @@ def study_tables(run: Run, study: Study, jobs: Sequence[Job]) -> dict[str, pd.Da
 
 
 def study_comparisons(jobs: Sequence[Job], measure: str = "top1") -> pd.DataFrame:
-    """The comparison_table of the variants by the best read-out. measure: "top1", or "direction" where the classes are pairs."""
+    """The comparison_table of the variants by the best read-out.
+
+    measure: "top1", or "direction" where the classes are pairs. Where videos have several labels, it is their ranking_precision.
+    """
     hits = defaultdict(dict)
     for job in jobs:
         found = load_predictions(job.folder, FORWARDS)
         rows, own = np.array(found.rows), is_hit(found.best, found.labels, 1)
-        if measure == "direction":
+        if found.targets is not None:
+            own = ranking_precision(found.best, found.targets)
+        elif measure == "direction":
             rows = rows[found.opposites[found.labels] >= 0]
             own = direction_hits(found.best, found.labels, found.opposites)
         hits[job.variant][job.seed] = dict(zip(rows.tolist(), own, strict=True))
@@ -78,7 +85,7 @@ def study_comparisons(jobs: Sequence[Job], measure: str = "top1") -> pd.DataFram
 
 
 def study_findings(comparisons: pd.DataFrame, what: str = "top-1") -> list[str]:
-    """One sentence per pair: the difference, and whether an order may be claimed. what: the measure, in words."""
+    """One sentence per pair: the difference, and whether an order may be claimed. what: the measure, in words; see COMPARED."""
     sentences = []
     for row in comparisons.itertuples():
         numbers = f"{row.difference:.1f} points of {what} (95 % interval {row.low:.1f} to {row.high:.1f}, p = {row.p_value:.2g})"

@@ -9,7 +9,7 @@ import re
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, set_forkserver_preload
@@ -30,13 +30,14 @@ from m2clip_lib.evaluate.cost import video_gflops
 from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
 from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.tables import accuracy_rows
+from m2clip_lib.evaluate.tables import MEASURES, accuracy_rows, measure_of
 from m2clip_lib.experiment import device_precision, open_backbone, pick_device
 from m2clip_lib.files import code_digest, read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
 from m2clip_lib.runs import Run
 from m2clip_lib.studies.studies import Study, load_studies
-from m2clip_lib.train.loop import TrainResult, has_trained, train
+from m2clip_lib.train.loop import has_trained, train
+from m2clip_lib.train.record import TrainResult
 
 FORWARDS, BACKWARDS = "predictions", "predictions_backwards"  # file names of a job's predictions
 CLUSTERS = ("slurm", "local", "debug")  # of submitit: a cluster, processes of this machine, this process
@@ -132,7 +133,7 @@ def _run_here(jobs: Sequence[Job], processes: int, report: Callable[[str], None]
             if error := future.exception():
                 failed[futures[future]] = str(error)
             else:
-                report(f"{futures[future].name}: ensemble top-1 {future.result():.1f} %")
+                report(f"{futures[future].name}: {future.result()}")
     return failed
 
 
@@ -177,7 +178,7 @@ def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) ->
     failed = {}
     for job, handle in zip(jobs, submitted, strict=True):
         try:
-            report(f"{job.name}: ensemble top-1 {handle.result():.1f} %")
+            report(f"{job.name}: {handle.result()}")
         except Exception as error:  # whatever the job raised there
             lines = str(error).strip().splitlines()  # another process' error is a traceback, and below it the places of logs
             told = [line.partition(": ")[2] for line in lines if re.match(r"[\w.]+: ", line) and len(lines) > 1]
@@ -185,15 +186,21 @@ def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) ->
     return failed
 
 
-def run_job(job: Job) -> float:
-    """Train, evaluate the experiment's checkpoint, and save its predictions. Returns: top-1 of the best read-out, percent."""
+def run_job(job: Job) -> str:
+    """Train, evaluate the experiment's checkpoint, and save its predictions. Returns: what its best read-out reaches, in words."""
     job.folder.mkdir(parents=True, exist_ok=True)
     # A driver that was killed may have left this job running, or waiting on a cluster: whoever comes second waits, and finds it done.
     with own(job.folder / ".lock", job.name, wait=True):
-        return read_json(job.folder / "result.json")["top1"] if job.is_done() else _train_and_score(job)
+        return headline(read_json(job.folder / "result.json")) if job.is_done() else _train_and_score(job)
 
 
-def _train_and_score(job: Job) -> float:
+def headline(result: Mapping[str, object]) -> str:
+    """What the best read-out of a finished training reaches. result: its result.json."""
+    measure = measure_of(result)
+    return f"ensemble {MEASURES[measure].replace('Top', 'top')} {result[measure]:.1f} %"
+
+
+def _train_and_score(job: Job) -> str:
     experiment = load_experiment(job.experiment, job.overrides)
     with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
         manifest = load_manifest(experiment)
@@ -207,11 +214,12 @@ def _train_and_score(job: Job) -> float:
         protocol = Protocol.of_experiment(experiment, precision=precision)
         names = {"forwards": FORWARDS} | ({"backwards": BACKWARDS} if experiment.eval.honesty else {})
         score_once(experiment, manifest, model, protocol, job.folder, names, checkpoint_facts(checkpoint))
-    top1 = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]["top1"]
+    row = accuracy_rows(load_predictions(job.folder, FORWARDS), job.variant)[-1]
+    measure = measure_of(row)
     metrics = read_csv(job.folder / "metrics.csv")
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     about = {
-        "top1": top1,
+        measure: row[measure],
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
         "epochs": experiment.train.epochs,
@@ -221,9 +229,9 @@ def _train_and_score(job: Job) -> float:
         "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else kilobytes / 1e3,
         "clips_per_s": float(metrics.clips.sum() / metrics.seconds.sum()),
     }
-    run.record(outputs=[str(checkpoint)], top1=top1)
+    run.record(outputs=[str(checkpoint)], **{measure: row[measure]})
     write_json(job.folder / "result.json", asdict(job) | about)
-    return top1
+    return headline(about)
 
 
 def trained(experiment: Experiment, manifest: Manifest, name: str, report: Callable[[str], None]) -> TrainResult:

@@ -15,12 +15,12 @@ from numpy import ndarray
 from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.data.manifest import Manifest, read_side_file
+from m2clip_lib.data.opposites import opposite_labels
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.data.seeds import Purpose, stream
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
 from m2clip_lib.evaluate.metrics import is_hit, percent
-from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.experiment import device_precision, open_backbone, pick_device

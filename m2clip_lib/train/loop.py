@@ -4,8 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,6 +17,7 @@ from m2clip_lib.data.dataset import in_order, make_loader, worker_deaths_explain
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.metrics import READOUTS, topk_accuracy
+from m2clip_lib.evaluate.multilabel import mean_average_precision
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import predict
@@ -38,21 +37,9 @@ from m2clip_lib.models import Backbone
 from m2clip_lib.runs import own_run
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
-from m2clip_lib.train.record import EpochMetrics, Tally
+from m2clip_lib.train.record import WORDS, EpochMetrics, Tally, TrainResult
 from m2clip_lib.train.resume import Progress, Resume, Stopped, StopSignals, check_name, find_state, identity, save_state, warm_start
 from m2clip_lib.train.step import TrainingSteps
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The files and the outcome of a training."""
-
-    best: Path
-    last: Path
-    metrics: Path
-    best_epoch: int
-    best_val_top1: float
-    seconds: float
 
 
 def train(
@@ -66,7 +53,8 @@ def train(
 ) -> TrainResult:
     """Train one model. Writes checkpoints/<run>/{best,last}.safetensors and results/<run>/metrics.csv.
 
-    "Best" is the highest top-1 of the ensemble on the validation split; the test split is never read.
+    "Best" is the highest top-1 of the ensemble on the validation split, or mAP where videos have several labels; the test split is never
+    read.
     Started by torchrun or `accelerate launch`, all processes train together and the first one writes.
 
     Args:
@@ -92,7 +80,15 @@ def train(
                 if on_epoch:
                     on_epoch(record.metrics_table(training.at.rows))
     folder, at = training.folder, training.at
-    return TrainResult(folder / "best.safetensors", folder / "last.safetensors", training.metrics_file, at.best[1], at.best[0], at.seconds)
+    return TrainResult(
+        folder / "best.safetensors",
+        folder / "last.safetensors",
+        training.metrics_file,
+        at.best[1],
+        at.best[0],
+        at.seconds,
+        training.measure,
+    )
 
 
 class Training:
@@ -108,6 +104,7 @@ class Training:
         if self.settings.compile:
             self.model.compile_blocks()
         self.steps = TrainingSteps(experiment, manifest, backbone, self.model, processes, report)
+        self.measure = "mean_ap" if manifest.several_labels else "top1"  # of validation
         self.validation = self.views = None
         if manifest.has("val"):
             precision = device_precision(experiment.eval.precision, backbone, processes.device)
@@ -164,16 +161,16 @@ class Training:
                 raise self._stopped() from None
         self._save()
         began = time.perf_counter()
-        top1 = self._validate(signals)
+        accuracies = self._validate(signals)
         validation_s = time.perf_counter() - began
         tally, step = self.tally, at.epoch * steps.updates
         lr = steps.lr * lr_factor(step - 1, steps.total, self.settings.warmup)
         counts = {"clips": tally.clips, "skipped": tally.skipped, "seconds": tally.seconds}
-        row = EpochMetrics(at.epoch, step, lr, **tally.means(), **top1, **counts)
+        row = EpochMetrics(at.epoch, step, lr, **tally.means(), **accuracies, **counts)
         at.rows.append(row)
-        is_best = self.validation is None or row.val_top1_ensemble >= at.best[0]
+        is_best = self.validation is None or row.score >= at.best[0]
         if is_best:
-            at.best = (row.val_top1_ensemble, at.epoch)
+            at.best = (row.score, at.epoch)
         self._report_epoch(row, validation_s)
         failed = self.processes.gather(self.steps.failed)
         if self.processes.is_main:
@@ -184,16 +181,19 @@ class Training:
         self._next_epoch()
 
     def _validate(self, signals: StopSignals) -> dict[str, float]:
-        """Top-1 of every read-out on the validation split in percent; NaN without such a split, and after epochs that are not validated."""
+        """The measure of every read-out on the validation split; nothing without such a split, and after epochs that are not validated."""
         left_out = self.at.epoch % self.settings.validate_every and self.at.epoch < self.settings.epochs
         if self.validation is None or left_out:
-            return {f"val_top1_{name}": float("nan") for name in READOUTS}
+            return {}
         batch_size, workers = self.experiment.eval.batch_size, self.experiment.data.workers
         try:
             with signals.at_once():
                 scores = predict(self.model, self.validation, batch_size, workers, processes=self.processes, loader=self.views)
         except Stopped:
             raise self._stopped() from None
+        if self.measure == "mean_ap":
+            targets = self.manifest.targets("val")[scores.rows]
+            return {f"val_mean_ap_{name}": mean_average_precision(scores.readout(name), targets) for name in READOUTS}
         return {f"val_top1_{name}": topk_accuracy(scores.readout(name), scores.labels, 1) for name in READOUTS}
 
     def _save_if_due(self, signals: StopSignals) -> None:
@@ -227,8 +227,8 @@ class Training:
 
     def _report_epoch(self, row: EpochMetrics, validation_s: float) -> None:
         tally, epochs = self.tally, self.settings.epochs
-        readouts = f"similarity {row.val_top1_similarity:.1f}, classifier {row.val_top1_classifier:.1f}"
-        found = "not validated" if math.isnan(row.val_top1_ensemble) else f"val top-1 {row.val_top1_ensemble:.1f} % ({readouts})"
+        readouts = ", ".join(f"{name} {getattr(row, f'val_{self.measure}_{name}'):.1f}" for name in READOUTS[:-1])
+        found = "not validated" if math.isnan(row.score) else f"val {WORDS[self.measure]} {row.score:.1f} % ({readouts})"
         self.report(
             f"epoch {row.epoch}/{epochs}  loss {row.total:.3f}  {found}  lr {row.lr:.1e}  "
             f"{row.clips / row.seconds:.0f} clips/s  {row.seconds:.1f} s + {validation_s:.1f} s for validation"
@@ -245,8 +245,8 @@ class Training:
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
         data, clip_s = self.experiment.data, float(self.manifest.split("train").duration_s.median())
         extra = {"stride": data.stride, "resize": data.resize} | ({} if data.stride else {"clip_s": round(clip_s, 3)})
-        extra |= {"run": self.run, "experiment": self.experiment.name}
-        extra |= {"epoch": row.epoch, "val_top1_ensemble": row.val_top1_ensemble, "epoch_chosen_on": "last epoch"}
+        extra |= {"run": self.run, "experiment": self.experiment.name, "balance": self.settings.balance}
+        extra |= {"epoch": row.epoch, f"val_{self.measure}_ensemble": row.score, "epoch_chosen_on": "last epoch"}
         write_csv(self.metrics_file, record.metrics_table(self.at.rows))
         self.model.save(self.folder / "last.safetensors", **extra)
         if is_best:

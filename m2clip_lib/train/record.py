@@ -1,5 +1,6 @@
 """What an epoch records: its running sums, metrics.csv, skipped.csv, and warnings that name a cause."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -31,12 +32,20 @@ class EpochMetrics:
     cross_modal: float
     classification: float
     mlm: float
-    val_top1_similarity: float
-    val_top1_classifier: float
-    val_top1_ensemble: float
     clips: int
     skipped: int
     seconds: float
+    val_top1_similarity: float = math.nan
+    val_top1_classifier: float = math.nan
+    val_top1_ensemble: float = math.nan
+    val_mean_ap_similarity: float = math.nan
+    val_mean_ap_classifier: float = math.nan
+    val_mean_ap_ensemble: float = math.nan
+
+    @property
+    def score(self) -> float:
+        """What chooses the best epoch."""
+        return self.val_top1_ensemble if math.isnan(self.val_mean_ap_ensemble) else self.val_mean_ap_ensemble
 
 
 @dataclass
@@ -57,9 +66,39 @@ class Tally:
         return dict(zip(TERMS, (self.sums / self.clips).tolist(), strict=True))
 
 
+WORDS = {"top1": "top-1", "mean_ap": "mAP"}  # measures of validation
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The files and the outcome of a training. best_val: percent; measure: "top1", or "mean_ap" where videos have several labels."""
+
+    best: Path
+    last: Path
+    metrics: Path
+    best_epoch: int
+    best_val: float
+    seconds: float
+    measure: str = "top1"
+
+    @property
+    def outcome(self) -> dict[str, float]:
+        """What a run records of it."""
+        return {"best_epoch": self.best_epoch, f"best_val_{self.measure}": self.best_val, "seconds": self.seconds}
+
+    @property
+    def validation(self) -> str:
+        """The best epoch in words."""
+        reached = "no validation" if math.isnan(self.best_val) else f"validation {WORDS[self.measure]} {self.best_val:.1f} %"
+        return f"epoch {self.best_epoch}, {reached}"
+
+
 def metrics_table(rows: Sequence[EpochMetrics]) -> pd.DataFrame:
-    """The metrics as a table with one row per epoch."""
-    return pd.DataFrame(rows, columns=[column.name for column in fields(EpochMetrics)])
+    """The metrics as a table with one row per epoch; val_mean_ap_... take the place of val_top1_... where videos have several labels."""
+    names = [column.name for column in fields(EpochMetrics)]
+    unused = "val_mean_ap_" if all(math.isnan(row.val_mean_ap_ensemble) for row in rows) else "val_top1_"
+    ordered = [*names[:8], *names[11:], *names[8:11]]
+    return pd.DataFrame(rows, columns=[name for name in ordered if not name.startswith(unused)])
 
 
 def note_skipped(tables: Path, failed: Mapping[str, str]) -> list[str]:

@@ -29,7 +29,7 @@ from m2clip_lib.evaluate.metrics import top_ids
 from m2clip_lib.evaluate.predict import open_checkpoint
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import Protocol, views_of_files
-from m2clip_lib.evaluate.scoring import class_logits
+from m2clip_lib.evaluate.scoring import class_logits, class_scores
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.text import text_features
@@ -114,7 +114,7 @@ def score_table(model: M2CLIP, look: Look, names: Sequence[str], texts: Float[Te
     own = list(names) == list(model.config.class_names)
     logits = class_logits(model.encode_video(model_video(model, look)), texts, own)
     table = pd.DataFrame(
-        {name: scores.softmax(-1)[0].cpu().numpy() for name, scores in logits.items()}, index=pd.Index(names, name="label")
+        {name: scores[0].cpu().numpy() for name, scores in class_scores(logits, model).items()}, index=pd.Index(names, name="label")
     )
     if own:
         table["ensemble"] = weight * table.similarity + (1 - weight) * table.classifier

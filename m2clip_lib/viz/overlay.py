@@ -135,13 +135,15 @@ def _film_of(views: TestViews, row: int) -> bytes:
 def example_films(views: TestViews, found: Predictions, most: int = 4) -> str:
     """HTML that plays what the model is surest of: right answers, and mistakes; at most one video of each class, `most` of a kind."""
     said, sure, groups = found.best.argmax(axis=1), found.best.max(axis=1), []
-    for title, chosen in (("Right, and sure of it", said == found.labels), ("Wrong, and sure of it", said != found.labels)):
+    right = said == found.labels if found.targets is None else found.targets[np.arange(len(said)), said]
+    for title, chosen in (("Right, and sure of it", right), ("Wrong, and sure of it", ~right)):
         of_class: dict[int, int] = {}
         for i in np.flatnonzero(chosen)[np.argsort(-sure[chosen], kind="stable")]:
             of_class.setdefault(int(found.labels[i]), int(i))
         pairs = []
         for i in list(of_class.values())[:most]:
-            truth = "" if said[i] == found.labels[i] else f"; in truth {found.class_names[found.labels[i]]}"
+            labels = [found.labels[i]] if found.targets is None else np.flatnonzero(found.targets[i])
+            truth = "" if right[i] else f"; in truth {' and '.join(found.class_names[label] for label in labels)}"
             pairs.append((_film_of(views, found.rows[i]), f"{found.class_names[said[i]]}, {100 * sure[i]:.0f} %{truth}"))
         groups.append((title, pairs))
     return CARDS.examples([group for group in groups if group[1]])

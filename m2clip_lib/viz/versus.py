@@ -24,8 +24,10 @@ from m2clip_lib.viz.style import figure_html, new_figure
 def saved_evaluations(manifest: Manifest, split: str) -> dict[str, Predictions]:
     """The saved predictions for a split of this list of videos: of every run, and of the trainings of its studies, by name.
 
-    Raises: UserError when there are fewer than two.
+    Raises: UserError when there are fewer than two, or videos have several labels.
     """
+    if manifest.several_labels:
+        raise UserError("videos have several labels, of which this comparison has no measure; compare tables/honesty.csv, or run a study")
     found = {}
     for pattern in (f"*/predictions/{split}.json", "*/ablations/*/predictions.json"):
         for file in sorted(paths.RESULTS.glob(pattern)):

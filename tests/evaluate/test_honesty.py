@@ -8,11 +8,11 @@ import pytest
 
 from m2clip_lib.data.classes import find_names
 from m2clip_lib.data.demo.videos import CLASS_NAMES
+from m2clip_lib.data.opposites import opposite_labels
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate import honesty
 from m2clip_lib.evaluate.honesty import honesty_finding, honesty_table, named_subsets, subset_table
 from m2clip_lib.evaluate.metrics import direction_hits
-from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.paired import paired_bootstrap
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import frame_order

@@ -9,11 +9,11 @@ from workspaces import prepared_workspace
 
 from m2clip_lib import paths
 from m2clip_lib.data.demo.videos import class_names
+from m2clip_lib.data.opposites import opposite_labels
 from m2clip_lib.data.prepare import load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate import evaluate
 from m2clip_lib.evaluate.controls import zero_shot
-from m2clip_lib.evaluate.opposites import opposite_labels
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.runs import Run

@@ -180,7 +180,7 @@ def test_metrics_file_has_one_row_per_epoch_and_adds_up(prepared):
     total = (table.contrastive + table.cross_modal) / 2 + table.classification + table.mlm / 10
     assert table.total.tolist() == pytest.approx(total.tolist(), rel=1e-5)
     best = max(zip(table.val_top1_ensemble, table.epoch, strict=True))  # of equal epochs the later one
-    assert (result.best_val_top1, result.best_epoch) == best
+    assert (result.best_val, result.best_epoch) == best
     side = json.loads(result.best.with_suffix(".json").read_text())["extra"]
     assert (side["epoch"], side["experiment"], side["run"], side["stride"]) == (result.best_epoch, "tiny", "metrics", 0)
 
@@ -188,7 +188,7 @@ def test_metrics_file_has_one_row_per_epoch_and_adds_up(prepared):
 def test_best_epoch_is_the_ensembles_on_validation_and_of_equal_ones_the_later(prepared):
     result, _, _ = train_tiny("choice", "train.epochs=6")
     table = pd.read_csv(result.metrics)
-    assert (result.best_val_top1, result.best_epoch) == max(zip(table.val_top1_ensemble, table.epoch, strict=True))
+    assert (result.best_val, result.best_epoch) == max(zip(table.val_top1_ensemble, table.epoch, strict=True))
     assert json.loads(result.best.with_suffix(".json").read_text())["extra"]["epoch"] == result.best_epoch
 
 
@@ -249,7 +249,7 @@ def test_without_validation_the_last_epoch_is_the_best_and_the_log_says_so(prepa
     lines: list[str] = []
     result = train(load_experiment("tiny", ["train.epochs=2"]), without_validation(), "no_validation", report=lines.append)
     assert result.best_epoch == 2
-    assert math.isnan(result.best_val_top1)
+    assert math.isnan(result.best_val)
     assert "no validation: the last epoch is the best" in lines[0]
     assert load_file(result.best).keys() == load_file(result.last).keys()
     assert all(torch.equal(value, load_file(result.last)[name]) for name, value in load_file(result.best).items())

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import av
@@ -42,6 +42,7 @@ class SyntheticConfig:
     size: int = 80  # side, pixels
     seed: int = 0
     colours: tuple[str, ...] = ()  # with any, see class_names
+    two_shapes: bool = False  # two in every video, each with a motion of its own
 
 
 def class_names(colours: Sequence[str] = ()) -> list[str]:
@@ -91,6 +92,20 @@ def draw_video(label: int, rng: np.random.Generator, num_frames: int, size: int,
     return render(draw_scenes(label, rng, num_frames, colours), size)
 
 
+def draw_two(labels: Sequence[int], rng: np.random.Generator, num_frames: int, size: int) -> NDArray[np.uint8]:
+    """Draw one video in which something moves as in each of two classes, the second in front: (num_frames, size, size, 3) uint8 RGB."""
+    behind, front = (draw_scenes(label, rng, num_frames) for label in labels)
+    white, black = np.full_like(front.colour, 255), np.zeros_like(front.background)
+    share = render(replace(front, colour=white, background=black), size) / 255  # of the one in front, in each pixel
+    return np.rint(render(behind, size) * (1 - share) + front.colour[:, None, None] * share).astype(np.uint8)
+
+
+def two_labels(seed: int, split: str, number: int) -> tuple[int, int]:
+    """The motions of a video with two shapes: over twelve videos, each is once the first."""
+    first = number % len(CLASS_NAMES)
+    return first, (first + int(np.random.default_rng([seed, SPLITS.index(split), number]).integers(1, len(CLASS_NAMES)))) % len(CLASS_NAMES)
+
+
 def video_rng(seed: int, split: str, label: int, number: int) -> np.random.Generator:
     """Return the random generator of one video: every video has its own stream."""
     return np.random.default_rng([seed, SPLITS.index(split), label, number])
@@ -118,6 +133,8 @@ def recipe_hash(config: SyntheticConfig) -> str:
 def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
     """Write root/<split>/<class name>/<number>.mp4, unless the same recipe was written there before.
 
+    With two shapes they are root/<split>/<number>.mp4, and root/<split>.csv holds their labels as annotation rows.
+
     The splits are drawn from separate random streams. An unfinished earlier attempt is started again from the beginning.
     Returns: whether anything was written.
     Raises: UserError if the counts are not multiples of the number of classes, root holds files of another origin, another
@@ -138,15 +155,19 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
             raise UserError(f"videos: {root} holds files that this workbook did not write; move them away or set data.prepared")
         shutil.rmtree(root, ignore_errors=True)
         write_json(done, {"sha256": "unfinished"})
+        groups = 1 if config.two_shapes else len(names)
         jobs = [
             (root, config, split, label, number)
             for split, count in counts.items()
-            for label in range(len(names))
-            for number in range(count // len(names))
+            for label in range(groups)
+            for number in range(count // groups)
         ]
         for place, result in call_in_children(_make_one, jobs, processes, LIMIT_S):
             if isinstance(result, Failure):
                 raise UserError(f"videos: number {place} of {len(jobs)} cannot be written to {root}: {result.reason}")
+        for split, count in counts.items() if config.two_shapes else ():
+            rows = [f"{split}/{i:05d}.mp4,{names[label]}\n" for i in range(count) for label in two_labels(config.seed, split, i)]
+            (root / f"{split}.csv").write_text("".join(["path,label\n", *rows]), encoding="utf-8")
         write_json(done, {"sha256": digest, "config": asdict(config)})
     return True
 
@@ -157,6 +178,10 @@ def _recipe(done: Path) -> str | None:
 
 def _make_one(job: tuple[Path, SyntheticConfig, str, int, int]) -> None:
     root, config, split, label, number = job
+    if config.two_shapes:
+        labels, rng = two_labels(config.seed, split, number), video_rng(config.seed, split, len(CLASS_NAMES), number)
+        write_video(root / split / f"{number:05d}.mp4", draw_two(labels, rng, config.num_frames, config.size))
+        return
     path = root / split / class_names(config.colours)[label] / f"{number:04d}.mp4"
     write_video(path, draw_video(label, video_rng(config.seed, split, label, number), config.num_frames, config.size, config.colours))
 

@@ -26,6 +26,8 @@ def list_videos(experiment: Experiment) -> Listing:
     data, root = experiment.data, videos_root(experiment)
     if data.layout == "synthetic":
         names = class_names(data.colours)
+        if data.two_shapes:
+            return list_annotations(root, {split: root / f"{split}.csv" for split in SPLITS}, names)
         rows = [
             (p, label, split) for split in SPLITS for label, name in enumerate(names) for p in sorted((root / split / name).glob("*.mp4"))
         ]

@@ -91,22 +91,27 @@ def correct(listing: Listing, corrections: dict[str, Correction], root: Path) ->
     """Give relabelled videos their new label, and leave out those to ignore.
 
     Returns: the listing, of which a line in `passed` says what was done; the label that each of its rows had; videos per action.
+    Raises: UserError when a video listed by annotation rows is to be relabelled.
     """
-    rows, before, counts, seen = [], [], Counter(), set()
-    for path, label, split in listing.rows:
+    rows, kept, counts, seen = [], [], Counter(), set()
+    for place, (path, label, split) in enumerate(listing.rows):
         found = corrections.get(name_below(path, root)) if corrections else None
         if found:
             seen.add(found.path)
             counts[found.action] += 1
         if not found or found.action != "ignore":
             relabel = found is not None and found.action == "relabel"
+            if relabel and listing.labels:
+                raise UserError(f"corrections: {found.path!r} is to be relabelled, but its labels are annotation rows; correct them there")
             rows.append((path, listing.class_names.index(found.class_name) if relabel else label, split))
-            before.append(label)
+            kept.append(place)
     lines = [f"corrections: {counts['relabel']} videos relabelled, {counts['ignore']} left out, {counts['accept']} accepted as they are"]
     if unknown := [name for name in corrections if name not in seen]:
         counts["not listed"] = len(unknown)
         lines.append(f"corrections: WARNING: {len(unknown)} rows name no listed video, such as {unknown[0]!r}; correct their paths")
-    return replace(listing, rows=rows, passed=(*listing.passed, *(lines if corrections else ()))), before, counts
+    own = {name: tuple(values[i] for i in kept) for name, values in (("labels", listing.labels), ("spans", listing.spans)) if values}
+    before = [listing.rows[i][1] for i in kept]
+    return replace(listing, rows=rows, passed=(*listing.passed, *(lines if corrections else ())), **own), before, counts
 
 
 def corrections_sha256(corrections: dict[str, Correction]) -> str:

@@ -8,9 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from m2clip_lib.evaluate.tables import MEASURES
 from m2clip_lib.viz.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, chance_line, class_matrix, name_rows
 
-MEASURES = {"top1": "Top-1", "direction": "Direction"}
+NAMES = {  # of measures on an axis
+    "top1": "top-1, %",
+    "mean_ap": "mAP, %",
+    "direction": "direction accuracy, % (true class against its opposite)",
+}
 CLASS_LOOKS = list(product((BLUE, ORANGE, GREEN, RED, PURPLE, SKY), ("o", "^")))  # classes that can be told apart; the others are grey
 COSTS = {  # column -> unit, axis label
     "frames": ("frames", "frames per view"),
@@ -34,12 +39,17 @@ def plot_confusion(ax: Axes, counts: np.ndarray, class_names: Sequence[str]) -> 
 
 
 def plot_per_class(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Top-1 per class, sorted (per_class_table, with a column readout to name), percent; at most the 15 best and 15 worst."""
-    shown = _extremes(table.set_index("class_name").top1)
+    """Top-1 per class, sorted (per_class_table, with a column readout to name), percent; at most the 15 best and 15 worst.
+
+    Where videos have several labels, the average precision of each class (label_table).
+    """
+    measure = "ap" if "ap" in table else "top1"
+    shown = _extremes(table.set_index("class_name")[measure])
     ax.barh(range(len(shown)), shown, color=BLUE)
     name_rows(ax, shown.index, [(value + 1, f"{value:.0f}") for value in shown], downwards=False, size=12)
     finding = f"From “{shown.index[0]}” ({shown.iloc[0]:.0f} %) to “{shown.index[-1]}” ({shown.iloc[-1]:.0f} %)"
-    ax.set(xlim=(0, 108), xlabel="top-1, %" + (f" ({table.readout.iloc[0]})" if "readout" in table else ""), title=finding)
+    name = {"ap": "average precision, %", "top1": "top-1, %"}[measure]
+    ax.set(xlim=(0, 108), xlabel=name + (f" ({table.readout.iloc[0]})" if "readout" in table else ""), title=finding)
     return ax
 
 
@@ -50,7 +60,7 @@ def _extremes(values: pd.Series) -> pd.Series:
 
 
 def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Axes:
-    """One dot per model; the last row is the model of the run, the others its controls (columns model, top1 or direction); percent."""
+    """One dot per model; the last row is the model of the run, the others its controls (columns model, and one of MEASURES); percent."""
     values, last = rows[measure].to_numpy(), len(rows) - 1
     colours = [GREY] * last + [BLUE]
     ax.hlines(range(len(rows)), 0, values, colors=colours, linewidth=3)
@@ -58,8 +68,7 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
     chance_line(ax, chance)
     name_rows(ax, rows.model, [(value + 4, f"{value:.1f}") for value in values])
     finding = f"{MEASURES[measure]}: {values[-1]:.1f} %, best control without time {values[:-1].max():.1f} %"
-    name = {"top1": "top-1, %", "direction": "direction accuracy, % (true class against its opposite)"}[measure]
-    ax.set(xlim=(0, 115), ylim=(last + 0.6, -0.6), xlabel=name, title=finding)
+    ax.set(xlim=(0, 115), ylim=(last + 0.6, -0.6), xlabel=NAMES[measure], title=finding)
     ax.legend(loc="lower right", fontsize=12)
     return ax
 
@@ -105,7 +114,7 @@ def plot_ablation(ax: Axes, table: pd.DataFrame, measure: str, chance: float, co
         first = comparisons.iloc[0]  # the best two
         verdict = "ahead of" if first.ahead else "not separable from"
         finding = f"{MEASURES[measure]}: “{first.better}” is {verdict} “{first.other}”"
-    name = {"top1": "top-1 of the ensemble, %", "direction": "direction accuracy, %"}[measure]
+    name = {"top1": "top-1 of the ensemble, %", "mean_ap": "mAP of the ensemble, %", "direction": "direction accuracy, %"}[measure]
     ax.set(xlim=(0, 112), ylim=(-0.6, len(found) - 0.4), xlabel=name, title=finding)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return ax

@@ -25,15 +25,17 @@ def plot_losses(ax: Axes, metrics: pd.DataFrame) -> Axes:
 
 
 def plot_validation(ax: Axes, metrics: pd.DataFrame, chance: float) -> Axes:
-    """Validation top-1 of the read-outs over epochs (metrics.csv), percent."""
-    _curves(ax, metrics, {f"val_top1_{name}": name for name in READOUT_COLOURS}, READOUT_COLOURS.values(), ("--", ":", "-"))
+    """Validation top-1, or mAP, of the read-outs over epochs (metrics.csv), percent."""
+    measure, word = ("val_mean_ap", "mAP") if "val_mean_ap_ensemble" in metrics else ("val_top1", "top-1")
+    values = metrics[f"{measure}_ensemble"]
+    _curves(ax, metrics, {f"{measure}_{name}": name for name in READOUT_COLOURS}, READOUT_COLOURS.values(), ("--", ":", "-"))
     chance_line(ax, chance, vertical=False)
-    ax.set(ylim=(0, 100), ylabel="validation top-1, %")
-    if metrics.val_top1_ensemble.isna().all():
+    ax.set(ylim=(0, 100), ylabel=f"validation {word}, %")
+    if values.isna().all():
         ax.set_title("No validation split: the last epoch counts as the best")
         return ax
-    best = metrics.loc[metrics.val_top1_ensemble[::-1].idxmax()]
-    ax.set_title(f"Best epoch {int(best.epoch)}: {best.val_top1_ensemble:.1f} %")
+    best = values[::-1].idxmax()
+    ax.set_title(f"Best epoch {int(metrics.epoch[best])}: {values[best]:.1f} %")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=12)
     return ax
 

@@ -4,23 +4,27 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from m2clip_lib.evaluate.tables import measure_of
 from m2clip_lib.viz.style import BLUE, GREY, ORANGE, READOUT_COLOURS, name_rows
 
 PLAYED = {"forwards": "as recorded", "backwards": "backwards", "shuffled": "shuffled", "repeated": "one frame repeated"}
 
 
 def plot_honesty(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Top-1 with its 95 % interval for every order of the frames (honesty_table, its last read-out), percent."""
+    """Top-1, or mAP, with its 95 % interval for every order of the frames (honesty_table, its last read-out), percent."""
     rows = table[table.readout == table.readout.iloc[-1]].reset_index(drop=True)
     colours = [BLUE if played == "forwards" else ORANGE for played in rows.played]
-    ax.hlines(range(len(rows)), rows.top1_low, rows.top1_high, colors=colours, linewidth=4)
-    ax.scatter(rows.top1, range(len(rows)), s=130, color=colours, zorder=3)
-    name_rows(ax, rows.played.map(PLAYED), [(row.top1_high + 3, f"{row.top1:.1f}") for row in rows.itertuples()])
+    measure = measure_of(rows)
+    values, high = rows[measure], rows[f"{measure}_high"]
+    ax.hlines(range(len(rows)), rows[f"{measure}_low"], high, colors=colours, linewidth=4)
+    ax.scatter(values, range(len(rows)), s=130, color=colours, zorder=3)
+    name_rows(ax, rows.played.map(PLAYED), [(end + 3, f"{value:.1f}") for end, value in zip(high, values, strict=True)])
     by_order = rows.set_index("played")
-    finding = f"As recorded {rows.top1[0]:.1f} %, with one frame throughout {by_order.top1['repeated']:.1f} %"
+    finding = f"As recorded {values[0]:.1f} %, with one frame throughout {by_order[measure]['repeated']:.1f} %"
     if "opposite" in rows:
         finding += f";\nplayed backwards, {by_order.opposite['backwards']:.0f} % become their opposite"
-    ax.set(xlim=(-2, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"top-1, % ({rows.readout[0]})", title=finding)
+    name = {"top1": "top-1", "mean_ap": "mAP"}[measure]
+    ax.set(xlim=(-2, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"{name}, % ({rows.readout[0]})", title=finding)
     return ax
 
 
@@ -51,14 +55,19 @@ def plot_abstention(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def plot_mix(ax: Axes, table: pd.DataFrame, split: str) -> Axes:
-    """Top-1 by share of the trained adapters (mix_table), on one split, percent; one line per read-out, a line at the chosen share."""
-    rows = table[table.split == split]
+    """Top-1, or mAP, by share of the trained adapters (mix_table), percent: one line per read-out, a line at the chosen share."""
+    rows, measure = table[table.split == split], measure_of(table)
     for readout, of_one in rows.groupby("readout", sort=False):
-        ax.plot(of_one.mix, of_one.top1, color=READOUT_COLOURS[readout], marker="o", linewidth=2, label=readout)
-    chosen, best = rows[rows.chosen], rows[rows.readout == rows.readout.iloc[-1]].set_index("mix").top1
+        ax.plot(of_one.mix, of_one[measure], color=READOUT_COLOURS[readout], marker="o", linewidth=2, label=readout)
+    chosen, best = rows[rows.chosen], rows[rows.readout == rows.readout.iloc[-1]].set_index("mix")[measure]
     finding = f"From {best.iloc[0]:.1f} % (frozen CLIP) to {best.iloc[-1]:.1f} % (trained)"
     if len(chosen):
         ax.axvline(chosen.mix.iloc[0], color=GREY, linestyle="--", label=f"chosen on validation: {chosen.mix.iloc[0]:g}")
-    ax.set(ylim=(0, 103), xlabel="share of the trained adapters", ylabel=f"top-1, % ({split} split)", title=finding)
+    ax.set(
+        ylim=(0, 103),
+        xlabel="share of the trained adapters",
+        ylabel=f"{ {'top1': 'top-1', 'mean_ap': 'mAP'}[measure] }, % ({split} split)",
+        title=finding,
+    )
     ax.legend(loc="best", fontsize=12)
     return ax

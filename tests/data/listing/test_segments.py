@@ -10,6 +10,7 @@ import pytest
 from m2clip_lib.config import load_experiment
 from m2clip_lib.data.dataset import VideoReader
 from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks
+from m2clip_lib.data.listing.corrections import Correction, correct
 from m2clip_lib.data.listing.segments import list_annotations
 from m2clip_lib.data.manifest import listing_sha256, read_manifest
 from m2clip_lib.data.prepare import classes_without, prepare_data
@@ -181,3 +182,12 @@ def test_rows_of_a_missing_file_are_rows_with_that_reason(listed, tmp_path):
     table = scan(listed(train="path,label,start,end\na.mp4,run,0,1\na.mp4,jump,0,1\n"), 1, tmp_path / "journal")
     assert table.status.tolist() == ["missing"]
     assert table.labels.tolist() == [[0, 1]]
+
+
+def test_a_video_can_be_ignored_with_all_its_rows_and_is_relabelled_in_its_rows_alone(listed, tmp_path):
+    text = "path,label,start,end\na.mp4,run,0,1\nb.mp4,run\nb.mp4,jump\na.mp4,jump,1,2\nc.mp4,jump\n"
+    left, before, _ = correct(listed(train=text), {"a.mp4": Correction("a.mp4", "ignore")}, tmp_path)
+    assert [path.name for path, _, _ in left.rows] == ["b.mp4", "c.mp4"]
+    assert (left.labels, left.spans, before) == (((0, 1), (0,)), (None, None), [0, 0])
+    with pytest.raises(UserError, match=r"'a.mp4' is to be relabelled, but its labels are annotation rows"):
+        correct(listed(train=text), {"a.mp4": Correction("a.mp4", "relabel", "jump")}, tmp_path)
