@@ -299,6 +299,11 @@ STUDIES = {
             "all of CLIP": ["model.visual_adapter=none", "model.unfreeze=all"],
         },
     },
+    "demo_multilabel": {
+        "question": "Does it read two motions at once?",
+        "experiments": ["demo_multilabel"],
+        "variants": {"static adapter": ["model.static=true"]},
+    },
     "demo_peers": {  # widths that give the demonstration's TED, ST-Adapter, AIM and LoRA the same number of parameters within 3 %
         "question": "Is TED ahead of other adapters with as many parameters, and of training CLIP itself, under the same recipe?",
         "experiments": ["demo"],

@@ -87,7 +87,7 @@ def map_columns(
 
 
 def label_table(
-    scores: Float[ndarray, "n k"], targets: Bool[ndarray, "n k"], class_names: Sequence[str], thresholds: Float[ndarray, "k"] | None
+    scores: Float[ndarray, "n k"], targets: Bool[ndarray, "n k"], class_names: Sequence[str], thresholds: Float[ndarray, "k"] | None = None
 ) -> pd.DataFrame:
     """One row per class: class_name, videos that have it, ap (percent); with thresholds also f1 (percent) and threshold."""
     table = pd.DataFrame({"class_name": class_names, "videos": targets.sum(axis=0), "ap": average_precisions(scores, targets)})

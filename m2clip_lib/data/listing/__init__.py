@@ -27,7 +27,8 @@ def list_videos(experiment: Experiment) -> Listing:
     if data.layout == "synthetic":
         names = class_names(data.colours)
         if data.two_shapes:
-            return list_annotations(root, {split: root / f"{split}.csv" for split in SPLITS}, names)
+            lists = {split: root / f"{split}.csv" for split in SPLITS}
+            return list_annotations(root, {split: file for split, file in lists.items() if file.is_file()}, names)
         rows = [
             (p, label, split) for split in SPLITS for label, name in enumerate(names) for p in sorted((root / split / name).glob("*.mp4"))
         ]

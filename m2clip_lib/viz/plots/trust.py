@@ -55,7 +55,7 @@ def plot_abstention(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def plot_mix(ax: Axes, table: pd.DataFrame, split: str) -> Axes:
-    """Top-1, or mAP, by share of the trained adapters (mix_table), percent: one line per read-out, a line at the chosen share."""
+    """Top-1, or mAP, by share of the trained adapters (mix_table), percent: a line per read-out, and one at the chosen share."""
     rows, measure = table[table.split == split], measure_of(table)
     for readout, of_one in rows.groupby("readout", sort=False):
         ax.plot(of_one.mix, of_one[measure], color=READOUT_COLOURS[readout], marker="o", linewidth=2, label=readout)

@@ -15,9 +15,12 @@ from m2clip_lib.data.demo.videos import (
     CLASS_NAMES,
     SyntheticConfig,
     box_shares,
+    draw_scenes,
+    draw_two,
     draw_video,
     make_videos,
     recipe_hash,
+    two_labels,
     video_scenes,
     write_video,
 )
@@ -307,3 +310,36 @@ def test_written_video_follows_extension_and_frame_rate(tmp_path):
     write_video(tmp_path / "new" / "a.webm", frames, fps=5, codec="libvpx-vp9", options={})
     info = probe(tmp_path / "new" / "a.webm")
     assert (info.num_frames, info.codec, info.fps) == (5, "vp9", 5)
+
+
+def test_two_shapes_are_drawn_over_one_background_the_second_in_front():
+    frames = draw_two((0, 4), np.random.default_rng(5), 6, 40)  # moving left, growing
+    rng = np.random.default_rng(5)
+    behind, front = (draw_scenes(label, rng, 6) for label in (0, 4))
+    alone = render(front, 40)
+    inside = (alone == np.rint(front.colour).astype(np.uint8)[:, None, None]).all(axis=3)  # fully covered by the one in front
+    assert inside.any()
+    np.testing.assert_allclose(frames[inside], alone[inside], atol=1)  # soft edges that are nearly covered
+    outside = (alone == np.rint(front.background).astype(np.uint8)[:, None, None]).all(axis=3)
+    np.testing.assert_allclose(frames[outside], render(behind, 40)[outside], atol=1)
+
+
+def test_every_motion_is_as_often_the_first_of_two_and_the_second_is_another():
+    pairs = [two_labels(0, "train", number) for number in range(240)]
+    assert np.bincount([first for first, _ in pairs]).tolist() == [20] * 12
+    assert all(first != second for first, second in pairs)
+    assert len(set(pairs)) > 100  # of 132
+    assert pairs != [two_labels(0, "val", number) for number in range(240)]
+
+
+def test_videos_of_two_shapes_are_written_with_annotation_rows_of_their_labels(tmp_path):
+    config = SyntheticConfig(12, 0, 12, num_frames=4, size=32, two_shapes=True)
+    assert make_videos(tmp_path / "videos", config, 1)
+    rows = (tmp_path / "videos" / "train.csv").read_text().splitlines()
+    assert len(rows) == 1 + 24
+    first, second = two_labels(0, "train", 11)
+    assert rows[-2:] == [f"train/00011.mp4,{CLASS_NAMES[first]}", f"train/00011.mp4,{CLASS_NAMES[second]}"]
+    frames, _ = read_frames(tmp_path / "videos" / "train" / "00011.mp4", range(4))
+    drawn = draw_two((first, second), videos.video_rng(0, "train", 12, 11), 4, 32)
+    assert np.abs(frames.astype(int) - drawn).mean() < 8  # compression
+    assert not make_videos(tmp_path / "videos", config, 1)
