@@ -45,7 +45,7 @@ def zero_shot_transfer(
     rows = []
     for name, changes in prompt_sets.items():
         asked = [load_experiment(experiment, (*split, *changes)) for split in splits]
-        found = [score(run, each, load_manifest(each), checkpoint, own=False) for each in asked]
+        found = [score(run, each, one_label_each(each), checkpoint, own=False) for each in asked]
         whole = [(each, range(len(each.class_names))) for each in found]
         halves = [(each, draw_classes(each.class_names, seed)) for each in found for seed in range(draws)]
         about = {"data_set": experiment, "prompt_set": name, "splits": len(splits), "checkpoint_sha256": found[0].checkpoint_sha256[:12]}
@@ -71,7 +71,7 @@ def few_shot(
         updates: of the weights, at least: the recipe's epochs are over after a few. official: the list file (columns path and label) of
             each number with a published draw.
     """
-    manifest, rows = load_manifest(run.experiment), []
+    manifest, rows = one_label_each(run.experiment), []
     root = Path(read_side_file(manifest.folder)["root"])
     for number in shots:
         found = []
@@ -105,7 +105,7 @@ def base_to_novel(
     Args:
         seeds: each draws novel classes and is that of a training. share, composed: see draw_classes. mixes: see mixed_with_frozen.
     """
-    manifest, rows, validation, several = load_manifest(run.experiment), [], {}, len(mixes) > 1
+    manifest, rows, validation, several = one_label_each(run.experiment), [], {}, len(mixes) > 1
     has_val = run.experiment.eval.split != "val" and manifest.has("val")
     trainings = [base_training(run, manifest, seed, share, composed) for seed in seeds]
     for mix in map(float, mixes):
@@ -125,6 +125,14 @@ def base_to_novel(
         chosen = max(validation, key=lambda mix: (validation[mix], mix), default=None)
         rows = [row | {"validation": validation.get(row["mix"], float("nan")), "chosen": row["mix"] == chosen} for row in rows]
     return _saved(run, "dial" if several else "base_to_novel", rows)
+
+
+def one_label_each(experiment: Experiment) -> Manifest:
+    """An experiment's manifest. Raises: UserError when its videos have several labels, for which these studies have no measure."""
+    manifest = load_manifest(experiment)
+    if manifest.several_labels:
+        raise UserError(f"transfer: videos of experiment {experiment.name!r} have several labels; these studies need one per video")
+    return manifest
 
 
 def base_training(run: Run, manifest: Manifest, seed: int, share: float, composed: bool) -> tuple[list[int], list[int], Path]:
