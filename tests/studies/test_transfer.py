@@ -129,3 +129,12 @@ def test_the_dials_lower_end_is_frozen_clip(run):
     mixed = transfer.score(run, run.experiment, manifest, checkpoint, mix=0.0, own=False)
     frozen = zero_shot(run.experiment, manifest, open_backbone(run.experiment), pick_device())
     np.testing.assert_allclose(mixed.similarity, frozen.similarity, atol=1e-5)
+
+
+def test_videos_with_several_labels_are_refused(run, monkeypatch):
+    several = load_manifest(run.experiment)
+    several.table["labels"] = [[0, 1]] * len(several.table)
+    monkeypatch.setattr(transfer, "load_manifest", lambda experiment: several)
+    for study in (few_shot, base_to_novel):
+        with pytest.raises(UserError, match=r"transfer: videos of experiment 'tiny' have several labels"):
+            study(run)

@@ -169,6 +169,23 @@ def test_per_class_names_the_read_out_of_its_table(ax):
     assert ax.get_xlabel() == "top-1, % (similarity)"  # it said "of the ensemble"
 
 
+def test_figures_of_several_labels_show_average_precision(ax):
+    plots.plot_per_class(ax, pd.DataFrame({"class_name": ["a", "b"], "ap": [60.0, 20.0], "readout": "ensemble"}))
+    assert (title(ax), ax.get_xlabel()) == ("From “b” (20 %) to “a” (60 %)", "average precision, % (ensemble)")
+    ax.clear()
+    ours, control = (pd.DataFrame({"class_name": ["a", "b"], "ap": values}) for values in ([60.0, 20.0], [30.0, 25.0]))
+    plots.plot_gain(ax, ours, control, "the probe")
+    assert ax.get_xlabel() == "average precision of M2-CLIP minus the probe, percentage points"
+    ax.clear()
+    columns = {f"val_mean_ap_{name}": METRICS[f"val_top1_{name}"] for name in ("similarity", "classifier", "ensemble")}
+    plots.plot_validation(ax, METRICS[["epoch"]].assign(**columns), 16.7)
+    assert (title(ax), ax.get_ylabel()) == ("Best epoch 3: 61.2 %", "validation mAP, %")
+    ax.clear()
+    table = pd.DataFrame({"variant": ["a", "a"], "seed": [0, 1], "readout": "ensemble", "mean_ap": [40.0, 50.0]})
+    plots.plot_ablation(ax, table, "mean_ap", 16.7)
+    assert (title(ax), ax.get_xlabel()) == ("mAP: no order is claimed", "mAP of the ensemble, %")
+
+
 def test_per_class_leaves_out_a_class_without_videos(ax):
     plots.plot_per_class(ax, per_class([50.0, np.nan, 100.0]))
     assert title(ax) == "From “class 0” (50 %) to “class 2” (100 %)"
@@ -178,7 +195,10 @@ def models(measure: str) -> pd.DataFrame:
     return pd.DataFrame({"model": ["frozen", "probe", "M2-CLIP"], measure: [8.0, 12.5, 61.25]})
 
 
-@pytest.mark.parametrize(("measure", "name", "label"), [("top1", "Top-1", "top-1, %"), ("direction", "Direction", "direction accuracy, %")])
+@pytest.mark.parametrize(
+    ("measure", "name", "label"),
+    [("top1", "Top-1", "top-1, %"), ("mean_ap", "mAP", "mAP, %"), ("direction", "Direction", "direction accuracy, %")],
+)
 def test_models_are_drawn_with_their_numbers(ax, measure, name, label):
     check_axes(plots.plot_models(ax, models(measure), measure, 8.3), ax, xlabel=label)
     assert title(ax) == f"{name}: 61.2 %, best control without time 12.5 %"

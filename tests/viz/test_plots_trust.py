@@ -15,6 +15,9 @@ def test_honesty_names_the_last_readout_and_what_one_frame_gives():
     ax = plot_honesty(axes(), pd.DataFrame(rows, columns=["played", "readout", "top1", "top1_low", "top1_high"]))
     assert ax.get_title(loc="left") == "As recorded 90.0 %, with one frame throughout 20.0 %"
     assert ax.get_xlabel() == "top-1, % (ensemble)"
+    several = pd.DataFrame(rows, columns=["played", "readout", "mean_ap", "mean_ap_low", "mean_ap_high"])
+    other = plot_honesty(axes(), several)
+    assert (other.get_title(loc="left"), other.get_xlabel()) == (ax.get_title(loc="left"), "mAP, % (ensemble)")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["as recorded", "backwards", "shuffled", "one frame repeated"]
 
 

@@ -55,9 +55,12 @@ def test_the_widget_compares_what_is_chosen(monkeypatch):
 
 def test_one_evaluation_is_not_enough(workspace):
     class Anything:
-        sha256 = "of this list"
+        sha256, several_labels = "of this list", False
 
     with pytest.raises(UserError, match="0 evaluated runs of these videos, two are needed"):
+        versus.saved_evaluations(Anything(), "test")
+    Anything.several_labels = True
+    with pytest.raises(UserError, match="videos have several labels, of which this comparison has no measure"):
         versus.saved_evaluations(Anything(), "test")
 
 

@@ -74,11 +74,12 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
 
 
 def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str, own_name: str = "M2-CLIP") -> Axes:
-    """What each class gains over a control, sorted (two per_class_tables); percentage points, at most the 15 best and 15 worst.
+    """What each class gains over a control, sorted (two per_class_tables, or label_tables); percentage points, at most the 15 best and 15 worst.
 
     name: of the control. own_name: of the other model.
     """
-    gain = ours.set_index("class_name").top1 - control.set_index("class_name").top1
+    measure, words = ("ap", "average precision") if "ap" in ours else ("top1", "top-1")
+    gain = ours.set_index("class_name")[measure] - control.set_index("class_name")[measure]
     shown = _extremes(gain)
     for y, value in enumerate(shown):
         up = value >= 0
@@ -91,7 +92,7 @@ def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str, ow
     finding = f"{better} of {gain.count()} classes gain, {worse or 'none'} lose{'s' if worse == 1 else ''}"
     ax.set(xlim=(min(0, shown.min()) - 12, max(0, shown.max()) + 12), title=finding)
     space = " " if len(own_name + name) < 35 else "\n"
-    ax.set_xlabel(f"top-1 of {own_name}{space}minus {name}, percentage points")
+    ax.set_xlabel(f"{words} of {own_name}{space}minus {name}, percentage points")
     return ax
 
 
