@@ -273,6 +273,7 @@ def with_list(found: Predictions, experiment: Experiment, manifest: Manifest, ch
     recordings = pd.factorize(np.array([source_of(Path(path.removesuffix(copied)), root, numbered) for path in listed.path]))[0]
     missing = int(unusable.status.str.startswith("missing").sum())
     targets = manifest.targets(found.protocol.split)[found.rows] if manifest.several_labels else None
-    if targets is not None and found.protocol.count_unreadable_as_wrong:
-        raise UserError("eval.count_unreadable_as_wrong: videos have several labels, and mAP is of scored videos alone; set it to false")
+    if targets is not None and (found.protocol.count_unreadable_as_wrong or experiment.eval.subsets):
+        asked = "eval.subsets" if experiment.eval.subsets else "eval.count_unreadable_as_wrong"
+        raise UserError(f"{asked}: videos have several labels, and this is of top-1 alone; leave it out")
     return replace(found, lost=listed.label.to_numpy()[len(found.rows) :], missing=missing, recordings=recordings, targets=targets)

@@ -162,5 +162,6 @@ def test_predictions_take_their_labels_from_the_manifest_and_keep_them(workspace
     with pytest.raises(UserError, match=r"eval.ensemble_weight: videos have several labels"):
         ensemble_weight(load_experiment("folder", ["eval.ensemble_weight=val"]), tmp_path)
     counted = dataclasses.replace(plain, protocol=dataclasses.replace(plain.protocol, count_unreadable_as_wrong=True))
-    with pytest.raises(UserError, match=r"eval.count_unreadable_as_wrong: videos have several labels"):
-        with_list(counted, load_experiment("folder"), manifest)
+    for changes, name in (([], "count_unreadable_as_wrong"), (["eval.subsets=some.csv"], "subsets")):
+        with pytest.raises(UserError, match=rf"eval.{name}: videos have several labels"):
+            with_list(counted, load_experiment("folder", changes), manifest)

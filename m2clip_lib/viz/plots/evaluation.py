@@ -74,7 +74,7 @@ def plot_models(ax: Axes, rows: pd.DataFrame, measure: str, chance: float) -> Ax
 
 
 def plot_gain(ax: Axes, ours: pd.DataFrame, control: pd.DataFrame, name: str, own_name: str = "M2-CLIP") -> Axes:
-    """What each class gains over a control, sorted (two per_class_tables, or label_tables); percentage points, at most the 15 best and 15 worst.
+    """What each class gains over a control, sorted (two per_class_tables or label_tables), points; at most the 15 best and 15 worst.
 
     name: of the control. own_name: of the other model.
     """
