@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.listing.corrections import Correction
-from m2clip_lib.evaluate.opposites import opposite_labels
+from m2clip_lib.data.opposites import opposite_labels
 
 COLUMNS = ("kind", "path", "class_name", "split", "suggestion", "score", "with", "why")
 KINDS = {  # in the order of the table -> what they are; what their score is

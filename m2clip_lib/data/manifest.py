@@ -65,11 +65,12 @@ class Manifest:
         """The class names of a row of the table, as itertuples gives it."""
         return " + ".join(self.class_names[label] for label in getattr(row, "labels", [row.label]))
 
-    def by_label(self) -> pd.DataFrame:
-        """The table with one row per label of each video, so that a video with two labels is in it twice."""
+    def by_label(self, some: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The table, or some of its rows, with one row per label of each video, so that a video with two labels is in it twice."""
+        table = self.table if some is None else some
         if not self.several_labels:
-            return self.table
-        rows = self.table.explode("labels", ignore_index=True)
+            return table
+        rows = table.explode("labels", ignore_index=True)
         return rows.assign(label=rows.labels.astype(int), class_name=[self.class_names[label] for label in rows.labels])
 
     def summary(self) -> pd.DataFrame:

@@ -138,3 +138,15 @@ def test_300_videos_with_known_faults_and_what_following_the_suggestions_gains(t
     assert after >= before
     assert check_data(made.experiment, lines.append).kind.eq("leak").sum() == 0
     made.patch.undo()
+
+
+def test_segments_are_no_copies_of_one_another_and_several_labels_are_not_doubted(workspace, video_folder):
+    rows = [f"moving_left/clip 0.mp4,{name},{start},{start + 0.75}\n" for start in (0, 0.5, 0.75) for name in ("left", "moving")]
+    (workspace / "train.csv").write_text("path,label,start,end\n" + "".join(rows) + "moving_right/clip 1.webm,right,,\n")
+    changes = ["data.layout=annotations", f"data.root={video_folder}", f"data.train_list={workspace / 'train.csv'}", "data.hold_out=0.0"]
+    experiment, lines = load_experiment("folder", changes), []
+    prepare_data(experiment, lambda line: None)
+    table = check_data(experiment, lines.append)
+    assert "labels: NOT CHECKED: videos have several, and the check compares one with its rivals" in lines
+    assert not {"leak", "duplicate", "label"} & set(table.kind)
+    assert any(line.startswith("balance: train: 'left' has 3 of 7 videos, 'right' has 1") for line in lines)
