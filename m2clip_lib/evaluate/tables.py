@@ -46,7 +46,8 @@ def accuracy_rows(predictions: Predictions, model: str, validation: Predictions 
         row = {"model": model, "readout": readout}
         if predictions.targets is not None:
             thresholds = None if validation is None else best_thresholds(validation.readout(readout), validation.targets)
-            row |= map_columns(scores, predictions.targets, predictions.recordings[: len(scores)], thresholds)
+            found = map_columns(scores, predictions.targets, predictions.recordings[: len(scores)], thresholds)
+            row |= found | {"f1": found.get("f1", float("nan"))}
             videos, named = one_sided(predictions.targets, predictions.opposites)
             if len(videos):
                 row |= {"direction": percent(direction_hits(scores[videos], named, predictions.opposites)), "direction_videos": len(videos)}
