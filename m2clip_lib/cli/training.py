@@ -1,6 +1,5 @@
 """m2clip pretrain, train and plan."""
 
-import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
