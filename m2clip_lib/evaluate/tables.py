@@ -22,7 +22,8 @@ from m2clip_lib.evaluate.multilabel import best_thresholds, map_columns, one_sid
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
 MODEL_NAME = "M2-CLIP"
-MEASURES = {"top1": "Top-1", "mean_ap": "mAP", "direction": "Direction"}  # columns in words
+WORDS = {"top1": "top-1", "mean_ap": "mAP", "direction": "direction"}  # columns of measures
+MEASURES = {"top1": "Top-1", "mean_ap": "mAP", "direction": "Direction"}  # and where a sentence begins
 
 
 def accuracy_rows(predictions: Predictions, model: str, validation: Predictions | None = None) -> list[dict]:

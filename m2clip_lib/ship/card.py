@@ -12,6 +12,7 @@ from markupsafe import Markup
 from m2clip_lib import paths
 from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.evaluate.protocol import Protocol
+from m2clip_lib.evaluate.tables import WORDS, measure_of
 from m2clip_lib.files import file_sha256, read_json
 from m2clip_lib.models.checkpoint import existing, read_checkpoint_info
 
@@ -43,6 +44,11 @@ class Evaluation:
     def best(self) -> dict:
         """The row of the ensemble, or of similarity where there is no classifier."""
         return self.rows[-1]
+
+    @property
+    def measure(self) -> str:
+        """What the rows are headed by, in words."""
+        return WORDS[measure_of(self.best)]
 
 
 def evaluations(digest: str) -> list[Evaluation]:
@@ -88,6 +94,7 @@ def model_card(checkpoint: Path) -> str:
         name=extra.get("run") or checkpoint.stem,
         training=_training(str(extra.get("run", ""))),
         evaluations=evaluations(digest),
+        measure_of=measure_of,
     )
 
 

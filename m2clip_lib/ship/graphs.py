@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.scoring import class_logits
+from m2clip_lib.evaluate.scoring import class_logits, class_scores
 from m2clip_lib.files import file_sha256, show_bytes, write_atomically
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.text import tokenize, unit
@@ -37,14 +37,14 @@ class VideoScores(nn.Module):
 
         Args:
             frames: (b, t, 3, s, s) uint8 RGB in [0, 255].
-        Returns: scores (b, k), each row summing to 1; 100 x cosine with the class texts (b, k); the classifier's logits (b, k); features of
+        Returns: scores (b, k), see class_scores; 100 x cosine with the class texts (b, k); the classifier's logits (b, k); features of
             length 1 (b, e).
         """
         seen = self.model.encode_video(self.model.backbone.video(frames, frames.device))
         logits = class_logits(seen, self.texts, own=True)
-        similarity, classifier = logits["similarity"], logits["classifier"]
-        scores = Predictions.weight * similarity.softmax(-1) + (1 - Predictions.weight) * classifier.softmax(-1)
-        return scores, similarity, classifier, unit(seen.image_features)
+        each = class_scores(logits, self.model)
+        scores = Predictions.weight * each["similarity"] + (1 - Predictions.weight) * each["classifier"]
+        return scores, logits["similarity"], logits["classifier"], unit(seen.image_features)
 
 
 class TextFeatures(nn.Module):

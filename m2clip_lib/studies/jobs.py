@@ -30,7 +30,7 @@ from m2clip_lib.evaluate.cost import video_gflops
 from m2clip_lib.evaluate.evaluate import checkpoint_facts, score_once
 from m2clip_lib.evaluate.predictions import load_predictions
 from m2clip_lib.evaluate.protocol import Protocol
-from m2clip_lib.evaluate.tables import MEASURES, accuracy_rows, measure_of
+from m2clip_lib.evaluate.tables import WORDS, accuracy_rows, measure_of
 from m2clip_lib.experiment import device_precision, open_backbone, pick_device
 from m2clip_lib.files import code_digest, read_json, write_json
 from m2clip_lib.models import M2CLIP, Backbone
@@ -197,7 +197,7 @@ def run_job(job: Job) -> str:
 def headline(result: Mapping[str, object]) -> str:
     """What the best read-out of a finished training reaches. result: its result.json."""
     measure = measure_of(result)
-    return f"ensemble {MEASURES[measure].replace('Top', 'top')} {result[measure]:.1f} %"
+    return f"ensemble {WORDS[measure]} {result[measure]:.1f} %"
 
 
 def _train_and_score(job: Job) -> str:

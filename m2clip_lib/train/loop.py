@@ -21,6 +21,7 @@ from m2clip_lib.evaluate.multilabel import mean_average_precision
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import Protocol, evaluation_views
 from m2clip_lib.evaluate.scoring import predict
+from m2clip_lib.evaluate.tables import WORDS
 from m2clip_lib.experiment import (
     TRAINING_ADVICE,
     build_model,
@@ -37,7 +38,7 @@ from m2clip_lib.models import Backbone
 from m2clip_lib.runs import own_run
 from m2clip_lib.train import record
 from m2clip_lib.train.optim import lr_factor
-from m2clip_lib.train.record import WORDS, EpochMetrics, Tally, TrainResult
+from m2clip_lib.train.record import EpochMetrics, Tally, TrainResult
 from m2clip_lib.train.resume import Progress, Resume, Stopped, StopSignals, check_name, find_state, identity, save_state, warm_start
 from m2clip_lib.train.step import TrainingSteps
 

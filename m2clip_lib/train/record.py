@@ -11,6 +11,7 @@ import torch
 
 from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.errors import UserError
+from m2clip_lib.evaluate.tables import WORDS
 
 TERMS = ("total", "contrastive", "cross_modal", "classification", "mlm")
 FILE, EXAMPLES = "skipped.csv", 3
@@ -64,9 +65,6 @@ class Tally:
         if not self.clips:
             raise UserError("training: not one video of the training split could be read; run prepare again")
         return dict(zip(TERMS, (self.sums / self.clips).tolist(), strict=True))
-
-
-WORDS = {"top1": "top-1", "mean_ap": "mAP"}  # measures of validation
 
 
 @dataclass(frozen=True)

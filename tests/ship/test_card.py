@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from m2clip_lib.csvfiles import write_csv
+from m2clip_lib.csvfiles import read_csv, write_csv
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import open_checkpoint
 from m2clip_lib.files import file_sha256, write_json
@@ -133,3 +133,15 @@ def test_a_run_outside_results_is_not_read(demo_file, workspace):
 def test_a_card_needs_a_checkpoint_of_ours(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         model_card(tmp_path / "none.safetensors")
+
+
+def test_a_model_of_several_labels_is_measured_by_map(evaluated, demo_file):
+    for file in ("accuracy", "headline", "honesty"):
+        table = read_csv(evaluated / "tables" / f"{file}.csv")
+        renamed = {name: name.replace("top1", "mean_ap") for name in table if name.startswith("top1")}
+        write_csv(evaluated / "tables" / f"{file}.csv", table.rename(columns=renamed).drop(columns="top5", errors="ignore"))
+    card = model_card(demo_file)
+    assert "| model | read-out | mAP | top-5 | direction | videos scored |" in card
+    assert "| ensemble | 98.8 (98.0 to 99.4) | not measured |" in card
+    assert "| played | mAP |" in card
+    assert ModelCard(card).data.eval_results[0].metric_type == "map"

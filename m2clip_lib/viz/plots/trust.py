@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from m2clip_lib.evaluate.tables import measure_of
+from m2clip_lib.evaluate.tables import WORDS, measure_of
 from m2clip_lib.viz.style import BLUE, GREY, ORANGE, READOUT_COLOURS, name_rows
 
 PLAYED = {"forwards": "as recorded", "backwards": "backwards", "shuffled": "shuffled", "repeated": "one frame repeated"}
@@ -23,8 +23,7 @@ def plot_honesty(ax: Axes, table: pd.DataFrame) -> Axes:
     finding = f"As recorded {values[0]:.1f} %, with one frame throughout {by_order[measure]['repeated']:.1f} %"
     if "opposite" in rows:
         finding += f";\nplayed backwards, {by_order.opposite['backwards']:.0f} % become their opposite"
-    name = {"top1": "top-1", "mean_ap": "mAP"}[measure]
-    ax.set(xlim=(-2, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"{name}, % ({rows.readout[0]})", title=finding)
+    ax.set(xlim=(-2, 115), ylim=(len(rows) - 0.4, -0.6), xlabel=f"{WORDS[measure]}, % ({rows.readout[0]})", title=finding)
     return ax
 
 
