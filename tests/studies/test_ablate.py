@@ -88,7 +88,7 @@ def test_a_job_leaves_predictions_log_and_result(trained, workspace):
     """Trains one variant for one epoch; another process trained the same one for `trained`, so the weights must agree to the bit."""
     prepared = f"data.prepared={trained[0] / 'data' / 'tiny'}"
     (job,) = plan([prepared], ["static adapter"], [1])
-    top1 = run_job(job)
+    told = run_job(job)
     assert {file.name for file in job.folder.iterdir()} == {
         *(".lock", "log.txt", "metrics.csv", "result.json", "run.json", "train.json"),
         *(f"predictions{played}.{kind}" for played in ("", "_backwards") for kind in ("json", "npz", "parquet")),
@@ -97,7 +97,7 @@ def test_a_job_leaves_predictions_log_and_result(trained, workspace):
     earlier = json.loads((trained[1] / "ablations" / job.name / "result.json").read_text())
     for field in ("variant", "seed", "trainable", "best_epoch", "top1", "epochs"):
         assert result[field] == earlier[field]
-    assert result["top1"] == top1
+    assert told == f"ensemble top-1 {result['top1']:.1f} %"
     about = json.loads((job.folder / "run.json").read_text())
     assert about["config"]["model"]["static"]
     assert len(about["sha256"]["manifest"]) == 64
@@ -131,7 +131,7 @@ def test_a_job_that_a_killed_driver_left_running_is_waited_for(workspace):
         assert waiting.is_alive()
         (job.folder / "result.json").write_text(json.dumps({"key": job.key, "top1": 12.5}))
     waiting.join(30)
-    assert found == [12.5]
+    assert found == ["ensemble top-1 12.5 %"]
 
 
 @pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.slow)])
