@@ -65,7 +65,7 @@ def plot_mix(ax: Axes, table: pd.DataFrame, split: str) -> Axes:
     ax.set(
         ylim=(0, 103),
         xlabel="share of the trained adapters",
-        ylabel=f"{ {'top1': 'top-1', 'mean_ap': 'mAP'}[measure] }, % ({split} split)",
+        ylabel=f"{WORDS[measure]}, % ({split} split)",
         title=finding,
     )
     ax.legend(loc="best", fontsize=12)
