@@ -117,7 +117,7 @@ class DataSection(Section):
     colours: tuple[Colour, ...] = ()
     """Synthetic classes are every motion in each of these colours ("red moving left"); empty: motions in any colour."""
     two_shapes: bool = False
-    """Two synthetic shapes in every video, each with a motion of its own: two labels per video."""
+    """Two synthetic shapes in every video, each with one of six motions: two labels per video."""
     prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] = "A video of {}"
     """Prompt template, or a list of several; {} is the class name. Training uses one per step, evaluation the mean of all."""
     prompts_file: str = ""

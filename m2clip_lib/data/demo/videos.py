@@ -26,6 +26,7 @@ CLASS_NAMES = (
     "moving left", "moving right", "moving up", "moving down", "growing", "shrinking",
     "circling clockwise", "circling anticlockwise", "fading in", "fading out", "moving together", "moving apart",
 )  # fmt: skip
+SHARED = CLASS_NAMES[:6]  # those of which two shapes in one video have one each
 FPS = 8  # frames per second, written into the files
 # One thread and no macroblock tree: otherwise x264 encodes the same frames differently from run to run, and the dataset must not vary.
 ENCODER_OPTIONS = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
@@ -101,9 +102,9 @@ def draw_two(labels: Sequence[int], rng: np.random.Generator, num_frames: int, s
 
 
 def two_labels(seed: int, split: str, number: int) -> tuple[int, int]:
-    """The motions of a video with two shapes: over twelve videos, each is once the first."""
-    first = number % len(CLASS_NAMES)
-    return first, (first + int(np.random.default_rng([seed, SPLITS.index(split), number]).integers(1, len(CLASS_NAMES)))) % len(CLASS_NAMES)
+    """The motions of a video with two shapes, behind and in front: over six videos, each of SHARED is once behind."""
+    behind = number % len(SHARED)
+    return behind, (behind + int(np.random.default_rng([seed, SPLITS.index(split), number]).integers(1, len(SHARED)))) % len(SHARED)
 
 
 def video_rng(seed: int, split: str, label: int, number: int) -> np.random.Generator:

@@ -5,7 +5,7 @@ from pathlib import Path
 from m2clip_lib import paths
 from m2clip_lib.config import DataSection, Experiment
 from m2clip_lib.data.classes import KINETICS_400, SPLITS, find_names
-from m2clip_lib.data.demo.videos import class_names
+from m2clip_lib.data.demo.videos import SHARED, class_names
 from m2clip_lib.data.listing import annotations, folders
 from m2clip_lib.data.listing.recordings import Listing, hold_out, without_repeats
 from m2clip_lib.data.listing.segments import list_annotations
@@ -28,7 +28,7 @@ def list_videos(experiment: Experiment) -> Listing:
         names = class_names(data.colours)
         if data.two_shapes:
             lists = {split: root / f"{split}.csv" for split in SPLITS}
-            return list_annotations(root, {split: file for split, file in lists.items() if file.is_file()}, names)
+            return list_annotations(root, {split: file for split, file in lists.items() if file.is_file()}, SHARED)
         rows = [
             (p, label, split) for split in SPLITS for label, name in enumerate(names) for p in sorted((root / split / name).glob("*.mp4"))
         ]

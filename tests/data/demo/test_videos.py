@@ -324,11 +324,11 @@ def test_two_shapes_are_drawn_over_one_background_the_second_in_front():
     np.testing.assert_allclose(frames[outside], render(behind, 40)[outside], atol=1)
 
 
-def test_every_motion_is_as_often_the_first_of_two_and_the_second_is_another():
+def test_every_shared_motion_is_as_often_behind_and_the_one_in_front_is_another():
     pairs = [two_labels(0, "train", number) for number in range(240)]
-    assert np.bincount([first for first, _ in pairs]).tolist() == [20] * 12
-    assert all(first != second for first, second in pairs)
-    assert len(set(pairs)) > 100  # of 132
+    assert np.bincount([behind for behind, _ in pairs]).tolist() == [40] * 6
+    assert all(behind != front < 6 for behind, front in pairs)
+    assert len(set(pairs)) == 30
     assert pairs != [two_labels(0, "val", number) for number in range(240)]
 
 
