@@ -81,15 +81,8 @@ def train(
                 if on_epoch:
                     on_epoch(record.metrics_table(training.at.rows))
     folder, at = training.folder, training.at
-    return TrainResult(
-        folder / "best.safetensors",
-        folder / "last.safetensors",
-        training.metrics_file,
-        at.best[1],
-        at.best[0],
-        at.seconds,
-        training.measure,
-    )
+    files = folder / "best.safetensors", folder / "last.safetensors", training.metrics_file
+    return TrainResult(*files, at.best[1], at.best[0], at.seconds, training.measure)
 
 
 class Training:
