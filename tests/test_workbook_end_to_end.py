@@ -62,7 +62,7 @@ def test_tables_have_the_columns_that_make_a_number_verifiable(results):
     for name in ("accuracy", "headline"):
         table = pd.read_csv(results / "tables" / f"{name}.csv")
         accuracy = {"model", "readout", "top1", "top1_low", "top1_high", "interval", "top5", "direction", "seeds"}
-        accuracy |= {"mean_class", "ece", "direction_videos", "mix", "precision", "ensemble_weight", "weight_chosen_on"}
+        accuracy |= {"mean_class", "ece", "direction_videos", "mix", "precision", "ensemble_weight", "weight_chosen_on", "balance"}
         counts = {"videos", "failed", "listed", "missing", "unreadable", "scored", "count_unreadable_as_wrong"}
         assert set(table) == accuracy | counts | protocol
         assert (table.top1_low <= table.top1).all()

@@ -15,13 +15,12 @@ from m2clip_lib.data.manifest import Manifest, made_from
 from m2clip_lib.data.opposites import opposite_labels
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.honesty import honesty_table, named_subsets, subset_table
-from m2clip_lib.evaluate.metrics import best_weight, confused_pairs, confusion_matrix, per_class_table
-from m2clip_lib.evaluate.multilabel import best_thresholds, label_table
+from m2clip_lib.evaluate.metrics import best_weight, confused_pairs, confusion_matrix
 from m2clip_lib.evaluate.predictions import load_predictions, save_predictions
 from m2clip_lib.evaluate.processes import Processes
 from m2clip_lib.evaluate.protocol import WITHOUT_TIME, Order, Protocol
 from m2clip_lib.evaluate.scoring import predict_orders
-from m2clip_lib.evaluate.tables import accuracy_rows, calibration_tables, model_name, validation_of
+from m2clip_lib.evaluate.tables import accuracy_rows, calibration_tables, class_table, model_name, validation_of
 from m2clip_lib.experiment import device_precision, keep_freed_memory, model_config, open_backbone, set_threads
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, read_json
 from m2clip_lib.models import M2CLIP
@@ -226,13 +225,9 @@ def write_tables(run: Run, manifest: Manifest) -> pd.DataFrame:
     run.save(table, "accuracy")
     if run.experiment.eval.honesty:
         run.save(honesty_table(run.predictions, split), "honesty")
+    run.save(class_table(predictions, manifest.class_names, validation).assign(readout=predictions.readouts[-1]), "per_class")
     if predictions.targets is not None:
-        thresholds = None if validation is None else best_thresholds(validation.best, validation.targets)
-        per_class = label_table(predictions.best, predictions.targets, manifest.class_names, thresholds)
-        run.save(per_class.assign(threshold_chosen_on="val" if validation else "", readout=predictions.readouts[-1]), "per_class")
         return table
-    per_class = per_class_table(predictions.best, predictions.labels, manifest.class_names, predictions.recordings, predictions.wrong)
-    run.save(per_class.assign(readout=predictions.readouts[-1]), "per_class")
     matrix = confusion_matrix(predictions.best, predictions.labels)
     run.save(confused_pairs(matrix, manifest.class_names), "confused")
     for name, made in calibration_tables(predictions, validation).items():

@@ -13,12 +13,13 @@ from m2clip_lib.evaluate.metrics import (
     direction_hits,
     is_hit,
     mean_class_accuracy,
+    per_class_table,
     percent,
     reliability_table,
     tempered,
     top1_columns,
 )
-from m2clip_lib.evaluate.multilabel import best_thresholds, map_columns, one_sided
+from m2clip_lib.evaluate.multilabel import best_thresholds, label_table, map_columns, one_sided
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 
 MODEL_NAME = "M2-CLIP"
@@ -64,6 +65,16 @@ def accuracy_rows(predictions: Predictions, model: str, validation: Predictions 
             row |= {"direction": percent(paired), "direction_videos": len(paired)}
         rows.append(row | {"ece": calibration_error(scores, labels)} | counts)
     return rows
+
+
+def class_table(found: Predictions, class_names: Sequence[str], validation: Predictions | None = None) -> pd.DataFrame:
+    """The best read-out class by class: per_class_table, or label_table with thresholds of validation where videos have several labels."""
+    if found.targets is None:
+        return per_class_table(found.best, found.labels, class_names, found.recordings, found.wrong)
+    if validation is None:
+        return label_table(found.best, found.targets, class_names)
+    thresholds = best_thresholds(validation.best, validation.targets)
+    return label_table(found.best, found.targets, class_names, thresholds).assign(threshold_chosen_on="val")
 
 
 def calibration_tables(predictions: Predictions, validation: Predictions | None) -> dict[str, pd.DataFrame]:

@@ -10,11 +10,11 @@ from m2clip_lib import paths
 from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.metrics import is_hit, per_class_table
+from m2clip_lib.evaluate.metrics import is_hit
 from m2clip_lib.evaluate.paired import in_words, paired_bootstrap
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
 from m2clip_lib.evaluate.protocol import TestViews
-from m2clip_lib.evaluate.tables import accuracy_rows
+from m2clip_lib.evaluate.tables import accuracy_rows, class_table
 from m2clip_lib.files import read_json
 from m2clip_lib.viz.overlay import films_of
 from m2clip_lib.viz.plots import plot_gain, plot_runs
@@ -67,7 +67,7 @@ def comparison_html(evaluations: Mapping[str, Predictions], first: str, second: 
         figure, (ax,) = new_figure(9, 4.8)
         plot_runs(ax, curves)
         parts.append(figure_html(figure))
-    by_class = [per_class_table(each.best, each.labels, each.class_names, each.recordings, each.wrong) for each in (one, other)]
+    by_class = [class_table(each, each.class_names) for each in (one, other)]
     figure, (ax,) = new_figure(9, 1.6 + 0.36 * min(30, len(by_class[0])))
     plot_gain(ax, *by_class, second, first)
     parts.append(figure_html(figure))
