@@ -47,6 +47,8 @@ _HOMES = {  # module -> the names it lends
     "studies.jobs": ("plan_jobs", "run_jobs", "study_key"),
     "studies.studies": ("load_studies",),
     "studies.transfer": ("base_to_novel", "base_training", "few_shot", "zero_shot_transfer"),
+    "viz.browser": ("Browser", "Filter", "chosen", "confusions"),
+    "viz.browser_panel": ("browse",),
     "viz.explorer": ("Explorer", "model_video"),
     "viz.overlay": ("example_films", "show_mistakes", "write_film"),
     "viz.panel": ("explore", "live_curves"),

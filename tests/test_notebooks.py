@@ -165,3 +165,17 @@ def test_papermill_compares_two_runs(trained, workspace):
     papermill.execute_notebook(notebook, workspace / "out.ipynb", given, kernel_manager_class=OwnKernel, progress_bar=False)
     runs = pd.read_csv(workspace / "results" / "tiny" / "tables" / "runs.csv").run
     assert {"tiny", "tiny/ablations/none-seed0", "tiny/ablations/full-seed1"} <= set(runs)
+
+
+def test_papermill_fills_the_browser_with_pages_of_thumbnails(trained, workspace):
+    """Runs the optional notebook, with its widgets, and finds what it saves."""
+    for name in ("results", "checkpoints", "data"):
+        shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
+    (notebook,) = [file for file in NOTEBOOKS if file.stem == "11_browser"]
+    papermill.execute_notebook(
+        notebook, workspace / "out.ipynb", {"EXPERIMENT": "tiny"}, kernel_manager_class=OwnKernel, progress_bar=False
+    )
+    for name in ("suspects", "mistakes", "unsure"):
+        assert (workspace / "results" / "tiny" / "figures" / f"browser_{name}.png").is_file()
+    assert json.loads((workspace / "results" / "tiny" / "11_browser.json").read_text())["videos"] == 48
+    assert len(list((workspace / "data" / "tiny" / "thumbnails").glob("*.jpg"))) == 48

@@ -159,16 +159,23 @@ def classes_without(split: str, what: str, listing: Listing) -> list[str]:
     return [f"labels: {len(empty)} of {len(listing.class_names)} classes have no {what} video: {named}"]
 
 
+def stored_manifest(experiment: Experiment) -> Manifest:
+    """Read the manifest that prepare_data made, even if lists, class names or corrections have changed since. Raises: UserError."""
+    folder = experiment.prepared / COPIES if experiment.data.transcode else experiment.prepared
+    return read_manifest(folder, _command(experiment))
+
+
+def _command(experiment: Experiment) -> str:
+    return f"m2clip prepare {experiment.name}" + (" --transcode" if experiment.data.transcode else "")
+
+
 def load_manifest(experiment: Experiment) -> Manifest:
     """Read the manifest that prepare_data made.
 
     Raises: UserError naming the command to run if there is no manifest, or a list or the class names have changed since.
     """
-    copies = experiment.data.transcode
-    folder = experiment.prepared / COPIES if copies else experiment.prepared
-    command = f"m2clip prepare {experiment.name}" + (" --transcode" if copies else "")
-    manifest = read_manifest(folder, command)
-    side = read_side_file(folder)
+    manifest, command = stored_manifest(experiment), _command(experiment)
+    side = read_side_file(manifest.folder)
     known = side.get("sources", {})
     for file in source_files(experiment.data):  # one that is missing, or was not used then, cannot be compared
         if paths.shown(file) in known and file.is_file() and file_sha256(file) != known[paths.shown(file)]:

@@ -10,7 +10,7 @@ import torch
 
 from m2clip_lib import paths
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.prepare import load_manifest
+from m2clip_lib.data.prepare import stored_manifest
 from m2clip_lib.data.prompts import class_prompts
 from m2clip_lib.data.transforms import frames_to_clip, test_crops
 from m2clip_lib.data.video.decode import fit_short_side, read_clips
@@ -43,11 +43,11 @@ def search(
     second search decodes no video.
 
     Args:
-        folder: of the videos to search; default: those of the experiment's manifest, which has to be prepared.
+        folder: of the videos to search; default: those of the experiment's manifest, whatever has been corrected since.
     Returns: path, start_s, end_s, score (cosine of the window's mean feature and the text's), the best first; moments of one video do
         not overlap. And path -> reason of the videos that could not be read.
     """
-    table = load_manifest(experiment).table if folder is None else scan_folder(folder, report)[0]
+    table = stored_manifest(experiment).table if folder is None else scan_folder(folder, report)[0]
     table = table.drop_duplicates("path")
     failed = dict(table[table.status != "ok"][["path", "status"]].itertuples(index=False))
     backbone, device = open_backbone(experiment), pick_device()

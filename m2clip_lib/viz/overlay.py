@@ -75,20 +75,20 @@ def plot_overlay(axes: tuple[Axes, Axes], frames: np.ndarray, found: PatchMap, s
     return axes
 
 
-def write_film(path: Path, frames: np.ndarray, found: PatchMap | None = None) -> None:
+def write_film(path: Path, frames: np.ndarray, found: PatchMap | None = None, fps: int = FILM_FPS) -> None:
     """Write an enlarged MP4 of the frames, a few per second; with a map, also of the same frames under it, beside them (see overlay)."""
     times = max(1, round(FILM_SIDE / frames.shape[1]))
     film = frames.repeat(times, axis=1).repeat(times, axis=2)
     if found is not None:
         film = np.concatenate([film, overlay(film, found.values)], axis=2)
     film = film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]  # 4:2:0 needs even sides
-    write_video(path, film, fps=FILM_FPS)
+    write_video(path, film, fps)
 
 
-def film_bytes(frames: np.ndarray, found: PatchMap | None = None) -> bytes:
+def film_bytes(frames: np.ndarray, found: PatchMap | None = None, fps: int = FILM_FPS) -> bytes:
     """The content of the file that write_film makes, to put into a page."""
     with tempfile.TemporaryDirectory() as folder:
-        write_film(file := Path(folder) / "film.mp4", frames, found)
+        write_film(file := Path(folder) / "film.mp4", frames, found, fps)
         return file.read_bytes()
 
 

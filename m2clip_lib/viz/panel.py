@@ -31,6 +31,16 @@ SETTLED = {"continuous_update": False}  # react when a slider is released or Ent
 RANKED = 6  # names of a ranking
 
 
+@contextmanager
+def errors_in(message: w.HTML) -> Iterator[None]:
+    """Show what is wrong with an input in a line of a panel, in place of a traceback."""
+    message.value = ""
+    try:
+        yield
+    except (UserError, ValueError, OSError) as error:  # OSError: a name that no file can have
+        message.value = CARDS.problem(error)
+
+
 class ExplorerPanel:
     """All controls and what they show. `box` is the widget to display; every control redraws at once."""
 
@@ -93,22 +103,14 @@ class ExplorerPanel:
             self._open(str(file))
 
     def _open(self, path: str, truth: str = "") -> None:
-        with self._errors_shown():
+        with errors_in(self.message):
             self.look: Look = self.explorer.look_at(path, truth)
             self.timeline.value = ""
             self.redraw()
 
-    @contextmanager
-    def _errors_shown(self) -> Iterator[None]:
-        self.message.value = ""
-        try:
-            yield
-        except (UserError, ValueError, OSError) as error:  # OSError: a name that no file can have
-            self.message.value = CARDS.problem(error)
-
     def redraw(self, *_: object) -> None:
         """Compute and show everything again; an error goes into the message line, and the last picture stays."""
-        with self._errors_shown():
+        with errors_in(self.message):
             self._draw(parse_labels(self.labels.value), self.edit())
 
     def _draw(self, names: list[str], edit: Edit) -> None:
@@ -148,7 +150,7 @@ class ExplorerPanel:
         return MapChoice(self.method.value, block, head, known.index(asked), readout)
 
     def _draw_timeline(self, *_: object) -> None:
-        with self._errors_shown():
+        with errors_in(self.message):
             found = self.explorer.timeline(self.look.path, parse_labels(self.labels.value))
             picture = figure_html(timeline_figure(found), "Timeline of the whole video, forwards and unmasked.")
             table = found.table(3).round(1).rename(columns=lambda name: name.replace("_", " "))

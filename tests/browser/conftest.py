@@ -54,10 +54,32 @@ def browser(trained):
         chromium.close()
 
 
+COUNT_MODEL_CALLS = """
+from pathlib import Path
+
+from m2clip_lib.moments import windows
+
+def counted(*given, scored=windows.predict, **options):
+    with Path({file!r}).open("a") as file:
+        file.write("x")
+    return scored(*given, **options)
+
+windows.predict = counted
+"""
+
+
 @pytest.fixture(scope="session")
-def lab(trained, tmp_path_factory):
-    """Start a JupyterLab on copies of the notebooks that open the trained run "tiny"; lab(name) returns a notebook's address."""
+def lab_root(tmp_path_factory) -> Path:
+    """The folder that JupyterLab shows. A character is added to its file model_calls when notebook 11 scores a video's windows."""
     root = tmp_path_factory.mktemp("lab")
+    (root / "model_calls").touch()
+    return root
+
+
+@pytest.fixture(scope="session")
+def lab(trained, lab_root):
+    """Start a JupyterLab on copies of the notebooks that open the trained run "tiny"; lab(name) returns a notebook's address."""
+    root = lab_root
     for file in paths.NOTEBOOKS.glob("*.ipynb"):
         notebook = nbformat.read(file, as_version=4)
         for cell in notebook.cells:
@@ -66,6 +88,8 @@ def lab(trained, tmp_path_factory):
                 cell.source = cell.source.replace('RUN: str = ""', 'RUN: str = "live"').replace(
                     "OVERRIDES: list = []", 'OVERRIDES: list = ["train.epochs=4"]'
                 )
+        if file.name.startswith("11"):
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(COUNT_MODEL_CALLS.format(file=str(root / "model_calls"))))
         nbformat.write(notebook, root / file.name)
     settings = root / "settings"
     for name, values in SETTINGS.items():
