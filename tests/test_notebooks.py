@@ -123,7 +123,7 @@ def pictures(notebook: Path) -> int:
 def test_papermill_alone_runs_the_first_notebook_from_anywhere(workspace, monkeypatch):
     """Starts a kernel, writes and scans 48 synthetic videos: about 15 s."""
     monkeypatch.setenv("MPLBACKEND", "Agg")  # as in many containers: before, the executed notebook held no picture
-    done = papermill_command(NOTEBOOKS[0], workspace / "out.ipynb", "EXPERIMENT=tiny", "RUN=alone", "GRID_CLASSES=3")
+    done = papermill_command(NOTEBOOKS[1], workspace / "out.ipynb", "EXPERIMENT=tiny", "RUN=alone", "GRID_CLASSES=3")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((workspace / "results" / "alone" / "01_data_preparation.json").read_text())["videos"] == 48
     assert (workspace / "results" / "alone" / "figures" / "clips.png").is_file()
