@@ -211,7 +211,7 @@ class Browser:
         file = experiment.prepared / CHECK
         findings = read_csv(file) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))
         if not file.is_file():
-            notes.append(f"No duplicates and suspected labels are known: run m2clip check {experiment.name}.")
+            notes.append(f"No duplicates or suspected labels are known: run m2clip check {experiment.name}.")
         table = video_table(manifest, names, predictions, findings, corrections_of(experiment, manifest.class_names))
         make_thumbnails(manifest.table, experiment.prepared / FOLDER, cores(), report)
         return cls(run, table, manifest.class_names, root, notes, "labels" in manifest.table)

@@ -189,7 +189,7 @@ def opened(trained, workspace) -> Iterator[Browser]:
 
 def test_a_trained_run_is_opened_with_predictions_thumbnails_and_corrections(opened, workspace):
     assert len(opened.table) == 48
-    assert opened.notes == ["No duplicates and suspected labels are known: run m2clip check tiny."]
+    assert opened.notes == ["No duplicates or suspected labels are known: run m2clip check tiny."]
     assert (opened.table.predicted != "").sum() == 24  # val and test
     assert all(opened.thumbnail(row)[0].startswith(b"\xff\xd8") for row in range(48))
     name = opened.table.name[3]
@@ -216,7 +216,7 @@ def test_what_belongs_to_another_list_is_left_out_and_said(opened, monkeypatch):
     assert [note.split(":")[0] for note in again.notes] == [
         "The predictions for split val were made from another list of videos",
         "The predictions for split test were made from another list of videos",
-        "No duplicates and suspected labels are known",
+        "No duplicates or suspected labels are known",
     ]
 
     for file in opened.run.predictions.iterdir():
