@@ -77,6 +77,7 @@ def test_the_table_is_written_and_read_again_and_nothing_else_is_changed(small):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_for_each_kind_and_the_table_as_json(small, capsys):
     options = [text for override in small.overrides for text in ("-o", override)]
     with pytest.raises(SystemExit) as ended:
@@ -102,6 +103,7 @@ def test_rows_of_an_accepted_video_are_left_out(small):
     assert len(table) == len(small.table) - 1
 
 
+@pytest.mark.slow
 def test_fast_copies_are_named_by_their_originals_and_a_video_that_is_gone_is_said(workspace, video_folder):
     """Twelve videos of 12 frames: all are shorter than a clip of 20."""
     experiment, lines = load_experiment("folder", ["data.transcode=true", "data.num_frames=20"]), []

@@ -62,6 +62,7 @@ def test_the_differences_of_every_output_are_reported(exported):
     assert all(0 <= value < 1e-4 for found in exported[1].values() for value in found.values())
 
 
+@pytest.mark.slow
 def test_an_export_is_the_same_file_twice_and_names_no_folder_of_this_machine(demo, exported, tmp_path):
     write_onnx(text_graph(demo[0]), tmp_path / "again.onnx")
     assert file_sha256(tmp_path / "again.onnx") == file_sha256(exported[0] / "text.onnx")
@@ -83,6 +84,7 @@ def test_an_exported_program_is_kept_when_it_gives_the_same_values(demo, tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["text.pt2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["st_adapter", "aim", "lora", "none"])
 def test_every_kind_of_adapter_can_be_traced_for_any_number_of_clips(backbone, kind):
     sizes = {"vision_adapter_layers": 2, "vision_adapter_width": 8, "text_adapter_layers": 0}

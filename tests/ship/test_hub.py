@@ -51,6 +51,7 @@ def files_below(folder):
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
+@pytest.mark.slow
 def test_the_commands_go_where_the_environment_says(hub, demo_file, workspace):
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(workspace / "home"), "HF_TOKEN": TOKEN, "PYTHONPATH": str(paths.ROOT)}
     command = [sys.executable, "-m", "m2clip_lib", "push", str(demo_file), "someone/demo"]
