@@ -119,6 +119,7 @@ def test_the_published_way_of_training_has_the_same_loss_and_computes_more(bench
     assert flop[0] > 1.2 * flop[1]
 
 
+@pytest.mark.slow
 def test_updates_are_timed_in_turns_and_one_that_fails_says_why(bench, tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", draw_video(0, np.random.default_rng(0), 24, 64))
     videos = pd.DataFrame([{"path": str(tmp_path / "a.mp4"), **asdict(probe(tmp_path / "a.mp4"))}])
@@ -156,6 +157,7 @@ def test_train_is_measured_at_batch_2_and_8_or_on_a_gpu_at_32(bench, shipped, mo
     assert [way.from_files for way in found.ways] == [False, False, False, True, False]
 
 
+@pytest.mark.slow
 def test_bench_all_goes_on_without_what_is_missing_and_plan_shows_what_was_measured(bench, workspace, monkeypatch, capsys):
     run, timing = bench("run"), bench("timing")
     experiment = load_experiment("tiny", ["backbone.source=demo", "train.batch_size=4"])

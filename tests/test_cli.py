@@ -405,6 +405,7 @@ def test_eval_takes_several_checkpoints_and_mixes_each_and_repeats_nothing(train
     assert call(capsys, *command)[0] == 0
 
 
+@pytest.mark.slow
 def test_without_honesty_the_evaluation_notebook_runs_and_makes_no_such_table(trained, workspace, capsys):
     """It was an error once: the notebook read a table that nobody had made."""
     for name in ("results", "checkpoints", "data"):

@@ -53,6 +53,7 @@ def test_a_kernel_sees_folder_and_environment_of_now_although_the_fork_server_is
         assert int(found[2]) != os.getpid()
 
 
+@pytest.mark.slow
 def test_a_kernel_ends_with_the_process_that_asked_for_it(tmp_path):
     """As one that jupyter_client starts; a training in it would go on unseen."""
     process = subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, text=True, cwd=tmp_path)

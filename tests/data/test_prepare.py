@@ -407,6 +407,7 @@ def script(workspace, name: str, guard: str) -> list[str]:
     return [sys.executable, str(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["folder", "tiny"])
 def test_script_without_a_guard_ends_with_one_line(workspace, name):
     """Starts three processes that import the library: about 10 s."""
@@ -415,6 +416,7 @@ def test_script_without_a_guard_ends_with_one_line(workspace, name):
     assert (done.stderr, done.returncode) == (f"m2clip: {workspace / 'my script.py'}: {advice}\n", 1)
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_a_folder_once(workspace):
     """Two scripts with a guard; the first is held up while it has the lock, so that the second is refused: about 10 s."""
     command = script(workspace, "folder", 'if __name__ == "__main__":\n    ')

@@ -118,6 +118,7 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_prepare_continues_where_it_was_stopped(workspace, video, stop):
     """A separate process, stopped once the first files are in its journal: about 5 s."""

@@ -39,6 +39,7 @@ def hidden_words(seed: int) -> np.ndarray:
     captions = build_captions([of_class[0] for of_class in class_prompts(["moving left"], "A video of {}")], ["left", "moving"], tokenizer)
     steps = SimpleNamespace(
         settings=SimpleNamespace(seed=seed, masked_share=0.2),
+        targets=None,
         backbone=SimpleNamespace(tokenizer=tokenizer),
         texts=SimpleNamespace(of_step=lambda step: (captions, None)),
     )

@@ -102,6 +102,7 @@ def test_two_processes_give_the_weights_of_one_after_twenty_updates(alone, tmp_p
     assert_close(outcome("two"), alone)
 
 
+@pytest.mark.slow
 def test_three_processes_share_uneven_batches(prepared, tmp_path):
     """Of 24 videos in updates of 3 x 3 the last takes 6: two clips per process; 12 validation videos, each once."""
     settings = [*ONE, "train.epochs=1", "eval.batch_size=2"]

@@ -225,6 +225,7 @@ def test_a_timeline_is_scored_once_and_read_afterwards(stored, tmp_path, monkeyp
         assert set(file) == {"starts", "ends", "scores", "about"}
 
 
+@pytest.mark.slow
 def test_another_video_checkpoint_label_window_or_code_is_another_timeline(stored, long_video, tmp_path, monkeypatch):
     call, scored, checkpoint = stored
     copy = tmp_path / "copy.mp4"

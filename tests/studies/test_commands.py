@@ -15,6 +15,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
     return caught.value.code or 0, out, err
 
 
+@pytest.mark.slow
 def test_studies_and_probes_are_run_from_the_command_line_and_not_repeated(workspace, capsys):
     """Prepares 48 videos, trains two variants for an epoch each, and sixty small heads."""
     assert call(capsys, "prepare", "tiny")[0] == 0

@@ -79,6 +79,7 @@ def test_a_draw_has_k_videos_of_each_class_and_contains_the_smaller_one():
         draw_videos(table, 9, seed=3)
 
 
+@pytest.mark.slow
 def test_few_shots_are_drawn_saved_and_trained_once(run, monkeypatch):
     table = few_shot(run, [1], [0, 1], updates=2)
     assert table.readout.tolist() == ["similarity", "classifier", "ensemble"]

@@ -73,6 +73,7 @@ def test_times_are_in_sensible_units(seconds, text):
     assert [size(number) for number in (1.5 * 2**30, 3.2 * 2**20)] == ["1.5 GiB", "3 MiB"]
 
 
+@pytest.mark.slow
 def test_a_tower_of_timm_is_planned_and_reads_whole_texts_where_it_is_not_causal(workspace):
     changes = ["model.vision_adapter_layers=1", "model.text_adapter_layers=2", "data.num_frames=1"]
     siglip, mobile = (

@@ -281,6 +281,7 @@ def test_video_that_takes_too_long_gets_a_status_and_leaves_no_file(tmp_path):
     assert [path for path in (tmp_path / "fast").rglob("*.*") if path.parent.name == "videos"] == []
 
 
+@pytest.mark.slow
 def test_work_that_is_killed_is_continued(workspace):
     """A separate process, killed once the first copies exist: about 10 s."""
     root = make_dataset(workspace / "many", 20)
