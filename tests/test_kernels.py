@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from m2clip_lib.kernels import OwnKernel
 
 START = """

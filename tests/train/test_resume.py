@@ -250,7 +250,7 @@ def test_states_that_are_all_damaged_are_an_error_that_says_what_to_do(prepared,
 
 
 def test_the_last_two_states_are_kept_and_load_unchanged(tmp_path):
-    row = EpochMetrics(1, 6, 0.1, *[1 / 3] * 5, clips=24, skipped=0, seconds=1.5)
+    row = EpochMetrics(1, 6, 0.1, *[1 / 3] * 5, 24, 0, 1.5, *[1 / 3] * 6)
     for step in (1, 2, 30):
         progress = Progress({"train.epochs": 3}, "code", epoch=2, updates=step, best=(50.0, 1), rows=[row], tally={"clips": 4})
         save_state(tmp_path, step, {"a": torch.full((2,), float(step))}, progress)

@@ -20,9 +20,8 @@ class Views:
 def test_the_surest_answer_of_each_class_is_shown_and_the_surest_mistake(monkeypatch):
     monkeypatch.setattr(overlay, "film_bytes", lambda clip: bytes([clip[0, 0, 0, 0]]))
     best = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.95, 0.05]])
-    found = SimpleNamespace(
-        best=best, labels=np.array([0, 0, 1, 0, 1]), rows=[10, 11, 12, 13, 14], class_names=["open <door>", "close"], targets=None
-    )
+    names = ["open <door>", "close"]
+    found = SimpleNamespace(best=best, labels=np.array([0, 0, 1, 0, 1]), rows=[10, 11, 12, 13, 14], class_names=names, targets=None)
     page = overlay.example_films(Views(), found)
     right, wrong = page.split("Wrong, and sure of it")
     labels = [re.findall(r"<figcaption>(.*?)</figcaption>", part) for part in (right, wrong)]
