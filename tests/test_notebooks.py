@@ -167,6 +167,7 @@ def test_papermill_compares_two_runs(trained, workspace):
     assert {"tiny", "tiny/ablations/none-seed0", "tiny/ablations/full-seed1"} <= set(runs)
 
 
+@pytest.mark.slow
 def test_papermill_fills_the_browser_with_pages_of_thumbnails(trained, workspace):
     """Runs the optional notebook, with its widgets, and finds what it saves."""
     for name in ("results", "checkpoints", "data"):

@@ -108,6 +108,12 @@ class Predictions:
         """Scores (n, k) of the ensemble, or of similarity where there is no classifier."""
         return self.readout(self.readouts[-1])
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the best class of each video is its label, or one of its labels (n,)."""
+        said = self.best.argmax(axis=1)
+        return said == self.labels if self.targets is None else self.targets[np.arange(len(said)), said]
+
 
 def save_predictions(predictions: Predictions, manifest: Manifest, folder: Path, name: str, **provenance: object) -> None:
     """Write folder/<name>.parquet (one row per video: path, label, top-5 per read-out), <name>.npz (score matrices), <name>.json."""

@@ -101,8 +101,7 @@ def video_table(
         rows = np.flatnonzero((table.split == found.protocol.split) & (table.status == "ok"))[found.rows]
         said = found.best.argmax(axis=1)
         table.loc[rows, "predicted"] = np.array(found.class_names, object)[said]
-        right = said == found.labels if found.targets is None else found.targets[np.arange(len(said)), said]
-        table.loc[rows, "answer"] = np.where(right, "right", "wrong")
+        table.loc[rows, "answer"] = np.where(found.right, "right", "wrong")
         table.loc[rows, "confidence"] = found.best.max(axis=1)
     copies, doubts = findings[findings.kind.isin(("leak", "duplicate"))], findings[findings.kind == "label"]
     sets = DisjointSet(sorted({*copies["path"], *copies["with"]}))

@@ -135,7 +135,7 @@ def _film_of(views: TestViews, row: int) -> bytes:
 def example_films(views: TestViews, found: Predictions, most: int = 4) -> str:
     """HTML that plays what the model is surest of: right answers, and mistakes; at most one video of each class, `most` of a kind."""
     said, sure, groups = found.best.argmax(axis=1), found.best.max(axis=1), []
-    right = said == found.labels if found.targets is None else found.targets[np.arange(len(said)), said]
+    right = found.right
     for title, chosen in (("Right, and sure of it", right), ("Wrong, and sure of it", ~right)):
         of_class: dict[int, int] = {}
         for i in np.flatnonzero(chosen)[np.argsort(-sure[chosen], kind="stable")]:

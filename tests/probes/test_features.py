@@ -84,6 +84,7 @@ def test_the_key_is_what_is_encoded_and_not_how_it_is_scored(opened, backbone):
     assert len(keys | {folder}) == 7
 
 
+@pytest.mark.slow
 def test_all_probes_and_seeds_share_one_pass_over_the_videos(opened, backbone):
     experiment, manifest, encoded = opened
     encoded.clear()

@@ -79,6 +79,7 @@ def test_text_encoder_gives_the_texts_that_the_video_graph_holds(demo, exported)
     np.testing.assert_allclose(texts, text_features(model, model.config.class_names), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_program_is_kept_when_it_gives_the_same_values(demo, tmp_path):
     assert set(write_pt2(text_graph(demo[0]), tmp_path / "text.pt2").values()) == {0.0}
     assert [file.name for file in tmp_path.iterdir()] == ["text.pt2"]

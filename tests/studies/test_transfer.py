@@ -105,6 +105,7 @@ def test_few_shots_are_drawn_saved_and_trained_once(run, monkeypatch):
         few_shot(run, [1], [0], official={1: official})
 
 
+@pytest.mark.slow
 def test_base_to_novel_the_dial_and_zero_shot_share_their_trainings(run, monkeypatch):
     table = base_to_novel(run, [0]).set_index("measure").top1
     assert table.harmonic_mean == pytest.approx(2 * table.base * table.novel / max(table.base + table.novel, 1e-9))

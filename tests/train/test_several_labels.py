@@ -95,6 +95,7 @@ def test_accumulated_steps_with_gathered_negatives_give_the_large_batch_with_two
     assert one == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
 def test_balance_changes_the_training_and_repeats_to_the_bit(prepared, balance):
     plain, first, again = (train_two("balanced", *changes)[2] for changes in ([], *[[f"train.balance={balance}"]] * 2))

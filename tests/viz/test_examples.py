@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.viz import overlay
 
 
@@ -21,7 +22,7 @@ def test_the_surest_answer_of_each_class_is_shown_and_the_surest_mistake(monkeyp
     monkeypatch.setattr(overlay, "film_bytes", lambda clip: bytes([clip[0, 0, 0, 0]]))
     best = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.95, 0.05]])
     names = ["open <door>", "close"]
-    found = SimpleNamespace(best=best, labels=np.array([0, 0, 1, 0, 1]), rows=[10, 11, 12, 13, 14], class_names=names, targets=None)
+    found = Predictions(best, None, np.array([0, 0, 1, 0, 1]), [10, 11, 12, 13, 14], names)
     page = overlay.example_films(Views(), found)
     right, wrong = page.split("Wrong, and sure of it")
     labels = [re.findall(r"<figcaption>(.*?)</figcaption>", part) for part in (right, wrong)]
@@ -35,7 +36,7 @@ def test_the_surest_answer_of_each_class_is_shown_and_the_surest_mistake(monkeyp
 
 def test_a_model_without_mistakes_shows_none(monkeypatch):
     monkeypatch.setattr(overlay, "film_bytes", lambda clip: b"film")
-    found = SimpleNamespace(best=np.array([[0.9, 0.1]]), labels=np.array([0]), rows=[0], class_names=["a", "b"], targets=None)
+    found = Predictions(np.array([[0.9, 0.1]]), None, np.array([0]), [0], ["a", "b"])
     page = overlay.example_films(Views(), found)
     assert "Right, and sure of it" in page
     assert "Wrong" not in page
