@@ -73,7 +73,8 @@ class Predictions:
     def columns(self) -> dict[str, object]:
         """The columns that make a table's numbers reproducible: the protocol's, what counts as wrong, how the epoch was chosen."""
         own = {"count_unreadable_as_wrong": self.count_unreadable_as_wrong, "epoch_chosen_on": self.epoch_chosen_on}
-        own |= {"ensemble_weight": self.weight, "weight_chosen_on": self.weight_chosen_on, "balance": self.balance}
+        own |= {"ensemble_weight": self.weight, "weight_chosen_on": self.weight_chosen_on}
+        own |= {"balance": self.balance.replace("none", "")}  # said where there is something to say, as of controls
         return self.protocol.columns(self.list_sha256) | own
 
     def check_checkpoint(self, file: Path) -> None:

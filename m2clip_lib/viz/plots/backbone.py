@@ -81,7 +81,7 @@ def plot_walk(ax: Axes, trace: pd.DataFrame) -> Axes:
     finding = f"From {sizes['video']:,} pixel values to {sizes['image_features']:,} numbers per batch"
     ax.set(xscale="log", xlim=(1, sizes.max() * 40), title=finding)
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set_xlabel("numbers in the tensor (log scale); grey: input and frozen CLIP, blue: trained parts and outputs")
+    ax.set_xlabel("numbers in the tensor (log scale); grey: input, frozen CLIP; blue: trained, outputs")
     return ax
 
 
