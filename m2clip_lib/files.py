@@ -22,6 +22,10 @@ _STORAGE = {  # what the system says -> what is wrong, and what to do
     os.strerror(errno.EROFS): f"the file system is read-only; {_ELSEWHERE}",
     os.strerror(errno.EACCES): f"permission denied; give this user access to it, or {_ELSEWHERE}",
     os.strerror(errno.EPERM): f"operation not permitted; give this user access to it, or {_ELSEWHERE}",
+    os.strerror(errno.EEXIST): "a file is where a folder has to be; give another place",
+    os.strerror(errno.ENOTDIR): "a file is where a folder has to be; give another place",
+    os.strerror(errno.EISDIR): "is a folder; give the name of a file",
+    os.strerror(errno.ENAMETOOLONG): "the name is too long; give a shorter one",
     "Could not determine home directory": "set HOME to a folder, or give paths that do not begin with ~",
 }
 

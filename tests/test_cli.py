@@ -71,6 +71,11 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
             "predict clip.mp4 --timeline --threshold 0.5 --export vtt,srt --out x",
             ["--export vtt,srt: 'srt' is not one of csv, json"],
         ),
+        (
+            "predict a.mp4 b/a.mov --timeline --threshold 0.5 --export eaf --out x",
+            ["--export: a.mp4 and b/a.mov would be written to the same file"],
+        ),
+        ("predict --folder b --burn b/c", ["--burn b/c: lies in b", "give a folder outside"]),
         ("predict a.mp4 --folder b", ["give one VIDEO or more, or --folder DIR, --stream URL or --camera N"]),
         ("predict a.mp4 --csv b.csv", ["--csv, --burn and --workers belong to --folder"]),
         ("predict --camera 0 --timeline", ["--timeline is for videos"]),
@@ -287,6 +292,7 @@ def test_search_prints_moments_as_lines_or_json(trained, workspace, video_folder
     assert (status, len(out.splitlines())) == (0, 3), err
     status, out, _ = call(capsys, "search", "a red square", "--folder", video_folder, "--top", 2, "--json")
     assert [list(moment) for moment in json.loads(out)] == [["path", "start_s", "end_s", "score"]] * 2
+    assert_one_line(*call(capsys, "search", " ", "--folder", video_folder)[::2], "search: the sentence is empty")
     status, _, err = call(capsys, "search", "a red square")
     assert_one_line(status, err, "manifest: none at", "m2clip prepare tiny")
     status, out, _ = call(capsys, "search", "a red square", "-o", prepared(trained), "--top", 2, "--per-video", 1, "--json")

@@ -162,6 +162,9 @@ def test_a_disk_that_loses_what_is_written_is_an_error(tmp_path, monkeypatch, nu
             "/root/.cache: permission denied; give this user access",
         ),
         (SafetensorError("I/O error: Read-only file system (os error 30)"), "os error 30.: the file system is read-only; keep results"),
+        (NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b"), "^a/b: a file is where a folder has to be; give"),
+        (IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), "a"), "^a: is a folder; give the name of a file"),
+        (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "aaa"), "^aaa: the name is too long; give a shorter one"),
         (RuntimeError("Could not determine home directory."), "^Could not determine home directory: set HOME"),
     ],
 )
@@ -175,6 +178,12 @@ def test_an_error_of_the_storage_says_where_and_what_to_do(error, line):
 )
 def test_other_errors_are_not_explained_away(error):
     assert storage_error(error) is None
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(UserError, match=r"out/run.json: a file is where a folder has to be; give another place"):
+        write_json(tmp_path / "out" / "run.json", {})
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):

@@ -56,6 +56,8 @@ def predict(
         raise UserError("predict: give one VIDEO or more, or --folder DIR, --stream URL or --camera N")
     if folder is None and (table or burn or workers is not None):
         raise UserError("--csv, --burn and --workers belong to --folder: add it")
+    if folder and burn and burn.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"--burn {burn}: lies in {folder}, where the copies would be videos to predict; give a folder outside")
     if (folder and timeline) or (live and (timeline or picture or threshold is not None or as_json)):
         raise UserError("--timeline is for videos, without --folder, --stream and --camera; the last two show windows, without --json")
     if not math.isfinite(window + every + min_length + merge):
@@ -72,9 +74,10 @@ def predict(
             raise UserError(f"--picture: draws one video, {len(videos)} were given")
         if picture is not None and picture.suffix.lower() != ".png":
             raise UserError(f"--picture {picture}: give a path that ends in .png")
-        from m2clip_lib.moments.formats import parse_formats
+        from m2clip_lib.moments.formats import parse_formats, refuse_same_names
 
         formats = parse_formats(export) if export else []
+        refuse_same_names(videos, formats)
         ask = None if threshold is None else (threshold, min_length, merge)
         _timelines(videos, checkpoint or _last_checkpoint(), names, top, as_json, (window, every), picture, ask, formats, out)
         return

@@ -5,7 +5,7 @@ Sources: WebVTT, https://www.w3.org/TR/webvtt1; EAF 3.0, http://www.mpi.nl/tools
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
@@ -43,15 +43,20 @@ def parse_formats(text: str) -> list[str]:
     return formats
 
 
+def refuse_same_names(videos: Iterable[Path], formats: Sequence[str]) -> None:
+    """Raises: UserError for two videos whose files would have the same name."""
+    stems: dict[str, Path] = {}
+    for path in videos:
+        if stems.setdefault(path.stem.lower(), path) != path and set(formats) & set(OF_EACH):
+            raise UserError(f"--export: {stems[path.stem.lower()]} and {path} would be written to the same file; export them one by one")
+
+
 def export_segments(found: Found, formats: Sequence[str], folder: Path) -> list[Path]:
     """Write segments.csv, .json and .boris with all videos, and NAME.vtt and .eaf per video; return the files.
 
-    Raises: UserError, before anything is written, for two videos whose files would have the same name.
+    Raises: see refuse_same_names; before anything is written.
     """
-    stems: dict[str, Path] = {}
-    for path in found:
-        if stems.setdefault(path.stem.lower(), path) != path and set(formats) & set(OF_EACH):
-            raise UserError(f"--export: {stems[path.stem.lower()]} and {path} would be written to the same file; export them one by one")
+    refuse_same_names(found, formats)
     files = []
     for name in formats:
         for path, own in found.items() if name in OF_EACH else [(Path("segments"), ())]:

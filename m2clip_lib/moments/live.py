@@ -22,10 +22,10 @@ from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import Best, best_names, open_checkpoint
 from m2clip_lib.evaluate.protocol import TestViews
 from m2clip_lib.evaluate.scoring import Scorer
+from m2clip_lib.moments.segments import INSTANT_S
 from m2clip_lib.moments.windows import clip_seconds
 
 CAMERAS = {"darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}  # others: v4l2; FFmpeg's device and its name for a camera
-INSTANT_S = 1e-6  # seconds; less is an error of rounding
 
 Shown = tuple[float, np.ndarray, int]  # seconds since the first frame, picture (h, w, 3) uint8 RGB, frames dropped so far
 

@@ -17,6 +17,7 @@ from m2clip_lib.data.video.decode import fit_short_side, read_clips
 from m2clip_lib.data.video.probe import VideoError
 from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.data.workers import fingerprint, with_progress
+from m2clip_lib.errors import UserError
 from m2clip_lib.experiment import open_backbone, pick_device
 from m2clip_lib.files import code_digest, hash_texts, write_atomically
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
@@ -47,6 +48,8 @@ def search(
     Returns: path, start_s, end_s, score (cosine of the window's mean feature and the text's), the best first; moments of one video do
         not overlap. And path -> reason of the videos that could not be read.
     """
+    if not text.strip():
+        raise UserError("search: the sentence is empty; say what is to be seen")
     table = stored_manifest(experiment).table if folder is None else scan_folder(folder, report)[0]
     table = table.drop_duplicates("path")
     failed = dict(table[table.status != "ok"][["path", "status"]].itertuples(index=False))

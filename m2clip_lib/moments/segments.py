@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+INSTANT_S = 1e-6  # seconds; less is an error of rounding
 THRESHOLDS = tuple(
     (1 / (1 + np.exp(-np.arange(-3, 8.01, 0.125)))).round(4).tolist()
 )  # evenly spaced as log-odds: sure scores lie close to 1
@@ -49,12 +50,12 @@ def segments(
     for k in range(len(names)):
         runs: list[list[int]] = []  # windows of each segment
         for i in np.flatnonzero(scores[:, k] >= threshold).tolist():
-            if runs and edges[i] - edges[runs[-1][-1] + 1] <= merge_gap_s:
+            if runs and edges[i] - edges[runs[-1][-1] + 1] <= merge_gap_s + INSTANT_S:
                 runs[-1].append(i)
             else:
                 runs.append([i])
         made = [Segment(names[k], float(edges[run[0]]), float(edges[run[-1] + 1]), float(scores[run, k].mean())) for run in runs]
-        found += [segment for segment in made if segment.end_s - segment.start_s >= min_length_s]
+        found += [segment for segment in made if segment.end_s - segment.start_s >= min_length_s - INSTANT_S]
     return sorted(found, key=lambda segment: segment.start_s)  # stable
 
 

@@ -24,7 +24,7 @@ from m2clip_lib.evaluate.scoring import predict
 from m2clip_lib.files import code_digest, file_sha256, hash_texts, write_atomically
 from m2clip_lib.models import M2CLIP
 from m2clip_lib.models.checkpoint import existing
-from m2clip_lib.moments.segments import Segment, segments
+from m2clip_lib.moments.segments import INSTANT_S, Segment, segments
 
 WINDOW_S = 2.0  # where neither the checkpoint nor its stride tells how long a training clip is
 MOST_WINDOWS = 10_000
@@ -95,11 +95,11 @@ def windows(times: np.ndarray, window_s: float, every_s: float) -> tuple[np.ndar
         times: of the frames, and the video's end (see frame_times).
         window_s, every_s: length of a window, and distance from start to start, seconds.
     """
-    last, instant = max(0.0, times[-1] - window_s), 1e-6  # seconds; less is an error of rounding
-    starts = np.append(np.arange(0, last - instant, every_s), last)
+    last = max(0.0, times[-1] - window_s)
+    starts = np.append(np.arange(0, last - INSTANT_S, every_s), last)
     ends = np.minimum(starts + window_s, times[-1])
-    first = np.searchsorted(times[:-1], starts + instant, "right") - 1  # on the screen when the window begins
-    end = np.maximum(first + 1, np.searchsorted(times[:-1], ends - instant))
+    first = np.searchsorted(times[:-1], starts + INSTANT_S, "right") - 1  # on the screen when the window begins
+    end = np.maximum(first + 1, np.searchsorted(times[:-1], ends - INSTANT_S))
     return starts, ends, list(zip(first.tolist(), end.tolist(), strict=True))
 
 

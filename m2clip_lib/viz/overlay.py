@@ -6,6 +6,7 @@ Patches are coarse (4 x 4 in the demonstration, 14 x 14 in ViT-B/16): maps are i
 import math
 import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from m2clip_lib.data.demo.videos import write_video
 from m2clip_lib.data.video.container import open_video, video_stream
 from m2clip_lib.data.video.decode import Pictures
 from m2clip_lib.data.video.probe import decodable_frames, shown_size
+from m2clip_lib.data.video.transcode import stamps
 from m2clip_lib.evaluate.predictions import Predictions
 from m2clip_lib.evaluate.protocol import TestViews
 from m2clip_lib.files import write_atomically
@@ -101,17 +103,21 @@ def _burn(video: Path, copy: Path, text: str) -> None:
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 24)
     with open_video(video) as source, av.open(f"file:{copy}", "w", format="mp4") as target:
         stream, out, picture = video_stream(source), None, None
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        time_base = stream.time_base or 1 / rate
+        ticks = stamps(video, time_base)
         for frame in decodable_frames(source, stream):
             if out is None:
                 width, height = (max(2, side // 2 * 2) for side in shown_size(frame, stream))  # 4:2:0 needs even sides
-                out, picture = target.add_stream("libx264", rate=stream.average_rate or 25), Pictures(stream, (width, height))
-                out.width, out.height, out.pix_fmt, out.time_base = width, height, "yuv420p", stream.time_base
+                out, picture = target.add_stream("libx264", rate=rate), Pictures(stream, (width, height))
+                out.width, out.height, out.pix_fmt = width, height, "yuv420p"
+                out.time_base = out.codec_context.time_base = time_base  # in that of the rate, frames of uneven length would share a time
                 font = font.font_variant(size=max(8, height // 12))
             image = Image.fromarray(picture(frame))
             draw = ImageDraw.Draw(image)
             draw.text((2, 2), text, "white", font, stroke_width=max(1, height // 120), stroke_fill="black")
             shown = av.VideoFrame.from_image(image)
-            shown.pts, shown.time_base = frame.pts, frame.time_base
+            shown.pts, shown.time_base = next(ticks), time_base
             target.mux(out.encode(shown))
         target.mux(out.encode() if out else ())
 

@@ -4,10 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+from numbered_videos import encode, pictures
+from odd_videos import joined
 
 from m2clip_lib import paths
 from m2clip_lib.data.demo.videos import draw_video, write_video
 from m2clip_lib.data.video.probe import probe
+from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predict import predict_videos
 from m2clip_lib.moments import folder as module
@@ -92,6 +95,18 @@ def test_a_folder_without_videos_is_an_error(workspace, checkpoint, tmp_path):
         with pytest.raises(UserError, match=f"--folder .*: {what}"):
             predict_folder(folder, checkpoint)
     assert not (paths.DATA / "moments").exists()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "joined.ts"])
+def test_a_burnt_copy_keeps_uneven_times_and_those_of_joined_recordings(tmp_path, name):
+    frames = pictures()[:12]
+    if name == "a.mp4":
+        encode(tmp_path / name, frames, times=[0, 900, 940, 980, *range(2000, 2320, 40)])
+    else:
+        joined(tmp_path / name, frames, frames)
+    burn_label(tmp_path / name, tmp_path / "copy.mp4", "walk")
+    expected, found = (frame_times(probe(tmp_path / file).times)[:-1] for file in (name, "copy.mp4"))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_a_burnt_copy_has_the_same_times_and_the_text_in_its_corner(tmp_path):

@@ -28,6 +28,16 @@ def test_segments_by_hand():
     assert of_walk([0.7]) == [(0, 2, 0.7)]
 
 
+@pytest.mark.parametrize("every", [0.1, 0.3, 1 / 3])
+def test_a_gap_and_a_length_as_asked_count_whatever_the_rounding(every):
+    starts = np.arange(40) * every
+    for count in range(1, 10):
+        shown = np.zeros((40, 1))
+        shown[20 : 20 + count] = 1
+        assert len(segments(shown, starts, starts + 1, ["walk"], 0.5, min_length_s=count * every)) == 1
+        assert len(segments(1 - shown, starts, starts + 1, ["walk"], 0.5, merge_gap_s=count * every)) == 1
+
+
 def test_a_window_that_could_not_be_read_belongs_to_no_segment():
     assert of_walk([0.9, NAN, 0.9]) == [(0, 1.5, 0.9), (2.5, 4, 0.9)]
     assert of_walk([NAN, NAN], threshold=0.0) == []

@@ -9,9 +9,10 @@ import os
 import statistics
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
+from itertools import chain, repeat
 from pathlib import Path
 
 import av
@@ -127,14 +128,24 @@ def _remove_unfinished(target: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def stamps(source: Path, time_base: Fraction) -> Iterator[int]:
+    """When the frames of a video are shown, in ticks: not by their own clock, which starts anew where recordings were joined.
+
+    Frames are found by their times, so no two share one.
+    """
+    times, last = frame_times(probe(source).times), -1
+    for seconds in chain(times, repeat(times[-1])):
+        last = max(round(seconds / time_base), last + 1)
+        yield last
+
+
 def _encode(source: Path, file: Path) -> int:
     with open_video(source) as origin, av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as copy:
         stream = video_stream(origin)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         time_base = stream.time_base or 1 / rate  # not the new stream's, which changes when the first packet is written
-        times = frame_times(probe(source).times)  # not the frames' own, which start anew where recordings were joined
-        out, count, last = None, 0, -1
-        for count, frame in enumerate(decodable_frames(origin, stream), start=1):
+        out, count, ticks = None, 0, stamps(source, time_base)
+        for frame in decodable_frames(origin, stream):
             shown = orientation(frame)
             if out is None:
                 width, height = shown_size(frame, stream)
@@ -149,10 +160,9 @@ def _encode(source: Path, file: Path) -> int:
             else:
                 upright = shown.upright(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray())
                 small = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24").reformat(format="yuv420p", **COLOURS)
-            wanted = round(times[min(count, len(times)) - 1] / time_base)
-            last = max(wanted, last + 1)  # frames are found by their times, so no two may share one
-            small.pts, small.time_base, small.pict_type = last, time_base, 0
+            small.pts, small.time_base, small.pict_type = next(ticks), time_base, 0
             copy.mux(out.encode(small))
+            count += 1
         if out is None:
             raise VideoError("no frame can be decoded")
         copy.mux(out.encode())
