@@ -102,15 +102,20 @@ def short_rows(videos: pd.DataFrame, frames: int, stride: int) -> list[Row]:
 
 
 def imbalance_rows(videos: pd.DataFrame, class_names: Sequence[str], report: Callable[[str], None]) -> list[Row]:
-    """A row for every split whose classes are of uneven size; the sizes are reported in any case."""
+    """A row for every split whose classes are of uneven size; the sizes are reported in any case.
+
+    videos: with a row per label, and one index for all labels of a video.
+    """
     rows = []
     for split in [split for split in SPLITS if (videos.split == split).any()]:
-        counts = np.bincount(videos.label[videos.split == split], minlength=len(class_names))
+        of_split = videos[videos.split == split]
+        counts = np.bincount(of_split.label, minlength=len(class_names))
         most, least = int(counts.argmax()), int(counts.argmin())
         ratio = counts[most] / max(1, counts[least])
-        why = f"{class_names[most]!r} has {counts[most]} of {counts.sum()} videos, {class_names[least]!r} has {counts[least]}"
-        report(f"balance: {split}: {why} ({ratio:.1f} times)" if ratio > 1 else f"balance: {split}: every class has {counts[0]} videos")
-        if ratio >= UNEVEN:
+        why = f"{class_names[most]!r} has {counts[most]} of {of_split.index.nunique()} videos, {class_names[least]!r} has {counts[least]}"
+        uneven = why + (f" ({ratio:.1f} times)" if counts[least] else "")
+        report(f"balance: {split}: {uneven if counts[most] > counts[least] else f'every class has {counts[0]} videos'}")
+        if counts[most] >= UNEVEN * counts[least]:
             rows.append({"kind": "imbalance", "class_name": class_names[most], "split": split, "score": ratio, "why": why})
     return rows
 

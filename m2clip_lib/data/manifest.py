@@ -66,11 +66,11 @@ class Manifest:
         return " + ".join(self.class_names[label] for label in getattr(row, "labels", [row.label]))
 
     def by_label(self, some: pd.DataFrame | None = None) -> pd.DataFrame:
-        """The table, or some of its rows, with one row per label of each video, so that a video with two labels is in it twice."""
+        """The table, or some of its rows, with one row per label of each video: a video with two labels is in it twice, under one index."""
         table = self.table if some is None else some
         if not self.several_labels:
             return table
-        rows = table.explode("labels", ignore_index=True)
+        rows = table.explode("labels")
         return rows.assign(label=rows.labels.astype(int), class_name=[self.class_names[label] for label in rows.labels])
 
     def summary(self) -> pd.DataFrame:

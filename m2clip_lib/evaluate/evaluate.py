@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from m2clip_lib import paths
@@ -193,13 +194,16 @@ def is_own_label_set(trained: Sequence[str], listed: Sequence[str], checkpoint: 
 
 
 def decoders_note(run: Run) -> str:
-    """How many videos of the evaluation each decoder read, and how many could not be read."""
+    """How many videos of the evaluation each decoder read, how many could not be read, and which classes are in no mAP."""
     found = load_predictions(run.predictions, run.experiment.eval.split)
     read = ", ".join(f"{name} {count}" for name, count in sorted(found.decoders.items()))
     failed = f"; {len(found.failed)} could not be read (see {run.predictions.name}/{run.experiment.eval.split}.json)"
     same, compared = found.agreement
     agreed = f"; scores in {found.protocol.precision}: the answer is that of fp32 for {same} of {compared} videos compared"
-    return f"videos were read by: {read}" + failed * bool(found.failed) + agreed * bool(compared)
+    absent = [] if found.targets is None else [found.class_names[label] for label in np.flatnonzero(~found.targets.any(axis=0))]
+    left_out = f"; mAP and f1 leave out {len(absent)} of {len(found.class_names)} classes, which no scored video has: "
+    left_out += ", ".join(map(repr, absent[:3]))
+    return f"videos were read by: {read}" + failed * bool(found.failed) + agreed * bool(compared) + left_out * bool(absent)
 
 
 def zero_shot_note(run: Run) -> str:

@@ -74,7 +74,8 @@ def class_table(found: Predictions, class_names: Sequence[str], validation: Pred
     if validation is None:
         return label_table(found.best, found.targets, class_names)
     thresholds = best_thresholds(validation.best, validation.targets)
-    return label_table(found.best, found.targets, class_names, thresholds).assign(threshold_chosen_on="val")
+    chosen_on = np.where(validation.targets.any(axis=0), "val", "")  # nothing chooses that of a class without validation videos
+    return label_table(found.best, found.targets, class_names, thresholds).assign(threshold_chosen_on=chosen_on)
 
 
 def calibration_tables(predictions: Predictions, validation: Predictions | None) -> dict[str, pd.DataFrame]:

@@ -151,4 +151,4 @@ def test_segments_are_no_copies_of_one_another_and_several_labels_are_not_doubte
     table = check_data(experiment, lines.append)
     assert "labels: NOT CHECKED: videos have several, and the check compares one with its rivals" in lines
     assert not {"leak", "duplicate", "label"} & set(table.kind)
-    assert any(line.startswith("balance: train: 'left' has 3 of 7 videos, 'right' has 1") for line in lines)
+    assert any(line.startswith("balance: train: 'left' has 3 of 4 videos, 'right' has 1") for line in lines)

@@ -61,6 +61,16 @@ def test_balance_is_reported_and_a_finding_from_twice_the_size():
     ]
 
 
+def test_a_class_without_videos_is_a_finding_and_a_video_with_two_labels_is_one_video():
+    lines, both = [], videos(("a", 1, "train", 9), ("a", 0, "train", 9), ("b", 1, "train", 9)).set_axis([0, 0, 1])
+    rows = imbalance_rows(pd.concat([both, videos(("c", 0, "test", 9))]), NAMES, lines.append)
+    assert lines == [
+        "balance: train: 'walk' has 2 of 2 videos, 'ski' has 1 (2.0 times)",
+        "balance: test: 'ski' has 1 of 1 videos, 'walk' has 0",
+    ]
+    assert [(row["split"], row["score"]) for row in rows] == [("train", 2), ("test", 1)]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "same"),
     [

@@ -1,6 +1,7 @@
 """Measures of several labels per video: by hand, against scikit-learn, and in tables made from predictions."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, label_ranking_ave
 
 from m2clip_lib.data.manifest import Manifest
 from m2clip_lib.errors import UserError
-from m2clip_lib.evaluate.evaluate import ensemble_weight
+from m2clip_lib.evaluate.evaluate import decoders_note, ensemble_weight
 from m2clip_lib.evaluate.honesty import honesty_finding, honesty_rows
 from m2clip_lib.evaluate.multilabel import (
     average_precision,
@@ -26,7 +27,7 @@ from m2clip_lib.evaluate.multilabel import (
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions, save_predictions
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.scoring import with_list
-from m2clip_lib.evaluate.tables import accuracy_rows, headline_finding, measure_of
+from m2clip_lib.evaluate.tables import accuracy_rows, class_table, headline_finding, measure_of
 
 RNG = np.random.default_rng(3)
 SCORES = RNG.uniform(size=(60, 5)).round(1)  # with equal ones
@@ -140,6 +141,21 @@ def test_label_table_names_the_threshold_of_every_class():
     assert (table.ap == 100).all()
     assert (table.f1 == 100).all()
     assert (table.threshold == 0.5).all()
+
+
+def test_a_class_without_validation_videos_has_a_threshold_that_no_split_chose():
+    validation = dataclasses.replace(found_with(np.where(TRUTH, 0.9, 0.1)), targets=TRUTH & [True, True, False, True])
+    table = class_table(found_with(np.where(TRUTH, 0.9, 0.1)), NAMES, validation)
+    assert table.threshold_chosen_on.tolist() == ["val", "val", "", "val"]
+    assert table.threshold[2] == 0.5
+
+
+def test_an_evaluation_names_the_classes_that_are_in_no_mean(manifest, tmp_path):
+    found = dataclasses.replace(found_with(np.where(TRUTH, 0.9, 0.1)), targets=TRUTH & [True, False, True, True], decoders={"pyav": 4})
+    save_predictions(found, manifest, tmp_path, "test", split="test")
+    run = SimpleNamespace(predictions=tmp_path, experiment=SimpleNamespace(eval=SimpleNamespace(split="test")))
+    said = f"; mAP and f1 leave out 1 of 4 classes, which no scored video has: {NAMES[1]!r}"
+    assert decoders_note(run) == f"videos were read by: pyav 4{said}"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from m2clip_lib.csvfiles import find_header, split_cells
 from m2clip_lib.data.classes import NAME_WORDS, class_finder, class_key, refuse_lookalikes
 from m2clip_lib.data.listing.folders import LABEL_WORDS, PATH_WORDS, as_stored
-from m2clip_lib.data.listing.recordings import Listing, Span
+from m2clip_lib.data.listing.recordings import Listing, Span, real_paths
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import read_lines
 
@@ -26,10 +26,10 @@ def list_annotations(root: Path, lists: dict[str, Path], class_names: Sequence[s
         class_names: in label order; without them, the labels that occur, in alphabetical order.
     Raises: UserError with file and line for a row that cannot be understood.
     """
-    find, found, repeats = class_finder(class_names), defaultdict(dict), 0
+    find, given_rows, found, repeats = class_finder(class_names), [], defaultdict(dict), 0
     for split, file in lists.items():
         lines = read_lines(file)
-        separator, heads = _columns(file, lines[0][1] if lines else "")
+        separator, heads = _columns(file, *(lines[0] if lines else (1, "")))
         for number, line in lines[1:]:
             given = split_cells(line, separator)
             cells = dict.fromkeys(("start", "end"), "") | dict(zip(heads, given, strict=False))  # empty cells at the end may be missing
@@ -37,11 +37,14 @@ def list_annotations(root: Path, lists: dict[str, Path], class_names: Sequence[s
                 raise UserError(f"{file}:{number}: {line!r}: expected {', '.join(heads)}")
             name, span = class_key(cells["label"]), _span(f"{file}:{number}", cells["start"], cells["end"])
             if class_names and find(name) is None:
-                raise UserError(f"{file}:{number}: {name!r} is not one of the {len(class_names)} classes of data.names_file")
-            labels = found[as_stored(root, cells["path"]), span, split]
-            label = class_names[find(name)] if class_names else name
-            repeats += label in labels
-            labels[label] = None  # an ordered set
+                known = f"the {len(class_names)} classes of data.names_file"
+                raise UserError(f"{file}:{number}: {name!r} is not one of {known}; correct it, or add it there")
+            given_rows.append((as_stored(root, cells["path"]), span, split, class_names[find(name)] if class_names else name))
+    first: dict[Path, Path] = {}  # a video has several paths: links, and those with ".."
+    for place, (path, span, split, label) in zip(real_paths(row[0] for row in given_rows), given_rows, strict=True):
+        labels = found[first.setdefault(place, path), span, split]
+        repeats += label in labels
+        labels[label] = None  # an ordered set
     names = list(class_names) or sorted({label for labels in found.values() for label in labels})
     refuse_lookalikes(names, ", ".join(map(str, lists.values())))
     if found and len(names) < 2:
@@ -52,12 +55,12 @@ def list_annotations(root: Path, lists: dict[str, Path], class_names: Sequence[s
     return Listing(rows, names, notes, labels=labels, spans=tuple(span for _, span, _ in found))
 
 
-def _columns(file: Path, line: str) -> tuple[str, list[str]]:
+def _columns(file: Path, number: int, line: str) -> tuple[str, list[str]]:
     """The separator of the header, and what each column is."""
     separator, heads = find_header(line, set().union(*WORDS.values())) or ("", [])
     columns = [next(column for column, words in WORDS.items() if head in words) for head in heads]
     if separator == " " or sorted(columns) not in (["label", "path"], ["end", "label", "path", "start"]):
-        raise UserError(f"{file}:1: {line!r}: expected the header path,label or path,label,start,end")
+        raise UserError(f"{file}:{number}: {line!r}: expected the header path,label or path,label,start,end")
     return separator, columns
 
 

@@ -50,6 +50,15 @@ def test_a_names_file_decides_the_order_and_a_repeated_row_counts_once(listed):
     assert listing.notes == ("lists: 1 lines repeat a label; each counts once",)
 
 
+def test_labels_of_one_video_under_several_paths_are_of_one_row(listed, tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    paths = ["a.mp4", "./a.mp4", f"{tmp_path}/a.mp4", f"../{tmp_path.name}/a.mp4", "link.mp4"]
+    listing = listed(train="path,label\n" + "".join(f"{path},{label}\n" for path, label in zip(paths, "abcde", strict=True)))
+    assert listing.rows == [(tmp_path / "a.mp4", 0, "train")]
+    assert listing.labels == ((0, 1, 2, 3, 4),)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
