@@ -18,7 +18,7 @@ from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.listing import videos_root
 from m2clip_lib.data.listing.corrections import name_below
 from m2clip_lib.data.listing.recordings import source_of
-from m2clip_lib.data.manifest import Manifest, read_manifest
+from m2clip_lib.data.manifest import UNREADABLE_FILE, Manifest, read_manifest
 from m2clip_lib.data.prepare import corrections_of, load_manifest
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.controls import frozen_clip
@@ -104,5 +104,5 @@ def all_videos(
             tables.append(manifest.split(split).iloc[found.rows].assign(row=found.rows))
             features.append(found.scores["encoded"][:, 0].astype(np.float32))
     if not tables:
-        raise UserError(f"check: none of the videos can be read: {found.failed[0][1]}")
+        raise UserError(f"check: none of the {len(manifest.table)} videos can be read; {manifest.folder / UNREADABLE_FILE} says why")
     return pd.concat(tables, ignore_index=True), np.concatenate(features)

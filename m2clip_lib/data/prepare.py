@@ -42,9 +42,9 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     corrections = corrections_of(experiment, listed.class_names)
     listing, before, counts = correct(listed, corrections, root)
     if not listing.rows:
-        ignored = f", {counts['ignore']} of which {folder / CORRECTIONS} ignores" if corrections else ""
-        named = f"its lists name {len(listed.rows) or 'no'} videos{ignored}"
-        raise UserError(f"experiment {experiment.name!r}: {named}; check data.train_list, val_list and test_list")
+        ignored = f"{folder / CORRECTIONS} ignores all {counts['ignore']} videos; remove some of its rows"
+        named = ignored if listed.rows else "its lists name no videos; check data.train_list, val_list and test_list"
+        raise UserError(f"experiment {experiment.name!r}: {named}")
     for line in listing.passed:
         report(line)
     trusted = check_listing(experiment, listing, before, report)

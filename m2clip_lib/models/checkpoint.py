@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
+from torch import Tensor
 
 from m2clip_lib.data.prompts import prompt_texts
 from m2clip_lib.errors import UserError
@@ -83,6 +84,15 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
         raise UserError(f"{path}: damaged (missing or invalid in its header: {reason}); copy it again, or train again") from error
 
 
+def read_checkpoint(path: str | Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    """Read header and tensors. Raises: UserError as read_checkpoint_info, and when the bytes are not those that were saved."""
+    path, info = existing(path), read_checkpoint_info(path)
+    try:
+        return info, load(path.read_bytes()) if info.format == UNSEALED else open_sealed(path)[0]
+    except DamagedFile as damage:
+        raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
+
+
 def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num_frames: int | None = None):
     """Rebuild a model on its backbone: from our .safetensors, or from a third-party file (see models/foreign.py).
 
@@ -93,11 +103,7 @@ def load_checkpoint(model_class: type, path: str | Path, backbone: Backbone, num
     path = existing(path)
     if not is_ours(path):
         return load_published(model_class, path, backbone, num_frames)
-    info = read_checkpoint_info(path)
-    try:
-        found = load(path.read_bytes()) if info.format == UNSEALED else open_sealed(path)[0]
-    except DamagedFile as damage:
-        raise UserError(f"{path}: damaged ({damage}); copy it again, or train again") from damage
+    info, found = read_checkpoint(path)
     model = model_class(backbone, info.config if num_frames is None else dataclasses.replace(info.config, num_frames=num_frames))
     trained_on, this = repr(info.backbone_source), repr(backbone.source)
     for name, value in model.saved_state().items():

@@ -14,7 +14,7 @@ from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.evaluate.protocol import Protocol
 from m2clip_lib.evaluate.tables import WORDS, measure_of
 from m2clip_lib.files import file_sha256, read_json
-from m2clip_lib.models.checkpoint import existing, read_checkpoint_info
+from m2clip_lib.models.checkpoint import existing, read_checkpoint
 
 TEMPLATES = Environment(
     loader=PackageLoader("m2clip_lib.ship"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -56,7 +56,7 @@ def evaluations(digest: str) -> list[Evaluation]:
     found = []
     for file in sorted(paths.RESULTS.glob("*/run.json")):
         folder, run = file.parent, read_json(file)
-        split = run["config"]["eval"]["split"]
+        split = run.get("config", {}).get("eval", {}).get("split")
         side, accuracy = folder / "predictions" / f"{split}.json", folder / "tables" / "accuracy.csv"
         about = read_json(side) if side.is_file() and accuracy.is_file() else {}
         if about.get("checkpoint_sha256") != digest:
@@ -84,7 +84,7 @@ def model_card(checkpoint: Path) -> str:
     Raises: UserError when the file is missing, damaged, or not one of ours.
     """
     checkpoint = existing(checkpoint)
-    info, digest = read_checkpoint_info(checkpoint), file_sha256(checkpoint)
+    (info, _), digest = read_checkpoint(checkpoint), file_sha256(checkpoint)
     extra = info.extra
     return TEMPLATES.get_template("card.md").render(
         info=info,

@@ -55,7 +55,7 @@ def write_folder(checkpoint: Path, folder: Path, graphs: dict[str, dict] | None 
     """Write weights, card, class names and model.json.
 
     graphs: what Graph.described says of each exported file in the folder; those of an earlier export of the same checkpoint stay listed.
-    Raises: UserError when the folder holds another checkpoint, or the file is not one of ours.
+    Raises: UserError when the folder holds another checkpoint, or files of something else by these names, or the file is not one of ours.
     """
     checkpoint, about = existing(checkpoint), folder / ABOUT
     info, digest = read_checkpoint_info(checkpoint), file_sha256(checkpoint)
@@ -91,9 +91,14 @@ def write_folder(checkpoint: Path, folder: Path, graphs: dict[str, dict] | None 
 
 
 def _refuse_another(folder: Path, checkpoint: Path) -> None:
-    """Raises: UserError when a folder holds weights that are not this checkpoint's."""
+    """Raises: UserError when a folder holds what would be written over: files that are not of an export of this checkpoint."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder")
-    held = folder / WEIGHTS
+    held, about = folder / WEIGHTS, folder / ABOUT
+    others = [name for name in FILES if (folder / name).exists()]  # the weights are written first
+    if others and not held.is_file():
+        raise UserError(f"{folder}: holds a file {others[0]} that is of no export; give another folder")
+    if about.is_file() and "graphs" not in read_json(about):
+        raise UserError(f"{about}: names no graphs, so it is of no export; remove it, or give another folder")
     if held.is_file() and file_sha256(held) != file_sha256(checkpoint):
         raise UserError(f"{folder}: holds another checkpoint, {held}; give another folder")

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from m2clip_lib import paths
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import storage_error
-from m2clip_lib.models.checkpoint import existing, read_checkpoint_info
+from m2clip_lib.models.checkpoint import existing, read_checkpoint
 from m2clip_lib.ship.folder import ABOUT, FILES, write_folder
 
 TAKEN = (".safetensors", ".md", ".json", ".txt")  # none of them is code, or a pickle
@@ -30,7 +30,7 @@ def push(checkpoint: Path, repo: str) -> str:
     with TemporaryDirectory() as scratch:
         folder = checkpoint if (checkpoint / ABOUT).is_file() else Path(scratch)
         if folder == checkpoint:
-            read_checkpoint_info(checkpoint)
+            read_checkpoint(checkpoint)
         else:
             write_folder(existing(checkpoint), folder)
         with _explained(repo):
@@ -52,7 +52,7 @@ def pull(repo: str, folder: Path | None = None) -> Path:
         raise UserError(f"{folder}: exists, and is not overwritten; give another folder with --to")
     with _explained(repo):
         found = Path(snapshot_download(repo, allow_patterns=[f"*{ending}" for ending in TAKEN]))
-    read_checkpoint_info(found)
+    read_checkpoint(found)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         made = Path(scratch, folder.name)

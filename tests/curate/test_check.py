@@ -16,6 +16,7 @@ from m2clip_lib.curate.check import check_data
 from m2clip_lib.curate.findings import suggested_corrections
 from m2clip_lib.data.listing.corrections import Correction, write_correction
 from m2clip_lib.data.prepare import load_manifest, prepare_data
+from m2clip_lib.errors import UserError
 from m2clip_lib.experiment import open_backbone
 from m2clip_lib.probes.table import Probes
 
@@ -152,3 +153,21 @@ def test_segments_are_no_copies_of_one_another_and_several_labels_are_not_doubte
     assert "labels: NOT CHECKED: videos have several, and the check compares one with its rivals" in lines
     assert not {"leak", "duplicate", "label"} & set(table.kind)
     assert any(line.startswith("balance: train: 'left' has 3 of 4 videos, 'right' has 1") for line in lines)
+
+
+def test_a_set_of_which_nothing_can_be_read_or_all_is_ignored_ends_with_one_line(workspace):
+    videos = [workspace / "videos" / "train" / f"{name}.mp4" for name in ("left/a", "right/b")]
+    for video in videos:
+        video.parent.mkdir(parents=True)
+        video.write_bytes(b"no video")
+    experiment = load_experiment("folder", [f"data.root={workspace / 'videos'}"])
+    for act, line in (
+        (prepare_data, "none of the 2 listed can be read"),
+        (check_data, "none of the 2 videos can be read; .*unreadable.csv says why"),
+    ):
+        with pytest.raises(UserError, match=line):
+            act(experiment, lambda line: None)
+    for video in videos:
+        write_correction(experiment.prepared / "corrections.csv", workspace / "videos", ["left", "right"], Correction(str(video), "ignore"))
+    with pytest.raises(UserError, match=r"corrections.csv ignores all 2 videos; remove some of its rows"):
+        prepare_data(experiment, lambda line: None)

@@ -130,7 +130,16 @@ def test_a_run_outside_results_is_not_read(demo_file, workspace):
     assert "Not recorded" in model_card(workspace / "far.safetensors")
 
 
-def test_a_card_needs_a_checkpoint_of_ours(tmp_path):
+def test_a_folder_of_results_that_names_no_split_holds_no_evaluation(evaluated, demo_file):
+    write_json(evaluated.parent / "other" / "run.json", {})
+    assert "98.8 (98.0 to 99.4)" in model_card(demo_file)
+
+
+def test_a_card_needs_a_whole_checkpoint_of_ours(tmp_path, demo_file):
+    content = demo_file.read_bytes()
+    (tmp_path / "bad.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match="damaged"):
+        model_card(tmp_path / "bad.safetensors")
     with pytest.raises(UserError, match="no such file"):
         model_card(tmp_path / "none.safetensors")
 

@@ -85,6 +85,16 @@ def test_a_folder_with_another_checkpoint_is_left_as_it_is(demo_file, tmp_path, 
         export(demo_file, demo_file, None)
 
 
+@pytest.mark.parametrize("held", [{"README.md": "my project"}, {"model.json": "{}"}, {"best.safetensors": None, "model.json": "{}"}])
+def test_files_of_something_else_are_not_written_over(demo_file, tmp_path, workspace, held):
+    for name, text in held.items():
+        (tmp_path / name).write_bytes(demo_file.read_bytes() if text is None else text.encode())
+    with pytest.raises(UserError, match=r"of no export; .*give another folder"):
+        export(demo_file, tmp_path, None)
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} - {"config.py"} == set(held)
+    assert all((tmp_path / name).read_text() == text for name, text in held.items() if text is not None)
+
+
 def test_an_export_has_to_be_asked_for(demo_file):
     with pytest.raises(UserError, match="nothing to write; give --onnx DIR, or --torch-export DIR"):
         export(demo_file, None, None)

@@ -105,6 +105,20 @@ def test_what_is_no_checkpoint_is_not_kept(hub, m2clip, workspace):
     assert not (workspace / "got").exists()
 
 
+def test_a_damaged_checkpoint_is_neither_sent_nor_kept(hub, m2clip, demo_file, workspace):
+    content = demo_file.read_bytes()
+    damaged = content[:-1] + bytes([content[-1] ^ 1])
+    (workspace / "bad.safetensors").write_bytes(damaged)
+    hub.repositories["someone/bad"] = {"best.safetensors": damaged}
+    for arguments in (("push", workspace / "bad.safetensors", "someone/new"), ("pull", "someone/bad", "--to", workspace / "got")):
+        status, said = m2clip(*arguments)
+        assert status == 2
+        assert "damaged (its content does not match its digest); copy it again" in said
+        assert said.count("\n") == 1
+    assert list(hub.repositories) == ["someone/bad"]
+    assert not (workspace / "got").exists()
+
+
 @pytest.mark.parametrize(
     ("repo", "refuse", "changed", "words"),
     [
