@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train; writes checkpoints/NAME/{best,last}.safetensors and results/NAME/metrics.csv. The same as python train.py.
 
-    Several processes: torchrun --nproc-per-node N train.py ..., or accelerate launch train.py ...
+    Several processes: torchrun --nproc-per-node N -- train.py ..., or accelerate launch train.py ...
     SIGTERM and Ctrl-C finish the step, save, and end with status 75: the same command continues. A second signal ends it at once.
     """
     if resume not in ("auto", "never"):

@@ -15,11 +15,10 @@ from m2clip_lib.curate.duplicates import near_pairs, read_pictures, same_videos
 from m2clip_lib.curate.findings import as_table, copy_rows, imbalance_rows, label_rows, name_rows, short_rows, unjudged_rows
 from m2clip_lib.curate.suspects import deal_folds, out_of_sample, suspects, told_apart
 from m2clip_lib.data.classes import SPLITS
-from m2clip_lib.data.listing import videos_root
 from m2clip_lib.data.listing.corrections import name_below
 from m2clip_lib.data.listing.recordings import source_of
 from m2clip_lib.data.manifest import UNREADABLE_FILE, Manifest, read_manifest
-from m2clip_lib.data.prepare import corrections_of, load_manifest
+from m2clip_lib.data.prepare import corrections_of, load_manifest, prepared_root
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.controls import frozen_clip
 from m2clip_lib.evaluate.protocol import Protocol
@@ -38,7 +37,7 @@ def check_data(experiment: Experiment, report: Callable[[str], None] = print) ->
     Raises: UserError if there is no manifest, or the backbone's weights are missing.
     """
     keep_freed_memory()
-    manifest, root = load_manifest(experiment), videos_root(experiment)
+    manifest, root = load_manifest(experiment), prepared_root(experiment)
     originals = read_manifest(experiment.prepared, "").table  # fast copies have its rows in its order
     names = [name_below(path, root) for path in originals.path]
     manifest = replace(manifest, table=manifest.table.assign(name=names))

@@ -1,5 +1,7 @@
 """From an experiment's data section to a manifest on disk: what notebook 01 and `m2clip prepare` do."""
 
+import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from m2clip_lib import paths
-from m2clip_lib.config import Experiment
+from m2clip_lib.config import Experiment, load_experiment
 from m2clip_lib.data.classes import no_split
 from m2clip_lib.data.demo.videos import SyntheticConfig, make_videos, recipe_hash
 from m2clip_lib.data.listing import list_videos, source_files, videos_root
@@ -15,13 +17,23 @@ from m2clip_lib.data.listing.checks import check_labels_in_paths, check_leaks, c
 from m2clip_lib.data.listing.corrections import FILE as CORRECTIONS
 from m2clip_lib.data.listing.corrections import Correction, correct, corrections_sha256, read_corrections
 from m2clip_lib.data.listing.recordings import Listing, torn_recordings
-from m2clip_lib.data.manifest import Manifest, add_to_manifest, listing_sha256, made_from, read_manifest, read_side_file, write_manifest
+from m2clip_lib.data.manifest import (
+    SIDE_FILE,
+    UNREADABLE_FILE,
+    Manifest,
+    add_to_manifest,
+    listing_sha256,
+    made_from,
+    read_manifest,
+    read_side_file,
+    write_manifest,
+)
 from m2clip_lib.data.prompts import experiment_texts
 from m2clip_lib.data.scan import scan
 from m2clip_lib.data.video.transcode import transcode
 from m2clip_lib.data.workers import PASSING, cores, end_unguarded_child, own
 from m2clip_lib.errors import UserError
-from m2clip_lib.files import check_space, file_sha256, hash_texts
+from m2clip_lib.files import check_space, file_sha256, hash_texts, read_json
 
 COPIES = "transcoded"  # folder of the fast copies and their manifest, beside the manifest of the originals
 BYTES_PER_ROW = 1500  # of journal, manifest and table of unreadable files together; a generous estimate
@@ -39,7 +51,7 @@ def prepare_data(experiment: Experiment, report: Callable[[str], None] = print) 
     if experiment.data.layout == "synthetic" and make_videos(root, synthetic_config(experiment), processes):
         report(f"videos: written to {paths.shown(root)}")
     listed = list_videos(experiment)
-    corrections = corrections_of(experiment, listed.class_names)
+    corrections = read_corrections(folder / CORRECTIONS, root, listed.class_names)
     listing, before, counts = correct(listed, corrections, root)
     if not listing.rows:
         ignored = f"{folder / CORRECTIONS} ignores all {counts['ignore']} videos; remove some of its rows"
@@ -96,7 +108,8 @@ def _up_to_date(
         report(f"{what}: {paths.shown(folder)} is up to date ({len(status)} videos)")
     else:
         report(f"manifest: {len(status) - bad.sum()} videos ok, {bad.sum()} not usable -> {paths.shown(folder)}")
-        for line in (*(f"  {count} x {reason}" for reason, count in bad.head(5).items()), *notes):
+        named = [f"  all of them: {paths.shown(folder / UNREADABLE_FILE)}"] if len(bad) else []
+        for line in (*(f"  {count} x {reason}" for reason, count in bad.head(5).items()), *named, *notes):
             report(line)
     if bad.sum() == len(status):
         why = f"(most often: {bad.index[0]}); first: {manifest.table.path[0]}"
@@ -166,7 +179,13 @@ def stored_manifest(experiment: Experiment) -> Manifest:
 
 
 def _command(experiment: Experiment) -> str:
-    return f"m2clip prepare {experiment.name}" + (" --transcode" if experiment.data.transcode else "")
+    """The command that makes the manifest, with everything that configs/config.py does not say."""
+    usual = load_experiment(experiment.name).data
+    changed = {name: value for name, value in experiment.data if value != getattr(usual, name)}
+    if experiment.data.root and (root := prepared_root(experiment)) != paths.resolve(usual.root):
+        changed["root"] = str(root)
+    told = (f"data.{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items())
+    return " ".join([f"m2clip prepare {experiment.name}", *(f"-o {shlex.quote(one)}" for one in told)])
 
 
 def load_manifest(experiment: Experiment) -> Manifest:
@@ -188,8 +207,14 @@ def load_manifest(experiment: Experiment) -> Manifest:
 
 
 def corrections_of(experiment: Experiment, class_names: list[str]) -> dict[str, Correction]:
-    """Read the corrections of an experiment's videos; see read_corrections."""
-    return read_corrections(experiment.prepared / CORRECTIONS, videos_root(experiment), class_names)
+    """Read the corrections of an experiment's prepared videos; see read_corrections."""
+    return read_corrections(experiment.prepared / CORRECTIONS, prepared_root(experiment), class_names)
+
+
+def prepared_root(experiment: Experiment) -> Path:
+    """The folder of the prepared videos: m2clip prepare --folder may have named another than configs/config.py."""
+    side = experiment.prepared / SIDE_FILE
+    return Path(read_json(side)["root"]) if side.is_file() else videos_root(experiment)
 
 
 def data_fingerprint(experiment: Experiment) -> str:
@@ -197,7 +222,7 @@ def data_fingerprint(experiment: Experiment) -> str:
     listing = list_videos(experiment)
     synthetic = experiment.data.layout == "synthetic"
     parts = [recipe_hash(synthetic_config(experiment)) if synthetic else listing_sha256(listing)]
-    parts.append(corrections_sha256(corrections_of(experiment, listing.class_names)))
+    parts.append(corrections_sha256(read_corrections(experiment.prepared / CORRECTIONS, videos_root(experiment), listing.class_names)))
     parts += [file_sha256(file) for file in source_files(experiment.data) if file.is_file()]
     return hash_texts(*parts)
 

@@ -68,7 +68,8 @@ def predict_checkpoint(
     experiment, processes = run.experiment, processes or Processes()
     set_threads(0)
     keep_freed_memory()
-    model = M2CLIP.from_checkpoint(checkpoint, open_backbone(experiment)).to(processes.device)
+    frames = None if is_ours(checkpoint) else experiment.data.num_frames  # published files do not say it
+    model = M2CLIP.from_checkpoint(checkpoint, open_backbone(experiment), frames).to(processes.device)
     if processes.is_main:
         run.describe_inputs(manifest, model.backbone.sha256, checkpoint)
     precision = device_precision(experiment.eval.precision, model.backbone, processes.device)

@@ -64,11 +64,6 @@ def parse_labels(text: str) -> list[str]:
 
 def open_checkpoint(checkpoint: Path) -> tuple[M2CLIP, Protocol]:
     """Load a checkpoint of this workbook on its own backbone and the best device, with the protocol that matches its training."""
-    if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
-        raise UserError(
-            f"{checkpoint}: a published file names neither its backbone nor its classes; score it with: m2clip eval EXPERIMENT "
-            "--checkpoint FILE, or load it with M2CLIP.from_checkpoint and save() it once"
-        )
     info = read_checkpoint_info(checkpoint)
     if "stride" not in info.extra:  # saved by hand
         log.warning("%s does not record its stride: clips are spread over the whole video", checkpoint)

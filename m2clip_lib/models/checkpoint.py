@@ -68,6 +68,9 @@ def is_ours(path: str | Path) -> bool:
 def read_checkpoint_info(path: str | Path) -> CheckpointInfo:
     """Read the header. Raises: UserError when the file is missing, damaged, or not one of ours."""
     path = existing(path)
+    if not is_ours(path):
+        nameless = f"{path}: no .safetensors of this workbook; a published file names neither its backbone nor its classes"
+        raise UserError(f"{nameless}; score it with: m2clip eval EXPERIMENT --checkpoint {path} -o backbone.source=CLIP")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("m2clip", "{}"))

@@ -148,7 +148,7 @@ def _st_adapter(path: Path, state: dict[str, Tensor], backbone: Backbone, num_fr
 def _aim(path: Path, state: dict[str, Tensor], backbone: Backbone, num_frames: int | None) -> M2CLIPConfig:
     frames, inner = state["backbone.temporal_embedding"].shape[1], f"{AIM_BLOCK}.T_Adapter_in.D_fc1.weight" in state
     if num_frames not in (None, frames):
-        raise UserError(f"{path}: made for clips of {frames} frames, not of {num_frames}; leave num_frames out")
+        raise UserError(f"{path}: made for clips of {frames} frames, not of {num_frames}; set num_frames to {frames}")
     scale = 1.0 if inner else 0.5
     log.warning("%s: does not record the scale of its MLP adapter: taking %g, as published with this number of adapters", path, scale)
     width, blocks = state[f"{AIM_BLOCK}.S_Adapter.D_fc1.weight"].shape[0], len(backbone.visual.blocks)

@@ -16,10 +16,9 @@ from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.curate.check import FILE as CHECK
 from m2clip_lib.curate.findings import COLUMNS, RELABEL
 from m2clip_lib.data.classes import SPLITS
-from m2clip_lib.data.listing import videos_root
 from m2clip_lib.data.listing.corrections import FILE, Correction, name_below, write_correction
 from m2clip_lib.data.manifest import Manifest, read_manifest
-from m2clip_lib.data.prepare import corrections_of, stored_manifest
+from m2clip_lib.data.prepare import corrections_of, prepared_root, stored_manifest
 from m2clip_lib.data.video.decode import fit_short_side, read_frames
 from m2clip_lib.data.video.probe import VideoError, check_file, probe
 from m2clip_lib.data.video.thumbnails import FOLDER, make_thumbnails, read_thumbnail
@@ -196,7 +195,7 @@ class Browser:
         The manifest may be older than the corrections: what was decided today is shown, and m2clip prepare applies it.
         Raises: UserError if there is no manifest.
         """
-        experiment, root = run.experiment, videos_root(run.experiment)
+        experiment, root = run.experiment, prepared_root(run.experiment)
         manifest, notes, predictions = stored_manifest(experiment), [], []
         names = [name_below(path, root) for path in read_manifest(experiment.prepared, "").table.path]  # fast copies have its order
         for split in (split for split in SPLITS if (run.predictions / f"{split}.json").is_file()):

@@ -71,6 +71,7 @@ def test_folder_is_listed_with_one_row_per_broken_video(own_folder):
     assert len(manifest.table) == 14
     assert (manifest.table.status == "ok").sum() == 12
     assert "12 videos ok, 2 not usable" in "\n".join(lines)
+    assert any(line.endswith("folder/unreadable.csv") for line in lines)
 
 
 def test_unchanged_folder_is_left_alone_and_a_new_video_is_found(own_folder):

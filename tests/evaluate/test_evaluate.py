@@ -142,7 +142,7 @@ def foreign(checkpoint, file, run):
     return file
 
 
-def test_a_foreign_file_with_as_many_classes_is_scored_with_every_readout(scoring, tmp_path):
+def test_a_foreign_file_with_as_many_classes_is_scored_with_every_readout(scoring, tmp_path, caplog):
     """Before, the official .pth of a run was called zero-shot, lost its classifier and "0 of the 12 classes were training classes"."""
     open_run, checkpoint, results = scoring
     run, manifest = open_run()
@@ -152,6 +152,7 @@ def test_a_foreign_file_with_as_many_classes_is_scored_with_every_readout(scorin
     pd.testing.assert_frame_equal(written.drop(columns=unknown), expected.drop(columns=unknown))
     assert shown.readout.tolist() == ["similarity", "classifier", "ensemble"]
     assert written.epoch_chosen_on.isna().all()  # the file does not say
+    assert "does not record its clip length" not in caplog.text  # the experiment says it
     assert "names no classes: its 12 are taken to be the dataset's, in the same order" in zero_shot_note(run)
     saved, own = load_predictions(run.predictions, "test"), load_predictions(results / "predictions", "test")
     assert np.abs(saved.readout("ensemble") - own.readout("ensemble")).max() < 1e-6

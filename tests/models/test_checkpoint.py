@@ -82,6 +82,10 @@ def test_missing_foreign_and_damaged_files_are_refused(saved, backbone, tmp_path
     (tmp_path / "cut.safetensors").write_bytes(saved[1].read_bytes()[:500])
     with pytest.raises(UserError, match="not a readable safetensors"):
         M2CLIP.from_checkpoint(tmp_path / "cut.safetensors", backbone)
+    published = tmp_path / "official.pth"
+    published.touch()
+    with pytest.raises(UserError, match=f"score it with: m2clip eval EXPERIMENT --checkpoint {published} -o backbone.source=CLIP"):
+        read_checkpoint_info(published)
 
 
 def test_own_prompts_are_restored(backbone, tmp_path):

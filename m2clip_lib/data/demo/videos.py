@@ -148,7 +148,7 @@ def make_videos(root: Path, config: SyntheticConfig, processes: int) -> bool:
     counts, names = {split: getattr(config, f"{split}_videos") for split in SPLITS}, class_names(config.colours)
     for split, count in counts.items():
         if count % len(names):
-            raise UserError(f"data.{split}_videos = {count}: must divide by the {len(names)} classes")
+            raise UserError(f"data.{split}_videos = {count}: give a multiple of {len(names)}, the number of classes")
     with own(root.with_name(f".{root.name}.lock"), f"videos: {root}"):
         if _recipe(done) == digest:  # by another process in the meantime
             return False

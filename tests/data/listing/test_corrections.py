@@ -152,3 +152,15 @@ def test_ignoring_one_copy_resolves_a_video_in_two_splits(workspace, video_folde
         prepare_data(experiment, print)
     write_correction(experiment.prepared / "corrections.csv", root, [], Correction("train/moving_left/clip 0.mp4", "ignore"))
     assert len(prepare_data(experiment, print).table) == 12
+
+
+def test_corrections_of_another_folder_than_the_configured_one_are_applied_and_the_command_names_that_folder(workspace, video_folder):
+    root = workspace / "own videos"
+    shutil.copytree(video_folder, root)
+    configured, own = (load_experiment("folder", overrides) for overrides in ([], [f"data.root={root}"]))
+    first = prepare_data(own, report=lambda line: None)
+    (configured.prepared / "corrections.csv").write_text(f"{HEADER}{first.table.path[0]},ignore,,\n")
+    with pytest.raises(UserError, match=re.escape(f"make it again with: m2clip prepare folder -o 'data.root={root}'")):
+        load_manifest(configured)
+    assert len(prepare_data(own, report=lambda line: None).table) == len(first.table) - 1
+    load_manifest(configured)
