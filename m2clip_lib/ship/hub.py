@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from m2clip_lib import paths
 from m2clip_lib.errors import UserError
 from m2clip_lib.files import storage_error
-from m2clip_lib.models.checkpoint import existing, read_checkpoint
+from m2clip_lib.models.checkpoint import WEIGHTS, existing, read_checkpoint
 from m2clip_lib.ship.folder import ABOUT, FILES, write_folder
 
 TAKEN = (".safetensors", ".md", ".json", ".txt")  # none of them is code, or a pickle
@@ -41,7 +41,7 @@ def push(checkpoint: Path, repo: str) -> str:
 
 
 def pull(repo: str, folder: Path | None = None) -> Path:
-    """Fetch a checkpoint's folder; of its files, only those that cannot hold code. Returns: the folder.
+    """Fetch a checkpoint's folder; of its files, only those that cannot hold code, and none of a folder in it. Returns: the folder.
 
     Args:
         folder: must not exist yet; by default NAME in checkpoints/.
@@ -51,7 +51,9 @@ def pull(repo: str, folder: Path | None = None) -> Path:
     if folder.exists():
         raise UserError(f"{folder}: exists, and is not overwritten; give another folder with --to")
     with _explained(repo):
-        found = Path(snapshot_download(repo, allow_patterns=[f"*{ending}" for ending in TAKEN]))
+        found = Path(snapshot_download(repo, allow_patterns=[f"*{ending}" for ending in TAKEN], ignore_patterns=["*/*", "*\\*"]))
+    if not (found / WEIGHTS).is_file():
+        raise UserError(f"Hugging Face Hub, {repo}: holds no {WEIGHTS}, so it is no checkpoint of this workbook; give another one")
     read_checkpoint(found)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:

@@ -70,6 +70,7 @@ def test_what_was_pushed_is_pulled_and_no_file_holds_the_token(hub, m2clip, demo
     assert sorted(sent) == ["README.md", "best.safetensors", "class_names.txt", "model.json"]
     assert hub.private == {"someone/demo"}
     sent |= {"evil.pt": b"a pickle", "deep/evil.bin": b"a pickle", "run.py": b"print()", "weights.safetensors.pkl": b"a pickle"}
+    sent |= {"../evil.txt": b"", "/evil.txt": b"", "..\\evil.txt": b"", "deep/evil.json": b"{}"}
     status, said = m2clip("pull", "someone/demo")
     assert status == 0, said
     folder = workspace / "checkpoints" / "demo"
@@ -103,6 +104,13 @@ def test_what_is_no_checkpoint_is_not_kept(hub, m2clip, workspace):
     assert "not a readable safetensors checkpoint" in said
     assert said.count("\n") == 1
     assert not (workspace / "got").exists()
+
+
+def test_a_repository_without_weights_is_named(hub, m2clip, workspace):
+    hub.repositories["someone/card"] = {"README.md": b"a card"}
+    status, said = m2clip("pull", "someone/card", "--to", workspace / "got")
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith("m2clip: Hugging Face Hub, someone/card: holds no best.safetensors")
 
 
 def test_a_damaged_checkpoint_is_neither_sent_nor_kept(hub, m2clip, demo_file, workspace):
