@@ -113,7 +113,10 @@ def run_jobs(jobs: Sequence[Job], processes: int = 0, report: Callable[[str], No
         report(f"{done} of {len(set(jobs))} trainings are finished already")
     if not waiting:
         return
-    failed = _submit(waiting, cluster, report) if cluster else _run_here(waiting, processes or torch.cuda.device_count() or cores(), report)
+    at_once = min(processes or torch.cuda.device_count() or cores(), len(waiting))
+    if not cluster:
+        report(f"trainings to do: {len(waiting)}, {at_once} at a time; log of each: {paths.shown(waiting[0].folder.parent)}/NAME/log.txt")
+    failed = _submit(waiting, cluster, report) if cluster else _run_here(waiting, at_once, report)
     for job in failed:
         report(f"{job.name} failed ({failed[job]}); once more")
     again = {job: reason for job in failed for reason in _run_here([job], 1, report).values()} if not cluster else failed

@@ -114,8 +114,9 @@ def test_a_failing_job_is_named_with_its_log(workspace):
     lines = []
     with pytest.raises(UserError, match=r"1 of 1 trainings failed: full-seed0: manifest: none at .* \(log: .*full-seed0/log.txt\)"):
         run_jobs([job], processes=1, report=lines.append)
-    assert len(lines) == 1
-    assert lines[0].startswith("full-seed0 failed (manifest: none at ")
+    assert len(lines) == 2
+    assert lines[0].startswith("trainings to do: 1, 1 at a time; log of each: ")
+    assert lines[1].startswith("full-seed0 failed (manifest: none at ")
     assert not job.is_done()
 
 
