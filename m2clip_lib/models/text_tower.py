@@ -39,7 +39,7 @@ class TextTower:
             return tokens.argmax(dim=1)
         if self.pool_type == "eos":
             return (tokens == self.eos_id).int().argmax(dim=1)
-        return torch.full((len(tokens),), 0 if self.pool_type == "first" else tokens.shape[1] - 1, device=tokens.device)
+        return torch.full(tokens.shape[:1], 0 if self.pool_type == "first" else tokens.shape[1] - 1, device=tokens.device)
 
     def mask(self, length: int) -> Tensor | None:
         """The additive attention mask of texts of this length."""

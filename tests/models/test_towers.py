@@ -21,6 +21,7 @@ from m2clip_lib.models import M2CLIP, Backbone, M2CLIPConfig, load_backbone, mul
 from m2clip_lib.models.sources import new_clip, refuse_unfit
 from m2clip_lib.models.text import build_captions, mask_batch, tokenize, unit
 from m2clip_lib.models.text_tower import around, make_tokenizer
+from m2clip_lib.ship.graphs import compared, text_graph, traced
 
 NAMES, WORDS = ("moving left", "growing"), ("a", "growing", "left", "moving", "of", "video")
 CONFIG = M2CLIPConfig(NAMES, WORDS, 2, 8, text_adapter_layers=2, text_adapter_width=8, num_frames=3, dropout=0.0)
@@ -91,6 +92,12 @@ def kind(request) -> str:
 @pytest.fixture
 def backbone(kind) -> Backbone:
     return Backbone(random_clip(kind), SimpleTokenizer(context_length=24), kind, "", 64)
+
+
+@pytest.mark.parametrize("kind", ["siglip"])
+def test_texts_of_a_tower_that_reads_their_last_position_are_exported_for_any_number(backbone):
+    graph = text_graph(M2CLIP(backbone, CONFIG).eval())
+    assert set(compared(graph, traced(graph).module(), "texts").values()) == {0.0}
 
 
 @torch.inference_mode()
