@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from m2clip_lib.data.listing.recordings import Listing, Span
-from m2clip_lib.data.video.probe import EMPTY, VideoError, bad_row, check_file, probe_row
+from m2clip_lib.data.video.probe import EMPTY, NOT_UTF_8, VideoError, bad_row, check_file, probe_row
 from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.data.workers import LIMIT_S, Failure, Journal, call_in_children, fingerprint, with_progress
 
@@ -63,7 +63,7 @@ def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_
 def _look(path: str) -> tuple[str, str]:
     """Return (the status that can be given without opening the file, its fingerprint)."""
     if "\\x" in path and not Path(path).exists():
-        return "file name is not UTF-8: rename it", ""
+        return NOT_UTF_8, ""
     try:
         return "ok", f"{fingerprint(check_file(path))} {PROBE}"
     except VideoError as error:

@@ -248,10 +248,12 @@ def test_another_video_checkpoint_label_window_or_code_is_another_timeline(store
 def test_a_video_that_cannot_be_read_does_not_stop_the_others(stored, long_video, tmp_path):
     call, _, _ = stored
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    gone, first, broken = call(tmp_path / "gone.mp4", long_video / "first.mp4", tmp_path / "broken.mp4")
+    odd = tmp_path / "\udcff.mp4"  # a byte that is not UTF-8
+    gone, first, broken, named = call(tmp_path / "gone.mp4", long_video / "first.mp4", tmp_path / "broken.mp4", odd)
     assert str(gone).endswith("gone.mp4: missing")
     assert first.path == str(long_video / "first.mp4")
     assert "broken.mp4: cannot be opened" in str(broken)
+    assert str(named).endswith("file name is not UTF-8: rename it")
 
 
 def test_a_checkpoint_records_how_it_samples_and_resizes(trained, untrained, tmp_path):

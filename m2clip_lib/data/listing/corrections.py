@@ -54,7 +54,7 @@ def read_corrections(file: Path, root: Path, class_names: Sequence[str]) -> dict
     find, table = class_finder(class_names), csv.DictReader(io.StringIO(read_text(file), newline=""))
     for row in table:
         where = f"{file}:{table.line_num}"
-        if not set(COLUMNS[:3]) <= row.keys() or None in row or None in row.values():
+        if not set(COLUMNS[:3]) <= set(row) <= set(COLUMNS) or None in row.values():  # another column would be lost by write_correction
             raise UserError(f"{where}: expected the columns {', '.join(COLUMNS)} in the header, and a cell for each, separated by commas")
         one = _checked(Correction(*(as_written(row.get(column, "").strip()) for column in COLUMNS)), where, root, class_names, find)
         if one.path in found:

@@ -24,6 +24,7 @@ from m2clip_lib.data.video.container import (
 )
 from m2clip_lib.data.video.times import describe_times, frame_times
 
+NOT_UTF_8 = "file name is not UTF-8: rename it"
 # Decoders that can skip, packet by packet, a picture from which no other one is predicted.
 SKIPS_FRAMES = {"h264", "hevc"}
 
@@ -101,8 +102,12 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def check_file(path: str | Path) -> Path:
-    """Return the path. Raises: VideoError if it is not a file, or an empty one."""
+    """Return the path. Raises: VideoError if it is not a file, or an empty one, or its name cannot be stored as text."""
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VideoError(NOT_UTF_8) from error
     if not path.exists():
         raise VideoError("missing (dangling link)" if path.is_symlink() else "missing")
     if not path.is_file():

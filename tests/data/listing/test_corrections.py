@@ -55,6 +55,13 @@ def test_a_row_that_cannot_be_applied_is_named_by_file_and_line(file, rows, mess
         written(file, rows)
 
 
+def test_a_column_that_would_be_lost_is_refused(file):
+    file.write_text("path,action,class_name,note,who\na.mp4,ignore,,,me\n", encoding="utf-8")
+    with pytest.raises(UserError, match="expected the columns path, action, class_name, note in the header"):
+        write_correction(file, file.parent, NAMES, Correction("b.mp4", "accept"))
+    assert "who" in file.read_text(encoding="utf-8")
+
+
 def test_a_file_with_other_separators_is_refused_not_ignored(file):
     file.write_text("path;action;class_name;note\na.mp4;ignore;;\n", encoding="utf-8")
     with pytest.raises(UserError, match="separated by commas"):
