@@ -104,7 +104,8 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
     target, equals, value = text.partition("=")
     section, dot, field = target.strip().partition(".")
     if not (equals and dot and field) or section not in SECTIONS:
-        raise UserError(f"-o {text}: expected section.field=value with section one of {', '.join(SECTIONS)}")
+        meant = "".join(f"; did you mean -o {name}.{text}?" for name in SECTIONS if equals and target.strip() in _fields(name))
+        raise UserError(f"-o {text}: expected section.field=value with section one of {', '.join(SECTIONS)}{meant}")
     if field not in _fields(section):
         raise UserError(f"-o {text}: section {section} has no field {field!r}; it has: {', '.join(_fields(section))}")
     return section, field, parse_value(value, _fields(section)[field].annotation)

@@ -51,6 +51,7 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
         ("run tiny -o train.epoch=3", ["-o train.epoch=3", "no field 'epoch'", "epochs"]),
         ("run tiny -o trian.epochs=3", ["-o trian.epochs=3", "backbone, model, data, train, eval"]),
         ("run tiny -o train.epochs", ["expected section.field=value"]),
+        ("run tiny -o epochs=2", ["did you mean -o train.epochs=2?"]),
         ("run tiny -o train.epochs=0", ["train.epochs = 0", "greater than or equal to 1"]),
         ("train tiny -o train.lr=fast", ["train.lr = 'fast'"]),
         ("eval tiny -o eval.split=train", ["eval.split = 'train'", "'val' or 'test'"]),
@@ -365,6 +366,7 @@ def test_help_lists_the_commands_and_imports_neither_torch_nor_pandas(workspace)
     assert done.stdout.splitlines()[-1] == "[]"
     for command in ("run", "prepare", "train", "eval", "predict", "bench"):
         assert f"  {command}" in done.stdout
+    assert "tables to results/NAME/tables." in done.stdout  # no sentence is cut
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -48,7 +48,7 @@ COMMANDS = {  # name -> what it runs, and an example
     "pull": (pull, "m2clip pull OWNER/NAME --to pulled"),
 }
 for name, (command, example) in COMMANDS.items():
-    app.command(name, epilog=f"Example: {example}")(command)
+    app.command(name, short_help=command.__doc__.splitlines()[0], epilog=f"Example: {example}")(command)  # else it is cut
 
 
 @app.callback()

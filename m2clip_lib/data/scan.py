@@ -42,8 +42,9 @@ def scan(listing: Listing, processes: int, folder: Path, limit_s: float = LIMIT_
             rows[path] = journal.known[path, mark]
         else:
             to_open.append((path, mark))
-    if journal.known and to_open:
-        report(f"manifest: {len(journal.known):,} files are known from before, {len(to_open):,} are to be opened")
+    known = len(rows.keys() & {path for path, _ in journal.known})  # without those that are gone, or have changed since
+    if known and to_open:
+        report(f"manifest: {known:,} files are known from before, {len(to_open):,} are to be opened")
     with journal:
         results = call_in_children(probe_row, [path for path, _ in to_open], processes, limit_s)
         for place, result in with_progress(results, len(to_open), "opening videos", report):
