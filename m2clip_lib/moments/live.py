@@ -26,6 +26,7 @@ from m2clip_lib.moments.segments import INSTANT_S
 from m2clip_lib.moments.windows import clip_seconds
 
 CAMERAS = {"darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}  # others: v4l2; FFmpeg's device and its name for a camera
+LEAST_S = 1e-3  # seconds from window to window; less would give more windows than can be printed, or never end
 
 Shown = tuple[float, np.ndarray, int]  # seconds since the first frame, picture (h, w, 3) uint8 RGB, frames dropped so far
 
@@ -56,8 +57,10 @@ def watch(
     Args:
         source: a URL, a path, or with `camera` its number, or on Windows its name.
         labels, window_s, every_s: see video_timeline.
-    Raises: UserError when the source cannot be opened or read.
+    Raises: UserError when the source cannot be opened or read, or windows would begin less than LEAST_S apart.
     """
+    if 0 < (every_s or window_s / 2) < LEAST_S:
+        raise UserError(f"--every {every_s or window_s / 2:g}: windows begin at least {LEAST_S:g} s apart; give more seconds")
     model, protocol = open_checkpoint(checkpoint)
     backbone = model.backbone
     container = _open(source, camera)

@@ -100,6 +100,12 @@ def test_an_endless_pipe_is_watched_until_the_caller_stops(checkpoint, tmp_path)
     assert len(written) > 2
 
 
+@pytest.mark.parametrize("asked", [{"window_s": 1e-300}, {"window_s": 2.0, "every_s": 1e-9}])
+def test_windows_that_would_never_end_are_refused(tmp_path, asked):
+    with pytest.raises(UserError, match=r"--every .*: windows begin at least 0\.001 s apart"):
+        next(watch("any.mp4", tmp_path / "unread.safetensors", **asked))
+
+
 def test_a_source_that_cannot_be_opened_gives_one_line(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"gone\.mp4: cannot be opened \(No such file"):
         next(watch(str(tmp_path / "gone.mp4"), checkpoint))
