@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from m2clip_lib.config import Experiment
-from m2clip_lib.data.classes import class_key, read_names
+from m2clip_lib.data.classes import class_key, read_names, refuse_lookalikes
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.controls import frozen_clip
 from m2clip_lib.evaluate.metrics import top_ids
@@ -59,6 +59,7 @@ def parse_labels(text: str) -> list[str]:
     names = read_names(file) if is_file else [class_key(name.strip()) for name in text.split(",") if name.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"labels {text!r}: needs two or more different names, as a,b,c or as a file with one name per line")
+    refuse_lookalikes(names, f"labels {text!r}")
     return names
 
 

@@ -23,6 +23,7 @@ from m2clip_lib.files import code_digest, hash_texts, write_atomically
 from m2clip_lib.models import M2CLIP, M2CLIPConfig
 from m2clip_lib.models.text import class_features
 from m2clip_lib.moments.folder import scan_folder
+from m2clip_lib.moments.windows import load_arrays
 
 RATE = 2.0  # frames per second that are encoded
 LENGTHS_S = (2.0, 4.0, 8.0)  # of the windows; they start half a length apart
@@ -63,7 +64,7 @@ def search(
         try:
             key = hash_texts(backbone.sha256, code, str(Path(row.path).absolute()), fingerprint(row.path))
             file = paths.DATA / "moments" / f"{key[:16]}.npz"
-            features = _load(file) if file.is_file() else _encode(row, model, file)
+            features = load_arrays(file)["features"] if file.is_file() else _encode(row, model, file)
         except (VideoError, OSError) as error:
             failed[row.path] = str(error)
             continue
@@ -89,11 +90,6 @@ def best_moments(features: np.ndarray, duration_s: float, wanted: np.ndarray, mo
         if len(chosen) < most and all(end <= other[0] or start >= other[1] for other in chosen):
             chosen.append((start, end, score))
     return chosen
-
-
-def _load(file: Path) -> np.ndarray:
-    with np.load(file) as stored:
-        return stored["features"]
 
 
 def _encode(row: tuple, model: M2CLIP, file: Path) -> np.ndarray:

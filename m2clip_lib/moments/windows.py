@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,9 @@ class Timeline:
     @classmethod
     def load(cls, file: Path) -> "Timeline":
         """Read what save wrote."""
-        with np.load(file) as stored:
-            path, names, readout, failed = json.loads(str(stored["about"]))
-            return cls(path, stored["starts"], stored["ends"], stored["scores"], names, readout, [tuple(pair) for pair in failed])
+        stored = load_arrays(file)
+        path, names, readout, failed = json.loads(str(stored["about"]))
+        return cls(path, stored["starts"], stored["ends"], stored["scores"], names, readout, [tuple(pair) for pair in failed])
 
     def save(self, file: Path) -> None:
         """Write the timeline as one file."""
@@ -85,6 +86,15 @@ class Timeline:
             {"start_s": round(float(start), 3), "end_s": round(float(end), 3), "top": best_as_list(best), "error": reasons.get(place, "")}
             for place, (start, end, best) in enumerate(windows)
         ]
+
+
+def load_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Read what np.savez wrote. Raises: UserError when the file is damaged."""
+    try:
+        with np.load(file) as stored:
+            return dict(stored)
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise UserError(f"{file}: damaged ({error}); delete it, and it is computed again") from error
 
 
 def windows(times: np.ndarray, window_s: float, every_s: float) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:

@@ -96,3 +96,8 @@ def test_labels_are_a_list_or_a_file(tmp_path):
 def test_fewer_than_two_different_labels_are_refused(text):
     with pytest.raises(UserError, match=r"labels .*: needs two or more different names"):
         parse_labels(text)
+
+
+def test_labels_that_look_like_one_class_are_refused():
+    with pytest.raises(UserError, match=r"labels 'run, Run': 'run' and 'Run' look like one class"):
+        parse_labels("run, Run")

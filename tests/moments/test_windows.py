@@ -245,6 +245,14 @@ def test_another_video_checkpoint_label_window_or_code_is_another_timeline(store
     assert len(scored) == len(calls) + 4
 
 
+@pytest.mark.parametrize("left", [0, 50])
+def test_a_stored_file_that_is_damaged_is_named(tmp_path, left):
+    np.savez(tmp_path / "a.npz", scores=np.zeros(9))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:left])
+    with pytest.raises(UserError, match=r"a.npz: damaged .*; delete it, and it is computed again"):
+        Timeline.load(tmp_path / "a.npz")
+
+
 def test_a_video_that_cannot_be_read_does_not_stop_the_others(stored, long_video, tmp_path):
     call, _, _ = stored
     (tmp_path / "broken.mp4").write_bytes(b"no video")
