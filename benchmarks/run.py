@@ -48,10 +48,12 @@ def bench_cache() -> list[Row]:
 
 
 def parts(what: str, videos: Path | None, report: Report) -> Iterator[Callable[[], list[Row]]]:
-    """The benchmarks that a name stands for. Raises: UserError for an unknown name."""
+    """The benchmarks that a name stands for. Raises: UserError for an unknown name, and videos it does not read."""
     known = {"data": [lambda: bench_data(videos)], "train": [lambda: bench_train(report)], "eval": [bench_cache, bench_views]}
     if what not in (*known, "all"):
         raise UserError(f"bench {what}: no such benchmark; there are: {', '.join(known)}, all")
+    if videos and what not in ("data", "all"):
+        raise UserError(f"bench {what}: --videos belongs to data: m2clip bench data --videos {videos}")
     for name in known if what == "all" else [what]:
         report(f"measuring {name} ...")
         yield from known[name]

@@ -88,7 +88,9 @@ def test_own_folder_is_read_with_every_decoder_and_the_first_other_frame_is_name
     assert "decord" not in installed_decoders() or "1.avi: frame " in out
 
 
-@pytest.mark.parametrize("arguments", [["bench", "speed"], ["bench", "data", "--videos", "/no/such/folder"]])
+@pytest.mark.parametrize(
+    "arguments", [["bench", "speed"], ["bench", "data", "--videos", "/no/such/folder"], ["bench", "eval", "--videos", "."]]
+)
 def test_nothing_to_measure_gives_a_one_line_error(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
