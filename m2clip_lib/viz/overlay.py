@@ -150,7 +150,7 @@ def example_films(views: TestViews, found: Predictions, most: int = 4) -> str:
         for i in list(of_class.values())[:most]:
             labels = [found.labels[i]] if found.targets is None else np.flatnonzero(found.targets[i])
             truth = "" if right[i] else f"; in truth {' and '.join(found.class_names[label] for label in labels)}"
-            pairs.append((_film_of(views, found.rows[i]), f"{found.class_names[said[i]]}, {100 * sure[i]:.0f} %{truth}"))
+            pairs.append((_film_of(views, found.rows[i]), f"{found.class_names[said[i]]}, {100 * sure[i]:.0f}\u00a0%{truth}"))
         groups.append((title, pairs))
     return CARDS.examples([group for group in groups if group[1]])
 
