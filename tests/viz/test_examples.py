@@ -27,7 +27,7 @@ def test_the_surest_answer_of_each_class_is_shown_and_the_surest_mistake(monkeyp
     right, wrong = page.split("Wrong, and sure of it")
     labels = [re.findall(r"<figcaption>(.*?)</figcaption>", part) for part in (right, wrong)]
     assert labels == [
-        ["open &lt;door&gt;, 90 %", "close, 80 %"],
+        ["open &lt;door&gt;, 90\u00a0%", "close, 80\u00a0%"],
         ["open &lt;door&gt;, 95\u00a0%; in truth close", "close, 70\u00a0%; in truth open &lt;door&gt;"],
     ]
     films = re.findall(r"base64,([^\"]*)", html.unescape(page))
