@@ -77,7 +77,7 @@ def assert_one_line(status: int, err: str, *expected: str) -> None:
             ["--export: a.mp4 and b/a.mov would be written to the same file"],
         ),
         ("predict --folder b --burn b/c", ["--burn b/c: lies in b", "give a folder outside"]),
-        ("predict a.mp4 --folder b", ["give one VIDEO or more, or --folder DIR, --stream URL or --camera N"]),
+        ("predict a.mp4 --folder b", ["give one VIDEO or more, or --folder DIR, or --stream URL, or --camera N: one of them alone"]),
         ("predict a.mp4 --csv b.csv", ["--csv, --burn and --workers belong to --folder"]),
         ("predict --camera 0 --timeline", ["--timeline is for videos"]),
         ("predict a.mp4 b.mp4 --timeline --picture a.png", ["--picture: draws one video, 2 were given"]),
@@ -242,6 +242,8 @@ def test_segments_of_several_videos_are_printed_and_exported_without_a_second_ru
     assert len(pd.read_csv(written[0])) == 24
     status, out, _ = call(capsys, *common, "--threshold", 1, "--json")
     assert [video["segments"] for video in json.loads(out)] == [[], []]
+    _, out, _ = call(capsys, *common, "--threshold", 1)
+    assert out.count("no segment: no class is scored that high for that long") == 2
 
 
 def test_a_folder_is_predicted_into_a_table_and_burnt_copies(trained, workspace, video_folder, capsys):

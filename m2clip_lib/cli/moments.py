@@ -53,7 +53,7 @@ def predict(
     if bool(export) != bool(out):
         raise UserError("--export FORMAT and --out DIR belong together: give both")
     if sum(map(bool, (videos, folder, stream, camera))) != 1:
-        raise UserError("predict: give one VIDEO or more, or --folder DIR, --stream URL or --camera N")
+        raise UserError("predict: give one VIDEO or more, or --folder DIR, or --stream URL, or --camera N: one of them alone")
     if folder is None and (table or burn or workers is not None):
         raise UserError("--csv, --burn and --workers belong to --folder: add it")
     if folder and burn and burn.resolve().is_relative_to(folder.resolve()):
@@ -137,6 +137,8 @@ def _timelines(
         if not as_json:
             rows = zip(found.starts, found.ends, found.top(top), strict=True)
             _print_rows(f"{found.path}  ({found.readout})", rows if ask is None else [_row(s) for s in segments[path]])
+            if ask is not None and not segments[path]:
+                say("  no segment: no class is scored that high for that long")
         if picture is not None:
             from m2clip_lib.viz.plots.attention import save_timeline
 

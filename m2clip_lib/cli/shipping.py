@@ -32,7 +32,7 @@ def card(checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN", hel
     from m2clip_lib.ship.card import model_card
 
     given = Path(checkpoint)
-    say(model_card(given if given.exists() else paths.CHECKPOINTS / given).rstrip())
+    say(model_card(given if given.exists() or len(given.parts) > 1 else paths.CHECKPOINTS / given).rstrip())
 
 
 def push(checkpoint: Weights, repository: Repository) -> None:

@@ -56,7 +56,7 @@ def existing(path: str | Path) -> Path:
     """The path of a checkpoint's file; for a folder, of its best.safetensors. Raises: UserError when there is no such file."""
     file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise UserError(f"checkpoint: no such file: {file}; train first, or give another file with --checkpoint")
+        raise UserError(f"checkpoint: no such file: {file}; train first, or give another file")
     return file
 
 

@@ -70,6 +70,8 @@ def pull(repo: str, folder: Path | None = None) -> Path:
 def _explained(repo: str) -> Iterator[None]:
     """Turn an error of the Hub, or of the way to it, into a UserError."""
     try:
+        if repo.count("/") != 1:  # the Hub's own rule asks for no owner
+            raise HFValidationError
         yield
     except NETWORK_ERRORS as error:
         cause = error

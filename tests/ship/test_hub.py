@@ -134,6 +134,7 @@ def test_a_damaged_checkpoint_is_neither_sent_nor_kept(hub, m2clip, demo_file, w
         ("someone/missing", 401, {}, "not allowed (HTTP 401), or there is no such repository; check the name, and log in"),
         ("someone/missing", 403, {}, "not allowed (HTTP 403)"),
         ("a/b/c", 0, {}, "not the name of a repository; give OWNER/NAME"),
+        ("demo", 0, {"HF_HUB_OFFLINE": True}, "not the name of a repository; give OWNER/NAME"),
         ("someone/demo", 0, {"ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached (ConnectError); connect"),
         ("someone/demo", 0, {"HF_HUB_OFFLINE": True}, "cannot be reached (OfflineModeIsEnabled); connect, and unset HF_HUB_OFFLINE"),
     ],
