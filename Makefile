@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container the user is often root
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-slow test-kills test-compile test-open-clip test-browser test-docs check-readme gallery lint lab bench lock clean
+.PHONY: help setup demo test coverage test-matrix test-slow test-kills test-compile test-open-clip test-browser test-docs check-readme gallery lint lab bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test-matrix:  ## run the tests with Python 3.11 to 3.13, each in .venv-matrix/; 
 
 test-slow: $(READY)  ## what takes too long for make test: torchrun and accelerate, full-size weights, memory over epochs, a full /dev/shm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
+coverage: $(READY)  ## say which lines of m2clip_lib make test does not run
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
 test-compile: $(READY)  ## check that torch.compile changes no output and no gradient; needs a C++ compiler
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow_compile
