@@ -128,9 +128,7 @@ def test_a_decoder_that_is_not_installed_ends_with_one_line_and_trains_nothing(t
     chosen = ["--checkpoint", file] if command == "eval" else []
     settings = [part for option in (prepared(trained), "data.decoder=torchcodec", *options) for part in ("-o", option)]
     status, _, err = call(capsys, command, "tiny", *chosen, *settings)
-    assert_one_line(
-        status, err, "data.decoder torchcodec: torchcodec is not installed", "m2clip-workbook[torchcodec]", "data.decoder to auto"
-    )
+    assert_one_line(status, err, "data.decoder torchcodec: torchcodec is not installed", "pip install torchcodec", "data.decoder to auto")
     assert not list(workspace.glob("checkpoints/**/*.safetensors"))
 
 

@@ -98,7 +98,7 @@ def write_onnx(graph: Graph, file: Path) -> dict[str, float]:
     try:
         onnxruntime, *_ = [importlib.import_module(name) for name in ("onnxruntime", "onnx", "onnxscript")]
     except ImportError as error:
-        raise UserError(f'export: {error.name} is not installed; pip install "m2clip-workbook[onnx]"') from error
+        raise UserError(f"export: {error.name} is not installed; pip install onnx onnxruntime onnxscript") from error
     batch = ({0: torch.export.Dim("batch")},)
     names = {"input_names": [graph.input], "output_names": list(graph.module.outputs)}
     made = torch.onnx.export(traced(graph), (graph.example,), dynamo=True, dynamic_shapes=batch, verbose=False, **names)

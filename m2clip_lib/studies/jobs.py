@@ -173,7 +173,7 @@ def _submit(jobs: Sequence[Job], cluster: str, report: Callable[[str], None]) ->
     try:
         import submitit
     except ImportError as error:
-        raise UserError('--cluster needs submitit; install it: pip install "m2clip-workbook[cluster]"') from error
+        raise UserError("--cluster needs submitit; install it: pip install submitit") from error
     executor = submitit.AutoExecutor(paths.RESULTS / jobs[0].run / "ablations" / "cluster", cluster=cluster)
     executor.update_parameters(name="m2clip", timeout_min=24 * 60, cpus_per_task=4, **({"gpus_per_node": 1} if cluster == "slurm" else {}))
     submitted = executor.map_array(run_job, jobs)

@@ -84,7 +84,7 @@ def _torchcodec(torchcodec: ModuleType, path: str, size: Size) -> Reader:
 # Decoders beside PyAV, by the name of their package: how they read, how to install them.
 OTHERS = {
     "decord": (_decord, "pip install decord (decord2 where it has no wheel)"),
-    "torchcodec": (_torchcodec, 'pip install "m2clip-workbook[torchcodec]" and install FFmpeg 4 to 9 (apt or conda: ffmpeg)'),
+    "torchcodec": (_torchcodec, "pip install torchcodec, and install FFmpeg 4 to 9 (apt or conda: ffmpeg)"),
 }
 
 
