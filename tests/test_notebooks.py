@@ -174,9 +174,9 @@ def test_papermill_fills_the_browser_with_pages_of_thumbnails(trained, workspace
         shutil.copytree(trained[0] / name, workspace / name, dirs_exist_ok=True)
     (notebook,) = [file for file in NOTEBOOKS if file.stem == "11_browser"]
     papermill.execute_notebook(
-        notebook, workspace / "out.ipynb", {"EXPERIMENT": "tiny"}, kernel_manager_class=OwnKernel, progress_bar=False
+        notebook, workspace / "out.ipynb", {"EXPERIMENT": "tiny", "MAP": True}, kernel_manager_class=OwnKernel, progress_bar=False
     )
-    for name in ("suspects", "mistakes", "unsure"):
+    for name in ("suspects", "mistakes", "unsure", "map"):
         assert (workspace / "results" / "tiny" / "figures" / f"browser_{name}.png").is_file()
     assert json.loads((workspace / "results" / "tiny" / "11_browser.json").read_text())["videos"] == 48
     assert len(list((workspace / "data" / "tiny" / "thumbnails").glob("*.jpg"))) == 48

@@ -14,6 +14,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from m2clip_lib.csvfiles import read_csv
 from m2clip_lib.curate.check import FILE as CHECK
+from m2clip_lib.curate.check import all_videos
 from m2clip_lib.curate.findings import COLUMNS, RELABEL
 from m2clip_lib.data.classes import SPLITS
 from m2clip_lib.data.listing.corrections import FILE, Correction, name_below, write_correction
@@ -26,13 +27,16 @@ from m2clip_lib.data.video.times import frame_times
 from m2clip_lib.data.workers import cores
 from m2clip_lib.errors import UserError
 from m2clip_lib.evaluate.predictions import Predictions, load_predictions
+from m2clip_lib.experiment import open_backbone
 from m2clip_lib.moments.search import search
 from m2clip_lib.moments.windows import Timeline, stored_timelines
 from m2clip_lib.runs import Run
 from m2clip_lib.viz.overlay import FILM_SIDE, film_bytes
+from m2clip_lib.viz.plots.evaluation import plot_embedding
 from m2clip_lib.viz.style import new_figure
 
 PAGE, COLUMNS_OF_PAGE = 24, 6  # videos shown at once
+MAPPED = 5000  # videos on the map at most: each is compared with every other
 FILM_FRAMES, SLOWEST = 64, 8  # frames of a film at most; frames per second at least: a longer stretch is shown faster than it was
 ORDERS = {  # what a list can be sorted by -> column, ascending; videos without a value come last
     "as listed": ("place", True),
@@ -261,6 +265,17 @@ class Browser:
                 ax.text(0.5, 0.5, textwrap.fill(reason, 18), ha="center", va="center", transform=ax.transAxes, fontsize=11)
             ax.set_title("\n".join(line if len(line) < 28 else f"{line[:26]}…" for line in captions(video)), fontsize=10, weight="normal")
         figure.suptitle(f"{title}: {len(rows)} of {len(shown):,}", x=0.01, ha="left", fontsize=15, weight="bold")
+        return figure
+
+    def map(self) -> Figure:
+        """Place the readable videos, or MAPPED of them, by the features of frozen CLIP, which are read if m2clip check has kept them."""
+        experiment = self.run.experiment
+        videos, frames = all_videos(experiment, stored_manifest(experiment), open_backbone(experiment), print)
+        if len(videos) < 3:
+            raise UserError(f"map: {len(videos)} videos can be read; it takes three")
+        few = np.linspace(0, len(videos) - 1, min(MAPPED, len(videos))).astype(int)
+        figure, (ax,) = new_figure(10, 6)
+        plot_embedding(ax, frames[few].mean(axis=1), videos.label.to_numpy()[few], self.class_names)
         return figure
 
 
