@@ -38,6 +38,16 @@ def test_every_step_ran_and_left_its_record_and_its_executed_copy(trained, resul
         assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://[^"']*""", page)
 
 
+def test_no_step_shows_a_raw_table_list_or_mapping(results):
+    """pandas cuts long texts and aligns them to the right; style.shown does neither."""
+    for file in sorted((results / "executed").glob("*.ipynb")):
+        for cell in nbformat.read(file, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                assert "dataframe" not in "".join(data.get("text/html", "")), cell.source
+                assert set(data) - {"text/plain"} or not data or data["text/plain"].startswith("<"), cell.source
+
+
 def test_no_executed_notebook_holds_an_error_or_a_warning(results):
     for step in STEPS:
         for cell in nbformat.read(results / "executed" / f"{step}.ipynb", as_version=4).cells:
