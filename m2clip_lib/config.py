@@ -65,7 +65,9 @@ def read_config_file() -> dict[str, Any]:
     """Everything that configs/config.py defines: EXPERIMENTS, DEFAULT_EXPERIMENT, STUDIES."""
     shown = paths.shown(paths.CONFIG)
     if not paths.CONFIG.is_file():
-        raise UserError(f"configuration: no such file: {paths.CONFIG}; restore configs/config.py or set M2CLIP_CONFIG")
+        raise UserError(
+            f"configuration: no such file: {paths.CONFIG}; restore it, run m2clip in a clone of the workbook, or set M2CLIP_ROOT"
+        )
     try:
         content = runpy.run_path(str(paths.CONFIG))
     except SyntaxError as error:

@@ -1,4 +1,7 @@
-"""The locations of files and folders. Environment variables override them; the working directory never matters."""
+"""The locations of files and folders. Environment variables override them.
+
+The working directory matters only to a library that was installed away from its clone (pip install .): it then says which clone is meant.
+"""
 
 import os
 from pathlib import Path
@@ -8,7 +11,13 @@ def _from_environment(variable: str, default: Path) -> Path:
     return Path(os.environ.get(variable) or default).expanduser().absolute()
 
 
-ROOT = _from_environment("M2CLIP_ROOT", Path(__file__).parent.parent)
+def _clone() -> Path:
+    """The folder around the library, or if that is no clone, the working directory or a folder above it that is one."""
+    around, here = Path(__file__).parent.parent, Path.cwd()
+    return next((place for place in (around, here, *here.parents) if (place / "configs" / "config.py").is_file()), around)
+
+
+ROOT = _from_environment("M2CLIP_ROOT", _clone())
 CONFIG = _from_environment("M2CLIP_CONFIG", ROOT / "configs" / "config.py")
 NOTEBOOKS = ROOT / "notebooks"
 DATA = _from_environment("M2CLIP_DATA", ROOT / "data")

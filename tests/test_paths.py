@@ -1,7 +1,8 @@
-"""Paths: environment variables override the defaults, and the working directory never matters."""
+"""Paths: environment variables override the defaults, and the working directory matters only to a library away from its clone."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,18 @@ def test_defaults_are_in_the_repository_wherever_python_is_started(tmp_path):
         "RESULTS": REPOSITORY / "results",
         "CHECKPOINTS": REPOSITORY / "checkpoints",
     }
+
+
+def test_a_library_away_from_its_clone_takes_the_clone_it_is_run_in(tmp_path):
+    site, clone = tmp_path / "site", tmp_path / "clone"
+    (site / "m2clip_lib").mkdir(parents=True)
+    for name in ("__init__.py", "paths.py"):
+        shutil.copy(REPOSITORY / "m2clip_lib" / name, site / "m2clip_lib")
+    (clone / "notebooks").mkdir(parents=True)
+    (clone / "configs").mkdir()
+    (clone / "configs" / "config.py").touch()
+    for cwd, root in ((clone, clone), (clone / "notebooks", clone), (tmp_path, site)):  # kernels start in notebooks/
+        assert places(cwd, PYTHONPATH=str(site))["ROOT"] == root
 
 
 def test_each_variable_moves_its_own_path(tmp_path):
