@@ -116,6 +116,7 @@ def test_checkpoints_carry_what_is_needed_to_use_them(trained, clip_file):
         assert info.backbone_source == str(clip_file)
         assert info.preprocessing["image_size"] == 64
         assert info.extra["run"] == "tiny"
+        assert info.extra["precision"] in ("fp32", "bf16")  # what was used, where the experiment says auto
 
 
 def test_predictions_hold_every_test_video_and_the_controls(results):
