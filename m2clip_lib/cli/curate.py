@@ -20,7 +20,7 @@ def check(
     from m2clip_lib.config import load_experiment
 
     loaded = load_experiment(experiment, override or [])  # before torch is imported, which takes seconds
-    from m2clip_lib.curate.check import FILE, check_data
+    from m2clip_lib.curate.check import FILE, SUGGESTED, check_data
     from m2clip_lib.curate.findings import summary_lines
 
     table = check_data(loaded, partial(say, file=sys.stderr) if as_json else say)
@@ -30,4 +30,4 @@ def check(
     say("\n".join(summary_lines(table)))
     if top and len(table):
         say(table.drop(columns="with").head(top).to_string(index=False, float_format="%.2f"))
-    say(f"table: {loaded.prepared / FILE}; your decisions go into corrections.csv beside it")
+    say(f"table: {loaded.prepared / FILE}; your decisions go into corrections.csv beside it, as in {SUGGESTED}")

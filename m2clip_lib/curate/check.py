@@ -12,10 +12,19 @@ from scipy.cluster.hierarchy import DisjointSet
 from m2clip_lib.config import Experiment
 from m2clip_lib.csvfiles import write_csv
 from m2clip_lib.curate.duplicates import near_pairs, read_pictures, same_videos
-from m2clip_lib.curate.findings import as_table, copy_rows, imbalance_rows, label_rows, name_rows, short_rows, unjudged_rows
+from m2clip_lib.curate.findings import (
+    as_table,
+    copy_rows,
+    imbalance_rows,
+    label_rows,
+    name_rows,
+    short_rows,
+    suggested_corrections,
+    unjudged_rows,
+)
 from m2clip_lib.curate.suspects import deal_folds, out_of_sample, suspects, told_apart
 from m2clip_lib.data.classes import SPLITS
-from m2clip_lib.data.listing.corrections import name_below
+from m2clip_lib.data.listing.corrections import COLUMNS, name_below
 from m2clip_lib.data.listing.recordings import source_of
 from m2clip_lib.data.manifest import UNREADABLE_FILE, Manifest, read_manifest
 from m2clip_lib.data.prepare import corrections_of, load_manifest, prepared_root
@@ -27,11 +36,11 @@ from m2clip_lib.models import Backbone
 from m2clip_lib.models.text import text_features
 from m2clip_lib.probes.features import split_features
 
-FILE = "check.csv"
+FILE, SUGGESTED = "check.csv", "suggested_corrections.csv"  # the second: as corrections.csv would be
 
 
 def check_data(experiment: Experiment, report: Callable[[str], None] = print) -> pd.DataFrame:
-    """Check an experiment's prepared videos, and write the table to data/<prepared>/check.csv. No video, list or label is changed.
+    """Check an experiment's prepared videos; write the table and its suggestions to data/<prepared>/. No video, list or label is changed.
 
     Rows of a video that corrections.csv accepts are left out.
     Raises: UserError if there is no manifest, or the backbone's weights are missing.
@@ -86,6 +95,7 @@ def check_data(experiment: Experiment, report: Callable[[str], None] = print) ->
     corrections = corrections_of(experiment, manifest.class_names).values()
     table = as_table(rows, {one.path for one in corrections if one.action == "accept"})
     write_csv(experiment.prepared / FILE, table, float_format="%.4f")
+    write_csv(experiment.prepared / SUGGESTED, pd.DataFrame(suggested_corrections(table), columns=list(COLUMNS)))
     return table
 
 

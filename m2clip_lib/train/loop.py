@@ -239,7 +239,12 @@ class Training:
     def _write(self, row: EpochMetrics, is_best: bool) -> None:
         data, clip_s = self.experiment.data, float(self.manifest.split("train").duration_s.median())
         extra = {"stride": data.stride, "resize": data.resize} | ({} if data.stride else {"clip_s": round(clip_s, 3)})
-        extra |= {"run": self.run, "experiment": self.experiment.name, "precision": self.settings.precision, "balance": self.settings.balance}
+        extra |= {
+            "run": self.run,
+            "experiment": self.experiment.name,
+            "precision": self.settings.precision,
+            "balance": self.settings.balance,
+        }
         extra |= {"epoch": row.epoch, f"val_{self.measure}_ensemble": row.score, "epoch_chosen_on": "last epoch"}
         write_csv(self.metrics_file, record.metrics_table(self.at.rows))
         self.model.save(self.folder / "last.safetensors", **extra)
