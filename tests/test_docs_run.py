@@ -19,6 +19,7 @@ ELSEWHERE = {
     r"bench (all|train|eval)|two_commits|fused_|/segments\.py": "measures for minutes; tests/test_bench.py runs each on a small model",
     r"^make |pytest": "the suite itself, or the environment",
     r"--study all|pretrain|clip1": "trains for an hour; the other studies, and tests/train/test_pretrain.py, run the same code",
+    r"13_transfer": "trains for eight minutes, on 48 classes; tests/studies/test_transfer.py runs its studies on few videos",
     r"OWNER/NAME": "needs an account of the Hub; tests/ship/test_hub.py runs both against a stand-in",
     r"checkpoints/study/": "follows the study of the README, which is run",
 }
