@@ -1,4 +1,4 @@
-"""Make the README's table again and compare (make check-readme): an hour on two cores. Usage: python tests/check_readme.py"""
+"""Make the README's table again and compare (make check-readme): about half an hour on two cores. Usage: python tests/check_readme.py"""
 
 import re
 import shlex
@@ -49,7 +49,7 @@ def main() -> None:
     (command,) = [command for command in commands(README) if "--run study" in command]
     program, *arguments = shlex.split(command.replace("--run study", "--run check_readme"))
     subprocess.run([sys.executable, "-m", "m2clip_lib", *arguments], check=True)
-    summary = pd.read_csv(paths.RESULTS / "check_readme" / "tables" / "ablation_summary.csv")
+    summary = pd.read_csv(paths.RESULTS / "check_readme" / "tables" / "ablation_components_summary.csv")
     wrong = differences(text, summary, exact=False)
     print("\n".join(wrong) or f"README: all {len(told(text))} means of {program}'s study lie within their ranges")
     sys.exit(bool(wrong))
