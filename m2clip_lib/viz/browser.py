@@ -268,7 +268,10 @@ class Browser:
         return figure
 
     def map(self) -> Figure:
-        """Place the readable videos, or MAPPED of them, by the features of frozen CLIP, which are read if m2clip check has kept them."""
+        """Place the readable videos, or MAPPED of them, by the features of frozen CLIP, which are read if m2clip check has kept them.
+
+        A video with several labels has the colour of its first one. Raises: UserError when fewer than three can be read.
+        """
         experiment = self.run.experiment
         videos, frames = all_videos(experiment, stored_manifest(experiment), open_backbone(experiment), print)
         if len(videos) < 3:

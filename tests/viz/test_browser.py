@@ -208,6 +208,19 @@ def test_a_trained_run_is_opened_with_predictions_thumbnails_and_corrections(ope
         dataclasses.replace(opened, annotated=True).correct(3, "relabel", "growing")
 
 
+def test_the_map_takes_three_videos(opened, monkeypatch):
+    features = np.random.default_rng(0).normal(size=(3, 2, 8))  # videos, frames, channels
+    for count in (2, 3):
+        videos = pd.DataFrame({"label": [0, 1, 1][:count]})
+        monkeypatch.setattr(browser, "all_videos", lambda *given, videos=videos: (videos, features[: len(videos)]))
+        if count == 2:
+            with pytest.raises(UserError, match="map: 2 videos can be read; it takes three"):
+                opened.map()
+        else:
+            (ax,) = opened.map().axes
+            assert sum(len(marks.get_offsets()) for marks in ax.collections) == 3
+
+
 def test_what_belongs_to_another_list_is_left_out_and_said(opened, monkeypatch):
     load = browser.load_predictions
     monkeypatch.setattr(browser, "load_predictions", lambda *given: dataclasses.replace(load(*given), list_sha256="another"))
